@@ -1,0 +1,39 @@
+# make demo   everything from an empty machine to place matches on a live topic
+# make test   the same set-up, then the tests;  make lint   style, types, layers
+PYTHON ?= python3
+SHELL := /bin/bash
+ENV := . tools/env.sh &&
+SOURCES := $(shell find msg srv launch config scripts regvpr_core regvpr_ros -type f \
+	-not -name '*.pyc') package.xml CMakeLists.txt
+
+.PHONY: setup build demo test lint format clean
+.DELETE_ON_ERROR:
+
+setup:
+	@$(PYTHON) tools/bootstrap.py
+
+# CMake refuses header folders inside a package's source folder, and .venv is inside: the package
+# is built through a link to this folder, so that .venv lies outside.
+build: setup build/colcon.stamp
+build/colcon.stamp: $(SOURCES) requirements.lock
+	@mkdir -p build/ws && ln -sfn ../.. build/ws/regvpr_ros
+	@echo building the ROS package
+	@$(ENV) colcon --log-base build/log build --base-paths build/ws/regvpr_ros \
+		--build-base build/colcon --install-base install --cmake-args -DBUILD_TESTING=OFF \
+		> build/colcon.log 2>&1 || { tail -n 40 build/colcon.log; exit 1; }
+	@touch $@
+
+demo: build
+	@$(ENV) python -m examples.demo
+
+test: build
+	@$(ENV) python -m pytest $(PYTEST)
+
+lint: build
+	@$(ENV) ruff check . && mypy && lint-imports --no-cache && python tools/check_versions.py
+
+format: setup
+	@$(ENV) ruff check --fix .
+
+clean:
+	rm -rf build install log

@@ -1,0 +1,39 @@
+"""`pip install .` gives regvpr_core and the `regvpr` command, without ROS."""
+
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'<version>(.+?)</version>', (ROOT / 'package.xml').read_text())[1]
+
+setup(
+    name='regvpr_ros',
+    version=VERSION,
+    description='Visual place recognition: RegVPR descriptors, place maps, localization, ROS 2',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    maintainer='regvpr maintainers',
+    maintainer_email='maintainers@regvpr.org',
+    python_requires='>=3.10',
+    packages=find_packages(include=['regvpr_core*', 'regvpr_ros*']),
+    package_data={'regvpr_core': ['py.typed', 'models/weights/*']},
+    install_requires=[
+        'faiss-cpu>=1.7.4',
+        'numpy>=1.21',
+        'opencv-python-headless>=4.5',
+        'PyYAML',
+        'rich',
+        'rosbags>=0.10',
+        'rosbags-image>=0.10',
+        'safetensors>=0.4',
+        'scipy>=1.8',
+        'torch>=2.4',
+    ],
+    extras_require={
+        'weights': ['onnx'],
+    },
+    entry_points={'console_scripts': ['regvpr = regvpr_core.cli:main']},
+)
