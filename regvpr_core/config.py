@@ -1,0 +1,124 @@
+"""Settings as frozen dataclasses: built from mappings and YAML, unknown keys refused."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+from pathlib import Path
+import types
+import typing
+from typing import Any, TypeVar
+
+import yaml
+
+from regvpr_core.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1_000_000
+
+Config = TypeVar('Config')
+
+
+def from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = '') -> Config:
+    """Build a (nested) dataclass from a mapping.
+
+    Raises:
+        ConfigError: a key is unknown (the nearest known one is named), or a value has the wrong
+            type or is out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f'{where or cls.__name__}: expected a table of settings, got {values!r}')
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        name = f'{where}{key}'
+        if key not in known:
+            raise ConfigError(f'unknown setting {name!r}{nearest(str(key), known)}')
+        arguments[key] = _convert(value, hints[key], name)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f'{where or cls.__name__}: {error}') from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The plain form of a dataclass, for YAML and JSON."""
+    return dataclasses.asdict(config)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """Apply `section.key=value` strings; values are read as YAML."""
+    values = to_mapping(config)
+    for override in overrides:
+        path, equals, text = override.partition('=')
+        if not equals:
+            raise ConfigError(f'{override!r} is no override; expected section.key=value')
+        table = values
+        *sections, key = path.strip().split('.')
+        for section in sections:
+            table = table.get(section) if isinstance(table, dict) else None  # type: ignore[assignment]
+            if not isinstance(table, dict):
+                raise ConfigError(f'unknown section {section!r} in {override!r}')
+        if key not in table:
+            raise ConfigError(f'unknown setting {path!r}{nearest(key, table)}')
+        table[key] = yaml.safe_load(text)
+    return from_mapping(type(config), values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings (at most 1 MB).
+
+    Raises:
+        ConfigError: the file cannot be read or is not a table.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f'{path} is larger than {MAX_CONFIG_BYTES} bytes, too large for '
+                              f'settings')
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f'cannot read {path}: {error}') from error
+    if not isinstance(values, dict):
+        raise ConfigError(f'{path} holds no table of settings')
+    return values
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside [low, high]; NaN is outside.
+
+    Raises:
+        ConfigError: always names the setting, the range and the value.
+    """
+    if not low <= value <= high:
+        raise ConfigError(f'{name} is {value!r}; expected {low} to {high}')
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint such as '; did you mean 'model'?', or the known names where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean {close[0]!r}?' if close else f'; known: {", ".join(known)}'
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    """Bring a plain value to the type of a dataclass field, or refuse it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, f'{name}.')
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), name)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f'{name} is {value!r}; expected a list')
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ConfigError(f'{name} has {len(value)} values; expected {len(arguments)}')
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        return tuple(_convert(v, k, f'{name}[{i}]')
+                     for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint)
+                                   or (isinstance(value, bool) and hint is not bool)):
+        raise ConfigError(f'{name} is {value!r}; expected {hint.__name__}')
+    return value

@@ -1,0 +1,29 @@
+"""Errors of the package. Each message says what is wrong, the value, and what to do."""
+
+
+class RegvprError(Exception):
+    """Any refusal of input by this package."""
+
+
+class ConfigError(RegvprError):
+    """A setting has an unknown name or a value out of range."""
+
+
+class ImageError(RegvprError):
+    """An image cannot be decoded or has a size or type that cannot be used."""
+
+
+class MapError(RegvprError):
+    """A place map is missing, damaged, of another version or of another model."""
+
+
+class BagError(RegvprError):
+    """A bag, a trajectory or a topic in them cannot be used."""
+
+
+class CheckpointError(RegvprError):
+    """A weights file is missing, damaged or fits another architecture."""
+
+
+class ExportError(RegvprError):
+    """An exported model does not reproduce the model that it was made from."""

@@ -1,0 +1,63 @@
+"""Rigid transforms as 4x4 matrices; `T_a_b` takes points in frame b to frame a."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+Array = npt.NDArray[np.float64]
+
+
+def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
+    """Build (..., 4, 4) transforms from positions (..., 3) in m and quaternions (..., 4).
+
+    Raises:
+        ValueError: a value is not finite or a quaternion has no length.
+    """
+    position = np.asarray(position, dtype=np.float64)
+    quat_xyzw = np.asarray(quat_xyzw, dtype=np.float64)
+    if not (np.isfinite(position).all() and np.isfinite(quat_xyzw).all()):
+        raise ValueError('a pose holds a value that is not finite')
+    if (np.linalg.norm(quat_xyzw, axis=-1) < 1e-9).any():
+        raise ValueError('a quaternion is all zeros; expected a rotation x y z w')
+    T = np.zeros((*position.shape[:-1], 4, 4))
+    T[..., :3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
+    T[..., :3, 3] = position
+    T[..., 3, 3] = 1.0
+    return T
+
+
+def quat_xyzw(T: Array) -> Array:
+    """Give the rotations of (..., 4, 4) transforms as quaternions (..., 4), w not negative."""
+    return np.asarray(Rotation.from_matrix(T[..., :3, :3]).as_quat(canonical=True))
+
+
+def inverse(T: Array) -> Array:
+    """Invert (..., 4, 4) rigid transforms."""
+    R_t = np.swapaxes(T[..., :3, :3], -1, -2)
+    out = np.zeros_like(T)
+    out[..., :3, :3] = R_t
+    out[..., :3, 3] = -(R_t @ T[..., :3, 3:])[..., 0]
+    out[..., 3, 3] = 1.0
+    return out
+
+
+def rotation_angle(R: Array) -> Array:
+    """Angle in rad of rotations (..., 3, 3); exact also near 0 and pi."""
+    return np.asarray(Rotation.from_matrix(R).magnitude())
+
+
+def distance(T_a: Array, T_b: Array) -> tuple[Array, Array]:
+    """Metres and radians between the poses (..., 4, 4) of two frames in one world."""
+    metres = np.linalg.norm(T_a[..., :3, 3] - T_b[..., :3, 3], axis=-1)
+    R = np.swapaxes(T_a[..., :3, :3], -1, -2) @ T_b[..., :3, :3]
+    return metres, rotation_angle(R)
+
+
+def interpolate(T_0: Array, T_1: Array, fraction: float) -> Array:
+    """Pose between two poses (4, 4): straight line for position, shortest turn for rotation."""
+    R_0 = Rotation.from_matrix(T_0[:3, :3])
+    turn = (R_0.inv() * Rotation.from_matrix(T_1[:3, :3])).as_rotvec()
+    T = np.eye(4)
+    T[:3, :3] = (R_0 * Rotation.from_rotvec(fraction * turn)).as_matrix()
+    T[:3, 3] = (1.0 - fraction) * T_0[:3, 3] + fraction * T_1[:3, 3]
+    return T
