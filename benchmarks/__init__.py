@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.NAME` writes build/bench/NAME.json."""

@@ -1,0 +1,191 @@
+"""Multi-scale feature fusion (MFF) adapter of RegVPR, beside the MLP of transformer blocks.
+
+Paper: section 3.1, equations 3 and 4, figure 2. Widths and the way past the convolutions for the
+class token are CricaVPR's (Lu et al., 2024, arXiv:2402.19231), which the paper builds on.
+Deviations: the true (h, w) grid instead of a square one; convolutions are drawn as He et al.
+(2015) do, where CricaVPR fills them with the constant 1e-5.
+"""
+
+from dataclasses import dataclass
+import re
+
+import torch
+from torch import nn, Tensor
+
+from regvpr_core.config import check_range, nearest
+from regvpr_core.errors import ConfigError
+from regvpr_core.models.vit import Block, DinoVisionTransformer
+
+VARIANTS = ('paper', 'shared_reduction', 'cricavpr')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """Where the adapters sit and how they are built.
+
+    blocks: `all`, `last_N`, or indices counted from 0, as in `8,9,10,11`.
+    ratio: bottleneck width over token width, 0.05 to 1; the bottleneck must be a multiple of 16.
+    scale: the factor s of equation 4, 0 to 10.
+    variant: `paper` (a reduction for each larger branch, final 1x1, no normalisation),
+        `shared_reduction` (one reduction before all three branches, final 1x1), or `cricavpr`
+        (batch normalisation and ReLU after every convolution, residual inside the bottleneck, no
+        final 1x1). With `cricavpr` a descriptor depends on its batch while training; in eval mode
+        the running statistics are used and it does not.
+    inside_layer_scale: LayerScale gain over MLP + s * MFF, as CricaVPR; else over the MLP alone.
+    """
+
+    blocks: str = 'all'
+    ratio: float = 0.5
+    scale: float = 0.2
+    variant: str = 'paper'
+    inside_layer_scale: bool = True
+
+    def __post_init__(self) -> None:
+        check_range('adapter.ratio', self.ratio, 0.05, 1.0)
+        check_range('adapter.scale', self.scale, 0.0, 10.0)
+        if self.variant not in VARIANTS:
+            raise ConfigError(f'unknown adapter.variant {self.variant!r}'
+                              f'{nearest(self.variant, VARIANTS)}')
+        if not re.fullmatch(r'all|last_\d+|\d+(\s*,\s*\d+)*', self.blocks):
+            raise ConfigError(f'adapter.blocks is {self.blocks!r}; expected all, last_4 or '
+                              f'indices such as 8,9,10,11')
+
+    def indices(self, depth: int) -> tuple[int, ...]:
+        """The adapted blocks of a backbone of `depth` blocks, ascending.
+
+        Raises:
+            ConfigError: the backbone has no such block.
+        """
+        if self.blocks == 'all':
+            return tuple(range(depth))
+        if self.blocks.startswith('last_'):
+            count = int(self.blocks.removeprefix('last_'))
+            check_range('adapter.blocks: last_N', count, 1, depth)
+            return tuple(range(depth - count, depth))
+        chosen = sorted({int(index) for index in self.blocks.split(',')})
+        check_range('adapter.blocks: index', chosen[-1], 0, depth - 1)
+        return tuple(chosen)
+
+    def bottleneck(self, width: int) -> int:
+        """Width between down and up projection.
+
+        Raises:
+            ConfigError: it is no multiple of 16, so the branches have no whole widths.
+        """
+        bottleneck = round(width * self.ratio)
+        if bottleneck % 16:
+            raise ConfigError(f'adapter.ratio {self.ratio} of a token width of {width} is '
+                              f'{bottleneck}; expected a multiple of 16')
+        return bottleneck
+
+
+class ChannelFusion(nn.Module):
+    """Parallel 1x1, 3x3 and 5x5 convolutions over the patch grid, concatenated.
+
+    Output widths 1/2, 1/4 and 1/4 of the bottleneck b; the 3x3 and 5x5 see b/16 channels.
+    """
+
+    def __init__(self, bottleneck: int, variant: str) -> None:
+        super().__init__()
+        b, few, half, quarter = bottleneck, bottleneck // 16, bottleneck // 2, bottleneck // 4
+        batch_norm = variant == 'cricavpr'
+        if variant == 'shared_reduction':
+            self.reduce: nn.Module = convolution(b, few, 1, batch_norm)
+            self.branch1 = convolution(few, half, 1, batch_norm)
+            self.branch3 = convolution(few, quarter, 3, batch_norm)
+            self.branch5 = convolution(few, quarter, 5, batch_norm)
+        else:
+            self.reduce = nn.Identity()
+            self.branch1 = convolution(b, half, 1, batch_norm)
+            self.branch3 = nn.Sequential(convolution(b, few, 1, batch_norm),
+                                         convolution(few, quarter, 3, batch_norm))
+            self.branch5 = nn.Sequential(convolution(b, few, 1, batch_norm),
+                                         convolution(few, quarter, 5, batch_norm))
+        self.residual = variant == 'cricavpr'
+        self.fuse = nn.Identity() if variant == 'cricavpr' else nn.Conv2d(b, b, 1)
+        if isinstance(self.fuse, nn.Conv2d):
+            nn.init.xavier_uniform_(self.fuse.weight)
+            nn.init.zeros_(self.fuse.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, bottleneck, h, w) to the same shape."""
+        reduced = self.reduce(x)
+        branches = [self.branch1(reduced), self.branch3(reduced), self.branch5(reduced)]
+        fused: Tensor = self.fuse(torch.cat(branches, dim=1))
+        return fused + x if self.residual else fused
+
+
+class MffAdapter(nn.Module):
+    """Down projection, ReLU, channel fusion over the grid, up projection (zero at first)."""
+
+    def __init__(self, width: int, config: AdapterConfig) -> None:
+        super().__init__()
+        bottleneck = config.bottleneck(width)
+        self.scale = config.scale
+        self.class_gain = 2.0 if config.variant == 'cricavpr' else 1.0
+        self.down = nn.Linear(width, bottleneck)
+        self.fusion = ChannelFusion(bottleneck, config.variant)
+        self.up = nn.Linear(bottleneck, width)
+        nn.init.kaiming_normal_(self.down.weight, nonlinearity='relu')
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """s * MFF(x) for normalised tokens (B, 1 + h * w, width), class token first.
+
+        The class token goes past the convolutions. In CricaVPR the residual of the bottleneck
+        reaches it as well, which doubles it.
+        """
+        x = self.down(x).relu()
+        patches = x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *grid)  # (B, bottleneck, h, w)
+        patches = self.fusion(patches).flatten(2).transpose(1, 2)
+        x = torch.cat([x[:, :1] * self.class_gain, patches], dim=1)
+        return self.scale * self.up(x)  # type: ignore[no-any-return]
+
+
+class AdaptedBlock(nn.Module):
+    """A transformer block with an MFF adapter beside its MLP (equations 3 and 4).
+
+    It takes over the modules of the block, so the official key names stay.
+    """
+
+    def __init__(self, block: Block, width: int, config: AdapterConfig) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.ls1 = block.norm1, block.attn, block.ls1
+        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, block.ls2
+        self.adapter = MffAdapter(width, config)
+        self.inside_layer_scale = config.inside_layer_scale
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, 1 + h * w, width) of a grid of h x w patches, class token first."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        y = self.norm2(x)
+        if self.inside_layer_scale:
+            x = x + self.ls2(self.mlp(y) + self.adapter(y, grid))
+        else:
+            x = x + self.ls2(self.mlp(y)) + self.adapter(y, grid)
+        return x
+
+
+def adapt(vit: DinoVisionTransformer, config: AdapterConfig) -> DinoVisionTransformer:
+    """Put adapters into the chosen blocks, in place; the features are the same until trained.
+
+    Raises:
+        ConfigError: a block is not there, or the bottleneck has no whole branch widths.
+    """
+    for index in config.indices(len(vit.blocks)):
+        block = vit.blocks[index]
+        if not isinstance(block, Block):
+            raise ConfigError(f'block {index} is adapted already')
+        vit.blocks[index] = AdaptedBlock(block, vit.config.width, config)
+    return vit
+
+
+def convolution(inputs: int, outputs: int, side: int, batch_norm: bool) -> nn.Sequential:
+    """A convolution that keeps the grid, batch normalisation where asked for, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    norm = [nn.BatchNorm2d(outputs, eps=1e-3)] if batch_norm else []
+    return nn.Sequential(conv, *norm, nn.ReLU())

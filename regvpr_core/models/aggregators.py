@@ -1,0 +1,22 @@
+"""From tokens to one descriptor: every aggregator there is, by name.
+
+Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives unit rows, float32.
+"""
+
+from regvpr_core.models.gem import CosPlace, CosPlaceConfig, GeM, PoolingConfig
+from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
+from regvpr_core.models.netvlad import NetVlad, NetVladConfig
+from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
+from regvpr_core.models.salad import Salad, SaladConfig
+
+__all__ = ['AGGREGATORS', 'GeM', 'PoolingConfig']
+
+AGGREGATORS: dict[str, tuple[type, type]] = {
+    'regvpr': (RegisterAggregator, RegisterConfig),
+    'salad': (Salad, SaladConfig),
+    'gem': (GeM, PoolingConfig),
+    'cosplace': (CosPlace, CosPlaceConfig),
+    'netvlad': (NetVlad, NetVladConfig),
+    'mixvpr': (MixVpr, MixVprConfig),
+}
+"""Name to module and its config. A module is built as `module(token_width, config)`."""

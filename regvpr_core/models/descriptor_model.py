@@ -1,0 +1,97 @@
+"""Backbone + aggregator = a descriptor model, built from one config."""
+
+from dataclasses import dataclass, field
+import re
+from typing import Any
+
+from torch import nn, Tensor
+
+from regvpr_core.config import check_range, from_mapping, nearest
+from regvpr_core.errors import ConfigError
+from regvpr_core.models.adapter import adapt, AdapterConfig
+from regvpr_core.models.aggregators import AGGREGATORS
+from regvpr_core.models.preprocessing import Preprocessing
+from regvpr_core.models.vit import build_vit, VIT_CONFIGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What a descriptor model is made of, and which part of it training may change.
+
+    backbone: vits14, vitb14 or vitl14.
+    last_block: output of this block, counted from 0, goes to the aggregator without the final
+        LayerNorm. None: all blocks and the final LayerNorm, as DINOv2 gives its features.
+    adapter: multi-scale adapters in the blocks; None: none.
+    aggregator: name in `AGGREGATORS`; aggregator_config: the fields of its config.
+    preprocessing: how an image becomes network input.
+    train: what is trained besides the aggregator: `frozen` (nothing), `adapter`, `last_N` (that
+        many last blocks, and adapters where there are any) or `all`.
+    train_norm: whether the final LayerNorm is trained as well; None: with `last_N`, as SALAD does,
+        and with `all`, but not with `adapter`, as CricaVPR does.
+    """
+
+    backbone: str = 'vits14'
+    last_block: int | None = None
+    adapter: AdapterConfig | None = None
+    aggregator: str = 'gem'
+    aggregator_config: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    train: str = 'frozen'
+    train_norm: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone not in VIT_CONFIGS:
+            raise ConfigError(f'unknown backbone {self.backbone!r}'
+                              f'{nearest(self.backbone, VIT_CONFIGS)}')
+        size = VIT_CONFIGS[self.backbone]
+        if self.aggregator not in AGGREGATORS:
+            raise ConfigError(f'unknown aggregator {self.aggregator!r}'
+                              f'{nearest(self.aggregator, AGGREGATORS)}')
+        from_mapping(AGGREGATORS[self.aggregator][1], self.aggregator_config, 'aggregator.')
+        if self.last_block is not None:
+            check_range('last_block', self.last_block, 0, size.depth - 1)
+        if self.adapter is not None:
+            self.adapter.indices(size.depth)
+            self.adapter.bottleneck(size.width)
+        if not re.fullmatch(r'frozen|adapter|all|last_\d+', self.train):
+            raise ConfigError(f'train is {self.train!r}; expected frozen, adapter, last_4 or all')
+        if self.train == 'adapter' and self.adapter is None:
+            raise ConfigError('train is adapter, but the model has none; set adapter, or train to '
+                              'frozen')
+        check_range('train: last_N', self.trained_blocks, 0, size.depth)
+
+    @property
+    def trained_blocks(self) -> int:
+        """N of `last_N`, else 0."""
+        return int(self.train.removeprefix('last_')) if self.train.startswith('last_') else 0
+
+    @property
+    def trains_norm(self) -> bool:
+        """Whether the final LayerNorm is trained."""
+        if self.train_norm is None:
+            return self.train == 'all' or self.trained_blocks > 0
+        return self.train_norm
+
+
+class DescriptorModel(nn.Module):
+    """Images in, unit descriptors out; in eval mode a row never depends on its batch."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_vit(config.backbone)
+        if config.adapter is not None:
+            adapt(self.backbone, config.adapter)
+        module, config_type = AGGREGATORS[config.aggregator]
+        settings: Any = from_mapping(config_type, config.aggregator_config, 'aggregator.')
+        self.aggregator = module(VIT_CONFIGS[config.backbone].width, settings)
+
+    @property
+    def dimension(self) -> int:
+        """Length D of a descriptor."""
+        return int(self.aggregator.dimension)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), sides multiples of 14, to (B, D) unit rows, float32."""
+        descriptors: Tensor = self.aggregator(*self.backbone(images, self.config.last_block))
+        return descriptors

@@ -1,0 +1,94 @@
+"""Generalised mean pooling, alone (GeM) and before a linear layer (CosPlace, EigenPlaces)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from regvpr_core.config import check_range
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolingConfig:
+    """Generalised mean over patch tokens.
+
+    power: 1 is the average, 3 the usual GeM, 1 to 100. Powers other than 1 see only positive
+        values, as in Radenovic et al. (2018).
+    regions: the image is pooled in this many columns and rows, 1 to 8; 1 is the usual GeM. More
+        keep where things are: better for a robot in its lane, worse when the view turns.
+    """
+
+    power: float = 1.0
+    regions: int = 1
+
+    def __post_init__(self) -> None:
+        check_range('aggregator.power', self.power, 1.0, 100.0)
+        check_range('aggregator.regions', self.regions, 1, 8)
+
+
+class GeM(nn.Module):
+    """Generalised mean pooling (Radenovic et al., 2018, arXiv:1711.02512), centred.
+
+    The centre is the mean of the pooled features over a set of places. It is part of the weights:
+    what all images share is taken off before the cosine is measured.
+    """
+
+    centre: Tensor
+
+    def __init__(self, width: int, config: PoolingConfig) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(config.power), requires_grad=config.power != 1.0)
+        self.averages = config.power == 1.0
+        self.regions = config.regions
+        self.dimension = width * config.regions**2
+        self.register_buffer('centre', torch.zeros(self.dimension))
+
+    def pooled(self, patch_tokens: Tensor) -> Tensor:
+        """Patch tokens (B, width, h, w) to features (B, width * regions^2), not centred."""
+        x = patch_tokens.float()
+        if self.averages:
+            return F.adaptive_avg_pool2d(x, self.regions).flatten(1)
+        x = F.adaptive_avg_pool2d(x.clamp(min=EPSILON).pow(self.power), self.regions)
+        return x.pow(1.0 / self.power).flatten(1)
+
+    def forward(self, class_token: Tensor, patch_tokens: Tensor) -> Tensor:
+        """(B, width) and (B, width, h, w) to descriptors (B, D), unit rows, float32."""
+        return F.normalize(self.pooled(patch_tokens) - self.centre, dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosPlaceConfig:
+    """GeM and a linear layer.
+
+    output_dim: length of a descriptor, 1 to 65536.
+    power: of the mean at the start, 1 to 100; it is learnt.
+    """
+
+    output_dim: int = 512
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_range('aggregator.output_dim', self.output_dim, 1, 65536)
+        check_range('aggregator.power', self.power, 1.0, 100.0)
+
+
+class CosPlace(nn.Module):
+    """L2 of each patch, GeM, linear layer, L2 (Berton et al., 2022, arXiv:2204.02287).
+
+    EigenPlaces (arXiv:2308.10832) has the same network; it differs in how it is trained.
+    """
+
+    def __init__(self, width: int, config: CosPlaceConfig) -> None:
+        super().__init__()
+        self.dimension = config.output_dim
+        self.power = nn.Parameter(torch.tensor(config.power))
+        self.projection = nn.Linear(width, config.output_dim)
+
+    def forward(self, class_token: Tensor, patch_tokens: Tensor) -> Tensor:
+        """(B, width) and (B, width, h, w) to descriptors (B, output_dim), unit rows, float32."""
+        x = F.normalize(patch_tokens.float().flatten(2), dim=1).clamp(min=EPSILON)
+        pooled = x.pow(self.power).mean(dim=2).pow(1.0 / self.power)
+        return F.normalize(self.projection(pooled.to(self.projection.weight.dtype)).float(), dim=1)

@@ -1,0 +1,43 @@
+"""Which parameters of a descriptor model are trained, in groups for the optimiser."""
+
+from torch import nn
+
+from regvpr_core.models.adapter import AdaptedBlock
+from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.gem import GeM
+
+
+def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]]:
+    """The parameters that the model's config wants trained, by group.
+
+    Returns:
+        `backbone`: the whole backbone or its last blocks, with or without the final LayerNorm;
+        `adapters`: all of them; `head`: the aggregator, where
+        it learns anything. Groups are disjoint and may be empty.
+    """
+    config, backbone = model.config, model.backbone
+    adapters = [parameter for block in backbone.blocks if isinstance(block, AdaptedBlock)
+                for parameter in block.adapter.parameters()]
+    of_adapters = {id(parameter) for parameter in adapters}
+    modules: list[nn.Module] = [backbone] if config.train == 'all' else []
+    if config.trained_blocks:
+        modules = list(backbone.blocks)[-config.trained_blocks:]
+    if config.trains_norm and config.train != 'all':
+        modules.append(backbone.norm)
+    averages = isinstance(model.aggregator, GeM) and model.aggregator.averages
+    return {
+        'backbone': [parameter for module in modules for parameter in module.parameters()
+                     if id(parameter) not in of_adapters],
+        'adapters': [] if config.train == 'frozen' else adapters,
+        'head': [] if averages else list(model.aggregator.parameters()),
+    }
+
+
+def freeze_the_rest(model: DescriptorModel) -> dict[str, list[nn.Parameter]]:
+    """Let gradients flow to the trainable parameters only; gives their groups."""
+    groups = trainable_parameters(model)
+    model.requires_grad_(False)
+    for parameters in groups.values():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    return groups
