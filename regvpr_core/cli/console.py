@@ -1,0 +1,42 @@
+"""What commands print: lines as they are, tables of facts, a bar for downloads."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+
+def say(console: Console, line: str, style: str = '') -> None:
+    """Print one line, unwrapped; brackets in it are no markup."""
+    console.print(Text(line, style=style), soft_wrap=True)
+
+
+def print_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Print names and values as a table, or as JSON for machines."""
+    if as_json:
+        print(json.dumps(facts, indent=1))  # noqa: T201
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(Text(name.replace('_', ' ')), Text(text))
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Give a callback (bytes done, bytes in all) that draws a bar on `console`."""
+    with Progress('fetching', BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                  console=console, transient=True) as progress:
+        task = progress.add_task('fetch', total=None, start=False, visible=False)
+
+        def told(done: int, total: int) -> None:
+            progress.start_task(task)
+            progress.update(task, completed=done, total=total or None, visible=True)
+
+        yield told
