@@ -1,0 +1,65 @@
+"""Where the camera sits on the robot: a parameter, TF where it is installed, or the map."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.geometry import Array, pose_matrix
+from regvpr_ros.conversions import transform_T
+
+
+class TransformListener:
+    """TF, where tf2_ros can be imported; else it knows nothing."""
+
+    def __init__(self, node: Any) -> None:
+        try:
+            tf2_ros = importlib.import_module('tf2_ros')
+        except ImportError:
+            self._buffer, self._listener = None, None
+            return
+        self._errors = tf2_ros.TransformException
+        self._time = importlib.import_module('rclpy.time').Time
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    @property
+    def available(self) -> bool:
+        """True where TF is installed."""
+        return self._buffer is not None
+
+    def find(self, base_frame: str, camera_frame: str) -> Array | None:
+        """`T_base_cam` (4, 4) if TF knows it now."""
+        if self._buffer is None:
+            return None
+        try:
+            found = self._buffer.lookup_transform(base_frame, camera_frame, self._time())
+        except self._errors:
+            return None
+        return transform_T(found.transform)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.unregister()
+
+
+def find_extrinsics(
+    given: tuple[float, ...],
+    transforms: TransformListener,
+    base_frame: str,
+    camera_frame: str,
+    of_map: dict[str, list[float]],
+) -> tuple[Array, str, bool]:
+    """`T_base_cam`, where it came from, and whether to stop looking for a better one."""
+    if given:
+        return pose_matrix(given[:3], given[3:]), "parameter 'extrinsics'", True
+    T = transforms.find(base_frame, camera_frame)
+    if T is not None:
+        return T, f'TF {base_frame} -> {camera_frame}', True
+    final = not transforms.available
+    if of_map:
+        camera, values = next(iter(of_map.items()))
+        return (pose_matrix(values[:3], values[3:]),
+                f'as camera {camera!r} had them when the map was built', final)
+    return np.eye(4), 'unknown: the pose of the camera is published as that of the base', final
