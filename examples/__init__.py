@@ -1,0 +1,1 @@
+"""Examples: a synthetic town as the world of the demo and of the system tests."""

@@ -1,0 +1,122 @@
+"""`make demo`: one lap through a town by day becomes a map, a second one at dusk is localized.
+
+Every part is the real one: bags on disk, `regvpr map build`, the node as its own process, the
+second lap replayed through DDS. Writes build/demo/summary.json and build/demo/report.html.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+
+from examples.demo_report import summarise, write_report
+from examples.demo_watch import Watch
+from examples.town import LapConfig, Town, TownConfig, write_lap
+
+OUT = Path('build/demo')
+IMAGE_TOPIC = '/camera/image_raw'
+FIRST_LAP = LapConfig(condition='day', seed=1)
+REPLAY_RATE = 2.0
+NODE_START_S = 60.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog='python -m examples.demo', description=__doc__)
+    parser.add_argument('--seed', type=int, default=1, help='seed of the town')
+    parser.add_argument('--condition', default='dusk', choices=('day', 'dusk', 'rain', 'winter'),
+                        help='of the second lap')
+    parser.add_argument('--out', type=Path, default=OUT)
+    options = parser.parse_args()
+    # Others on this machine may run nodes of their own.
+    os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 100 + 1))
+    console = Console(stderr=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    # 1. Two laps through the town; rendered once, kept for the next time.
+    day = lap_files(options, FIRST_LAP, console)
+    # Other cars, another part of the lane, another speed: no image is taken where one was before.
+    second = LapConfig(condition=options.condition, seed=2, lateral_m=0.3, start_m=20.4,
+                       speed_mps=4.7)
+    query = lap_files(options, second, console)
+
+    # 2. The first lap becomes a map.
+    place_map = options.out / 'map'
+    subprocess.run(['rm', '-rf', str(place_map)], check=True)
+    run(['regvpr', 'map', 'build', day[0], '--out', place_map, '--pose-topic', '/ground_truth'])
+
+    # 3. The node, as ros2 run starts it; 4. the second lap through DDS; 5. what comes out.
+    node = start_node(place_map)
+    try:
+        watch = Watch(query[1], place_map, IMAGE_TOPIC)
+        if not watch.wait_for_node(NODE_START_S, node):
+            console.print('the node did not start; its log is above')
+            return 1
+        replay = subprocess.Popen([executable('replay'), query[0], '--rate', str(REPLAY_RATE)],
+                                  stderr=subprocess.DEVNULL)
+        with Live(watch.table(), console=Console(), refresh_per_second=4) as live:
+            while replay.poll() is None or watch.recent(1.0):
+                watch.spin(0.2)
+                live.update(watch.table())
+        watch.close()
+    finally:
+        node.terminate()
+        node.wait(timeout=10)
+
+    # 6. Figures and a page to look at.
+    summary = summarise(watch)
+    (options.out / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
+    write_report(options.out / 'report.html', watch, summary, query[0])
+    console.print_json(json.dumps(summary))
+    console.print(f'figures: {options.out / "summary.json"}   page: {options.out / "report.html"}')
+    return 0 if replay.returncode == 0 else 1
+
+
+def lap_files(options: argparse.Namespace, lap: LapConfig, console: Console) -> tuple[Path, Path]:
+    """Bag and truth of a lap, rendered unless they are there from the last time."""
+    folder = options.out / f'town-{options.seed}'
+    name = f'{lap.condition}-{lap.seed}'
+    bag, truth, mark = folder / name, folder / f'{name}.tum', folder / f'{name}.lap'
+    if mark.is_file() and mark.read_text() == repr(lap):
+        return bag, truth
+    for old in (bag, truth):
+        subprocess.run(['rm', '-rf', str(old)], check=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f'rendering the town by {lap.condition}')
+        write_lap(Town(TownConfig(seed=options.seed)), lap, folder, name=name,
+                  on_frame=lambda done, total: progress.update(task, completed=done, total=total))
+    mark.write_text(repr(lap))
+    return bag, truth
+
+
+def start_node(place_map: Path) -> subprocess.Popen[bytes]:
+    """Start the installed localize node, as `ros2 run` does."""
+    return subprocess.Popen([
+        executable('localize'), '--ros-args', '-p', f'map:={place_map}', '-p', 'compressed:=true',
+        '-r', f'image/compressed:={IMAGE_TOPIC}/compressed', '-r', 'odom:=/odom'])
+
+
+def executable(name: str) -> str:
+    """Path of one of the package's executables in the install space."""
+    from ament_index_python.packages import get_package_prefix
+
+    return f'{get_package_prefix("regvpr_ros")}/lib/regvpr_ros/{name}'
+
+
+def run(command: list[object]) -> None:
+    """Run a command; its failure ends the demo with its own message."""
+    start = time.monotonic()
+    finished = subprocess.run([str(word) for word in command], check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+    print(f'{" ".join(map(str, command[:3]))}: {time.monotonic() - start:.1f} s', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
