@@ -1,0 +1,178 @@
+"""Fixtures: real data where it is at hand, bags made on the spot, small models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
+from rosbags.typesys import get_typestore, Stores
+import torch
+
+from regvpr_core.geometry import quat_xyzw
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / 'shared' / 'data'
+WEIGHTS = ROOT.parent / 'shared' / 'weights'
+
+T_BASE_CAM = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 0, 1.0]])
+"""A camera that looks ahead, 0.3 m before and 1.2 m above the base."""
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """A folder of real pictures; the test is skipped where they are not at hand."""
+    def find(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f'real images {name} are not at hand (looked in {DATA})')
+        return DATA / name
+    return find
+
+
+@dataclass
+class BagFrame:
+    """One frame of a test bag."""
+
+    stamp_ns: int
+    rgb: np.ndarray
+    T_map_base: np.ndarray | None = None
+
+
+@pytest.fixture
+def make_bag() -> Callable[..., Path]:
+    """Write a bag: images, and odometry where frames have poses."""
+    return write_bag
+
+
+def write_bag(
+    path: Path,
+    frames: list[BagFrame],
+    *,
+    storage: str = 'mcap',
+    compressed: bool = False,
+    encoding: str = 'rgb8',
+    topic: str = '/camera/image_raw',
+    static_tf: bool = True,
+    odometry: bool = True,
+) -> Path:
+    """Write frames to `path` as sqlite3, mcap (rosbag2 folders) or ros1 (a file)."""
+    ros1 = storage == 'ros1'
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    types = store.types
+    if ros1:
+        writer = Writer1(path)
+    else:
+        writer = Writer2(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+
+    def header(stamp_ns: int, frame: str):
+        stamp = types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9))
+        extra = {'seq': 0} if ros1 else {}
+        return types['std_msgs/msg/Header'](**extra, stamp=stamp, frame_id=frame)
+
+    def rotation(T: np.ndarray):
+        return types['geometry_msgs/msg/Quaternion'](*quat_xyzw(T))
+
+    with writer:
+        kind = 'CompressedImage' if compressed else 'Image'
+        image_type = f'sensor_msgs/msg/{kind}'
+        name = f'{topic}/compressed' if compressed else topic
+        images = writer.add_connection(name, image_type, typestore=store)
+        odom = writer.add_connection('/odom', 'nav_msgs/msg/Odometry', typestore=store) \
+            if odometry and any(f.T_map_base is not None for f in frames) else None
+        if static_tf and 'tf2_msgs/msg/TFMessage' in types:
+            tf = writer.add_connection('/tf_static', 'tf2_msgs/msg/TFMessage', typestore=store)
+            transform = types['geometry_msgs/msg/TransformStamped'](
+                header=header(frames[0].stamp_ns if frames else 0, 'base_link'),
+                child_frame_id='camera_optical',
+                transform=types['geometry_msgs/msg/Transform'](
+                    translation=types['geometry_msgs/msg/Vector3'](*T_BASE_CAM[:3, 3]),
+                    rotation=rotation(T_BASE_CAM)))
+            message = types['tf2_msgs/msg/TFMessage'](transforms=[transform])
+            writer.write(tf, frames[0].stamp_ns if frames else 0,
+                         serialize(message, 'tf2_msgs/msg/TFMessage'))
+        for frame in frames:
+            if odom is not None and frame.T_map_base is not None:
+                T = frame.T_map_base
+                pose = types['geometry_msgs/msg/Pose'](
+                    position=types['geometry_msgs/msg/Point'](*T[:3, 3]), orientation=rotation(T))
+                zero = types['geometry_msgs/msg/Vector3'](0.0, 0.0, 0.0)
+                message = types['nav_msgs/msg/Odometry'](
+                    header=header(frame.stamp_ns, 'map'), child_frame_id='base_link',
+                    pose=types['geometry_msgs/msg/PoseWithCovariance'](
+                        pose=pose, covariance=np.zeros(36)),
+                    twist=types['geometry_msgs/msg/TwistWithCovariance'](
+                        twist=types['geometry_msgs/msg/Twist'](linear=zero, angular=zero),
+                        covariance=np.zeros(36)))
+                writer.write(odom, frame.stamp_ns, serialize(message, 'nav_msgs/msg/Odometry'))
+            if compressed:
+                data = cv2.imencode('.jpg', frame.rgb[..., ::-1])[1].reshape(-1)
+                message = types[image_type](header=header(frame.stamp_ns, 'camera_optical'),
+                                            format='jpeg', data=data)
+            else:
+                pixels = frame.rgb if frame.rgb.ndim == 3 else frame.rgb[..., None]
+                message = types[image_type](
+                    header=header(frame.stamp_ns, 'camera_optical'), height=pixels.shape[0],
+                    width=pixels.shape[1], encoding=encoding, is_bigendian=0,
+                    step=pixels.shape[1] * pixels.shape[2] * pixels.itemsize,
+                    data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
+            writer.write(images, frame.stamp_ns, serialize(message, image_type))
+    return path
+
+
+@pytest.fixture(scope='session')
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights, one block deep: quick, and the same in every test."""
+    from regvpr_core.models.checkpoints import save_checkpoint
+    from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+    from regvpr_core.models.preprocessing import Preprocessing
+
+    torch.manual_seed(0)
+    model = DescriptorModel(ModelConfig(
+        backbone='vits14', last_block=0, preprocessing=Preprocessing(height=56, width=56)))
+    path = tmp_path_factory.mktemp('model') / 'small.safetensors'
+    save_checkpoint(path, model, name='small', backbone=None, record={})
+    return path
+
+
+@pytest.fixture(scope='session')
+def small_encoder(small_model: Path):
+    """The encoder of `small_model`, in fp32 on the CPU."""
+    from regvpr_core.models.encoder import load_encoder
+
+    return load_encoder(small_model, 'cpu', 'fp32')
+
+
+@pytest.fixture(scope='session')
+def encoder():
+    """The default model with whatever weights can be had here."""
+    from regvpr_core.errors import CheckpointError
+    from regvpr_core.models.encoder import load_encoder
+
+    try:
+        return load_encoder('gem_vits14', 'cpu', download=True)
+    except CheckpointError as error:
+        pytest.skip(f'no backbone weights can be had: {error}')
+
+
+def straight_line(count: int, spacing_m: float = 1.0) -> list[np.ndarray]:
+    """Poses along x, looking ahead."""
+    poses = []
+    for i in range(count):
+        T = np.eye(4)
+        T[0, 3] = i * spacing_m
+        poses.append(T)
+    return poses
+
+
+def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Pictures that differ: blobs of colour from a seed each."""
+    images = []
+    for i in range(count):
+        rng = np.random.default_rng(seed * 10_000 + i)
+        small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        images.append(cv2.resize(small, (160, 120), interpolation=cv2.INTER_CUBIC))
+    return images

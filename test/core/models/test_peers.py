@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from regvpr_core.errors import CheckpointError
+from regvpr_core.models import peers
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.peers import load_peer, Peer, peer_state, PEERS
+
+SMALL_HEADS = {
+    'salad_vitb14': {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16},
+    'megaloc': {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16,
+                'output_dim': 20},
+}
+
+
+@pytest.fixture
+def small_peers(monkeypatch):
+    """The peers on ViT-S with small heads: the same keys, quicker."""
+    small = {name: Peer(config=ModelConfig(aggregator='salad', aggregator_config=head),
+                        their_key=PEERS[name].their_key, left_out=PEERS[name].left_out)
+             for name, head in SMALL_HEADS.items()}
+    monkeypatch.setattr(peers, 'PEERS', small)
+    return small
+
+
+def published(peer: Peer) -> tuple[DescriptorModel, dict[str, torch.Tensor]]:
+    """A model with random weights, and its tensors as the peer publishes them."""
+    torch.manual_seed(0)
+    model = DescriptorModel(peer.config).eval()
+    tensors = {peer.their_key(key): value.clone() for key, value in model.state_dict().items()
+               if key not in peer.left_out}
+    for key, value in tensors.items():
+        if 'score' in key or 'cluster_features' in key:
+            tensors[key] = value[..., None, None] if value.ndim == 2 else value  # 1x1 convolutions
+    return model, tensors
+
+
+@pytest.mark.parametrize('name', SMALL_HEADS)
+def test_published_weights_give_the_same_descriptors(small_peers, name):
+    model, tensors = published(small_peers[name])
+    images = torch.randn(2, 3, 42, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(load_peer(name, tensors, 'file')(images), model(images),
+                                   atol=0, rtol=0)
+
+
+def test_the_published_key_names_are_those_of_the_files():
+    for name, keys in {
+        'salad_vitb14': {'backbone.model.blocks.11.ls2.gamma', 'backbone.model.mask_token',
+                         'backbone.model.norm.weight', 'aggregator.dust_bin',
+                         'aggregator.cluster_features.3.weight', 'aggregator.score.0.bias',
+                         'aggregator.token_features.2.weight'},
+        'megaloc': {'backbone.blocks.11.ls2.gamma', 'backbone.pos_embed',
+                    'aggregator.agg.dust_bin', 'aggregator.agg.score.3.weight',
+                    'aggregator.linear.weight', 'aggregator.linear.bias'},
+    }.items():
+        with torch.device('meta'):
+            ours = DescriptorModel(PEERS[name].config).state_dict()
+        assert keys <= {PEERS[name].their_key(key) for key in ours.keys() - PEERS[name].left_out}
+
+
+def test_descriptors_of_the_full_peers_have_8448_numbers():
+    for peer in PEERS.values():
+        with torch.device('meta'):
+            assert DescriptorModel(peer.config).dimension == 8448
+
+
+def test_megaloc_files_with_a_mask_token_load_as_well(small_peers):
+    _, tensors = published(small_peers['megaloc'])
+    tensors['backbone.mask_token'] = torch.ones(1, 384)
+    assert float(peer_state('megaloc', tensors, 'file')['backbone.mask_token'].abs().sum()) == 0
+
+
+def test_half_precision_files_become_float32(small_peers):
+    _, tensors = published(small_peers['megaloc'])
+    state = peer_state('megaloc', {k: v.half() for k, v in tensors.items()}, 'file')
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda t: t.pop('aggregator.dust_bin'),
+     r'x\.ckpt is not a salad_vitb14 file: it lacks aggregator\.dust_bin'),
+    (lambda t: t.update(extra=torch.zeros(1)), 'it has unknown extra'),
+    (lambda t: t.update({'aggregator.score.0.weight': torch.zeros(16, 384, 3, 3)}),
+     r'it has aggregator\.score\.0\.weight \(16, 384, 3, 3\) instead of \(16, 384\)'),
+    (lambda t: t['backbone.model.norm.bias'].fill_(float('nan')),
+     r'damaged: backbone\.model\.norm\.bias holds values that are not finite')])
+def test_a_file_that_does_not_fit_is_refused_by_its_own_key_names(small_peers, change, message):
+    _, tensors = published(small_peers['salad_vitb14'])
+    change(tensors)
+    with pytest.raises(CheckpointError, match=message):
+        load_peer('salad_vitb14', tensors, 'x.ckpt')
+
+
+def test_an_unknown_peer_is_named_with_a_near_one():
+    with pytest.raises(CheckpointError, match="unknown peer 'megalock'; did you mean 'megaloc'"):
+        peer_state('megalock', {}, 'file')
