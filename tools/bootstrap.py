@@ -102,10 +102,13 @@ def fix_exported_paths() -> None:
 
 
 def pip(*arguments: object, check: bool = True) -> int:
-    """Run the environment's pip; its errors are shown only where they matter."""
-    errors = None if check else subprocess.DEVNULL
-    return subprocess.run([PYTHON, '-m', 'pip', '--disable-pip-version-check',
-                           *map(str, arguments)], check=check, stderr=errors).returncode
+    """Run the environment's pip; what it says is shown only where it fails and that matters."""
+    run = subprocess.run([PYTHON, '-m', 'pip', '--disable-pip-version-check',
+                          *map(str, arguments)], stderr=subprocess.PIPE, text=True, check=False)
+    if run.returncode and check:
+        print(run.stderr, file=sys.stderr)
+        run.check_returncode()
+    return run.returncode
 
 
 if __name__ == '__main__':
