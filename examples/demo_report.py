@@ -49,10 +49,15 @@ def summarise(watch: Watch) -> dict[str, Any]:
 
 
 def write_report(path: Path, watch: Watch, summary: dict[str, Any], query_bag: Path) -> None:
-    """One self-contained page: figures, the map with match lines, pictures side by side."""
+    """One self-contained page: figures, the map with match lines, pictures side by side.
+
+    The drawing of the map is also written beside it, as matches.png.
+    """
     rows = ''.join(f'<tr><td>{html.escape(k.replace("_", " "))}</td><td>{v}</td></tr>'
                    for k, v in summary.items())
     pairs = ''.join(_pair(watch, result, rgb) for result, rgb in _pictures(watch, query_bag))
+    plot = _plot(watch)
+    path.with_name('matches.png').write_bytes(plot)
     path.write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <title>regvpr_ros demo</title>
 <style>
@@ -65,7 +70,7 @@ figcaption {{ font-size: 13px; color: #555 }} .wrong figcaption {{ color: #b00 }
 <p>The town is synthetic, the software is not: bags, map, node and DDS are the real ones.
 A match counts as right within {PLACE_M:g} m of the truth.</p>
 <table>{rows}</table>
-<h2>Map, trajectory and matches</h2><img alt="map" src="{_uri(_plot(watch), 'png')}">
+<h2>Map, trajectory and matches</h2><img alt="map" src="{_uri(plot, 'png')}">
 <h2>Images of the second lap, beside the keyframes they were matched with</h2>{pairs}
 """, encoding='utf-8')
 
@@ -87,7 +92,7 @@ def _plot(watch: Watch) -> bytes:
     priors = np.array([r.T_prior[:2, 3] for r in localized(watch) if r.T_prior is not None])
     axes.plot(*priors.reshape(-1, 2).T, 'x', ms=3, color='black', alpha=0.5, label='pose prior')
     axes.set(xlabel='x (m)', ylabel='y (m)', aspect='equal')
-    axes.legend(loc='center')
+    figure.legend(loc='outside right upper')
     buffer = io.BytesIO()
     figure.savefig(buffer)
     pyplot.close(figure)

@@ -94,8 +94,8 @@ class Watch:
         """The last images, newest first."""
         done = [r for r in self.results.values() if r.state == PlaceMatches.LOCALIZED]
         right = sum(r.right for r in done)
-        table = Table(title=f'{len(self.results)} of {len(self.truth)} images, {len(done)} localized, '
-                            f'{right} of them right')
+        table = Table(title=f'{len(self.results)} of {len(self.truth)} images, '
+                            f'{len(done)} localized, {right} of them right')
         for name in ('image', 'state', 'reference', 'similarity', 'probability', 'error m', 'ms'):
             table.add_column(name, justify='left' if name == 'state' else 'right')
         first = int(self.truth.stamps_ns[0])
