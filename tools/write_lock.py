@@ -1,0 +1,25 @@
+"""Write requirements.lock from .venv: what pip itself installed, version by version.
+
+`pip freeze` would also list the Python parts inside the ROS wheels, which no index knows.
+"""
+
+import importlib.metadata
+from pathlib import Path
+
+LOCK = Path(__file__).resolve().parent.parent / 'requirements.lock'
+LEFT_OUT = {'pip', 'wheel', 'regvpr_ros', 'py-spy'}
+HEAD = '# Every package of .venv, written by tools/write_lock.py. Which build of torch: bootstrap.py.'
+
+
+def main() -> None:
+    pins = {
+        f'{package.metadata["Name"]}=={package.version.partition("+")[0]}'
+        for package in importlib.metadata.distributions()
+        if (package.read_text('INSTALLER') or '').strip() == 'pip'
+        and package.metadata['Name'] not in LEFT_OUT
+    }
+    LOCK.write_text('\n'.join([HEAD, *sorted(pins, key=str.lower)]) + '\n')
+
+
+if __name__ == '__main__':
+    main()
