@@ -1,6 +1,7 @@
 """Settings as frozen dataclasses: built from mappings and YAML, unknown keys refused."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import difflib
 from pathlib import Path
@@ -60,7 +61,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
                 raise ConfigError(f'unknown section {section!r} in {override!r}')
         if key not in table:
             raise ConfigError(f'unknown setting {path!r}{nearest(key, table)}')
-        table[key] = yaml.safe_load(text)
+        table[key] = _parse(text, f'override {override!r}')
     return from_mapping(type(config), values)
 
 
@@ -74,12 +75,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f'{path} is larger than {MAX_CONFIG_BYTES} bytes, too large for '
                               f'settings')
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'cannot read {path}: {error}') from error
+    values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f'{path} holds no table of settings')
     return values
+
+
+def _parse(text: str, name: str) -> Any:
+    """Read YAML; what is wrong with it is told in one line."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of day 99
+        raise ConfigError(f'cannot read {name}: {" ".join(str(error).split())}') from error
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -116,8 +126,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         return tuple(_convert(v, k, f'{name}[{i}]')
                      for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value)  # text too: YAML 1.1 takes 1e-6 for a string
+    hint = origin or hint
     if isinstance(hint, type) and (not isinstance(value, hint)
                                    or (isinstance(value, bool) and hint is not bool)):
         raise ConfigError(f'{name} is {value!r}; expected {hint.__name__}')

@@ -1,7 +1,11 @@
 """Pictures as uint8 RGB arrays: decoding, checks, thumbnails."""
 
+import os
 from pathlib import Path
 from typing import Any
+
+# OpenCV reads this once, when it is loaded: a small file must not unpack to gigabytes.
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
 
 import cv2
 import numpy as np

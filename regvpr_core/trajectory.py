@@ -11,6 +11,8 @@ from regvpr_core.errors import BagError
 from regvpr_core.geometry import Array, interpolate, pose_matrix, quat_xyzw
 
 MAX_TRAJECTORY_BYTES = 2_000_000_000
+MAX_STAMP_S = 9_000_000_000
+"""Nanoseconds of later stamps do not fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,9 +80,12 @@ def read_tum(path: Path) -> Trajectory:
         try:
             if len(words) != 8:
                 raise ValueError(f'{len(words)} columns')
-            stamps.append(int(Decimal(words[0]) * 1_000_000_000))
+            seconds = Decimal(words[0])
+            if not abs(seconds) <= MAX_STAMP_S:
+                raise ValueError(f'stamp {seconds}')
+            stamps.append(int(seconds * 1_000_000_000))
             rows.append([float(word) for word in words[1:]])
-        except (ValueError, InvalidOperation, OverflowError) as error:
+        except (ValueError, InvalidOperation) as error:
             raise BagError(f'{path}, line {number}: expected stamp x y z qx qy qz qw, '
                            f'got {line[:80]!r}') from error
     if not rows:
@@ -97,6 +102,6 @@ def write_tum(path: Path, trajectory: Trajectory) -> None:
     rows = np.concatenate([trajectory.poses[:, :3, 3], quat_xyzw(trajectory.poses)], axis=1)
     with path.open('w', encoding='utf-8') as file:
         for stamp_ns, row in zip(trajectory.stamps_ns.tolist(), rows.tolist(), strict=True):
-            seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+            stamp_s = Decimal(stamp_ns).scaleb(-9)
             values = ' '.join(f'{value:.9f}' for value in row)
-            file.write(f'{seconds}.{nanoseconds:09d} {values}\n')
+            file.write(f'{stamp_s:.9f} {values}\n')

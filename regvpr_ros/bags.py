@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import sqlite3
 import struct
+import sys
 from typing import Any
 
 import apsw
@@ -26,6 +27,11 @@ from regvpr_core.places.builder import PosedFrame
 from regvpr_core.trajectory import make_trajectory, Trajectory
 from regvpr_ros.conversions import image_rgb, pose_T, stamp_ns, transform_T
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
@@ -34,7 +40,7 @@ TF_TYPE = 'tf2_msgs/msg/TFMessage'
 _READ_ERRORS = (
     AnyReaderError, Rosbag1Error, Rosbag2Error, OSError, ValueError, KeyError, IndexError,
     TypeError, AssertionError, struct.error, sqlite3.Error, apsw.Error, EOFError, MemoryError,
-    RuntimeError, OverflowError, UnicodeError,
+    RuntimeError, OverflowError, UnicodeError, zstd.ZstdError,
 )
 
 
@@ -67,10 +73,11 @@ class Bag:
             BagError: the path does not exist or is no bag.
         """
         self.path = path
-        if not path.exists():
-            raise BagError(f'bag {path} does not exist')
+        self._ros2 = get_typestore(Stores.LATEST)
         store = get_typestore(Stores.ROS1_NOETIC if path.suffix == '.bag' else Stores.LATEST)
         with _named(path):
+            if not path.exists():
+                raise BagError(f'bag {path} does not exist')
             self._reader = AnyReader([path], default_typestore=store)
 
     def __enter__(self) -> 'Bag':
@@ -126,7 +133,8 @@ class Bag:
         for connection, time_ns, raw in self._raw(topics):
             with _named(self.path):
                 if not self._reader.is2:
-                    raw = bytes(self._reader.typestore.ros1_to_cdr(raw, connection.msgtype))
+                    message = self._reader.deserialize(raw, connection.msgtype)
+                    raw = self._ros2.serialize_cdr(self._as_ros2(message), connection.msgtype)
             yield connection.topic, connection.msgtype, time_ns, bytes(raw)
 
     def odometry(self, topic: Topic) -> PoseSource:
@@ -138,7 +146,10 @@ class Bag:
         stamps, poses, frames = [], [], ('', '')
         for _, _, _, message in self.messages(topic.name):
             stamps.append(stamp_ns(message.header.stamp))
-            poses.append(pose_T(message.pose.pose))
+            try:
+                poses.append(pose_T(message.pose.pose))
+            except BagError as error:
+                raise BagError(f'{topic.name} in {self.path}: {error}') from error
             frames = (message.header.frame_id, message.child_frame_id)
         if not stamps:
             raise BagError(f'{topic.name} in {self.path} holds no pose')
@@ -202,6 +213,17 @@ class Bag:
                 except StopIteration:
                     return
             yield item
+
+    def _as_ros2(self, message: Any) -> Any:
+        """A ROS 1 message as the ROS 2 message of the same type: no seq, lower-case names."""
+        if isinstance(message, list):
+            return [self._as_ros2(item) for item in message]
+        if not hasattr(message, '__msgtype__'):
+            return message
+        kind = self._ros2.types[message.__msgtype__]
+        return kind(**{
+            name: self._as_ros2(getattr(message, name if hasattr(message, name) else name.upper()))
+            for name in kind.__dataclass_fields__ if name != '__msgtype__'})
 
     def _all_topics(self) -> str:
         return ', '.join(f'{t.name} [{t.type}] ({t.count})' for t in self.topics()) or 'no topic'

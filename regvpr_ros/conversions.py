@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 from rosbags.image import image_to_cvimage, ImageError as RosbagsImageError
 
@@ -46,9 +47,7 @@ def image_rgb(message: Any) -> RGB:
         raise ImageError(f'{encoding} image of {width}x{height} with step {step} has {data.size} '
                          f'bytes of data; expected {max(step, row_bytes) * height}')
     if step != row_bytes:
-        padded = np.zeros(step * height, dtype=np.uint8)
-        padded[:min(data.size, padded.size)] = data[:padded.size]
-        data = padded.reshape(height, step)[:, :row_bytes]
+        data = np.lib.stride_tricks.as_strided(data, (height, row_bytes), (step, 1))
     data = np.ascontiguousarray(data.reshape(-1)[:row_bytes * height])
     if encoding == 'rgb8':
         return data.reshape(height, width, 3)
@@ -56,6 +55,9 @@ def image_rgb(message: Any) -> RGB:
                             is_bigendian=bool(message.is_bigendian), data=data)
     try:
         return as_rgb(np.asarray(image_to_cvimage(plain, 'rgb8')))
+    except cv2.error as error:  # an odd width where two pixels share their colour
+        raise ImageError(f'{encoding} image of {width}x{height}: OpenCV refuses it: '
+                         f'{error.err}') from error
     except (RosbagsImageError, ValueError, TypeError) as error:
         raise ImageError(f'{encoding} image of {width}x{height}: {error}') from error
 

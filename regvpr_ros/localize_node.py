@@ -84,7 +84,7 @@ class LocalizeNode(LifecycleNode):
             PoseWithCovarianceStamped, 'initialpose', RELIABLE)
         self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
         self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        self._services = [
+        self._served = [
             self.create_service(LoadMap, '~/load_map', self._on_load_map),
             self.create_service(SaveMap, '~/save_map', self._on_save_map),
             self.create_service(Trigger, '~/reset', self._on_reset),
@@ -102,11 +102,11 @@ class LocalizeNode(LifecycleNode):
         self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
         self._worker.start()
         compressed = self._config.compressed
-        self._subscriptions_ = [self.create_subscription(
+        self._inputs = [self.create_subscription(
             CompressedImage if compressed else Image,
             'image/compressed' if compressed else 'image', self._on_image, NEWEST_IMAGE)]
         if self._config.use_odometry:
-            self._subscriptions_.append(
+            self._inputs.append(
                 self.create_subscription(Odometry, 'odom', self._on_odometry, SENSOR))
         self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)
         return super().on_activate(state)
@@ -132,14 +132,14 @@ class LocalizeNode(LifecycleNode):
         if self._worker is None:
             return
         self.destroy_timer(self._timer)
-        for subscription in self._subscriptions_:
+        for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._mailbox.close()
         self._worker.join()
         self._worker = None
 
     def _release(self) -> None:
-        for service in self._services:
+        for service in self._served:
             self.destroy_service(service)
         for publisher in (self._pub_matches, self._pub_prior, self._pub_initial):
             self.destroy_lifecycle_publisher(publisher)

@@ -9,6 +9,8 @@ from regvpr_core.geometry import Array, interpolate
 
 Item = TypeVar('Item')
 
+JUMP_NS = 3_000_000_000
+
 
 class Mailbox(Generic[Item]):
     """One slot. A newer item replaces one that was not taken, and that is counted."""
@@ -54,9 +56,9 @@ class OdometryBuffer:
         self._arrivals = 0
 
     def put(self, stamp_ns: int, T_odom_base: Array) -> None:
-        """Add a pose (4, 4). A stamp far behind the newest starts over: time jumped back."""
+        """Add a pose (4, 4). A stamp seconds behind the newest starts over: time jumped back."""
         with self._condition:
-            if self._poses and stamp_ns < self._poses[-1][0] - self._horizon_ns:
+            if self._poses and stamp_ns < self._poses[-1][0] - JUMP_NS:
                 self._poses.clear()
             self._arrivals += 1
             insort(self._poses, (stamp_ns, self._arrivals, T_odom_base))

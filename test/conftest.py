@@ -8,8 +8,13 @@ import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
-from rosbags.typesys import get_typestore, Stores
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    StoragePlugin,
+    Writer as Writer2,
+)
+from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 import torch
 
 from regvpr_core.geometry import quat_xyzw
@@ -29,6 +34,16 @@ def real_data() -> Callable[[str], Path]:
         if not (DATA / name).is_dir():
             pytest.skip(f'real images {name} are not at hand (looked in {DATA})')
         return DATA / name
+    return find
+
+
+@pytest.fixture
+def shared_weights() -> Callable[[str], Path]:
+    """A file of weights beside the checkout; the test is skipped where it is not at hand."""
+    def find(name: str) -> Path:
+        if not (WEIGHTS / name).is_file():
+            pytest.skip(f'weights {name} are not at hand (looked in {WEIGHTS})')
+        return WEIGHTS / name
     return find
 
 
@@ -57,15 +72,26 @@ def write_bag(
     topic: str = '/camera/image_raw',
     static_tf: bool = True,
     odometry: bool = True,
+    packed: str = '',
 ) -> Path:
-    """Write frames to `path` as sqlite3, mcap (rosbag2 folders) or ros1 (a file)."""
+    """Write frames to `path` as sqlite3, mcap (rosbag2 folders) or ros1 (a file).
+
+    `packed` compresses the bag: BZ2 or LZ4 (ros1), FILE, MESSAGE or STORAGE with zstd (rosbag2).
+    """
     ros1 = storage == 'ros1'
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
     types = store.types
     if ros1:
+        # ROS 1 keeps it outside the common messages; its bags bring the definition along.
+        store.register(get_types_from_msg('geometry_msgs/TransformStamped[] transforms',
+                                          'tf2_msgs/msg/TFMessage'))
         writer = Writer1(path)
+        if packed:
+            writer.set_compression(Writer1.CompressionFormat[packed])
     else:
         writer = Writer2(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+        if packed:
+            writer.set_compression(CompressionMode[packed], CompressionFormat.ZSTD)
     serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
 
     def header(stamp_ns: int, frame: str):
@@ -83,7 +109,7 @@ def write_bag(
         images = writer.add_connection(name, image_type, typestore=store)
         odom = writer.add_connection('/odom', 'nav_msgs/msg/Odometry', typestore=store) \
             if odometry and any(f.T_map_base is not None for f in frames) else None
-        if static_tf and 'tf2_msgs/msg/TFMessage' in types:
+        if static_tf:
             tf = writer.add_connection('/tf_static', 'tf2_msgs/msg/TFMessage', typestore=store)
             transform = types['geometry_msgs/msg/TransformStamped'](
                 header=header(frames[0].stamp_ns if frames else 0, 'base_link'),
@@ -132,7 +158,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     model = DescriptorModel(ModelConfig(
-        backbone='vits14', last_block=0, preprocessing=Preprocessing(height=56, width=56)))
+        backbone='vits14', last_block=0, aggregator_config={'regions': 2},
+        preprocessing=Preprocessing(height=56, width=56)))
     path = tmp_path_factory.mktemp('model') / 'small.safetensors'
     save_checkpoint(path, model, name='small', backbone=None, record={})
     return path
@@ -169,10 +196,31 @@ def straight_line(count: int, spacing_m: float = 1.0) -> list[np.ndarray]:
 
 
 def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Pictures that differ: blobs of colour from a seed each."""
-    images = []
-    for i in range(count):
-        rng = np.random.default_rng(seed * 10_000 + i)
-        small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        images.append(cv2.resize(small, (160, 120), interpolation=cv2.INTER_CUBIC))
-    return images
+    """Pictures (120, 160, 3) along a painted wall: each shows four fifths of the one before."""
+    rng = np.random.default_rng(seed)
+    columns = 2 * count + 10  # of 16 pixels
+    wall = rng.integers(0, 256, (8, columns, 3), dtype=np.uint8)
+    wall = cv2.resize(wall, (16 * columns, 120), interpolation=cv2.INTER_CUBIC)
+    return [np.ascontiguousarray(wall[:, 32 * i:32 * i + 160]) for i in range(count)]
+
+
+@pytest.fixture
+def noise() -> Callable[..., list[np.ndarray]]:
+    """Pictures that differ, the same in every test: `noise(count, seed)`."""
+    return noise_images
+
+
+@pytest.fixture
+def frames() -> Callable[..., list[BagFrame]]:
+    """Frames along a straight line, one a second and a metre: `frames(count, start_s)`."""
+    def make(count: int, start_s: int = 1000, seed: int = 0) -> list[BagFrame]:
+        pictures, poses = noise_images(count, seed), straight_line(count)
+        return [BagFrame((start_s + i) * 10**9, rgb, T)
+                for i, (rgb, T) in enumerate(zip(pictures, poses, strict=True))]
+    return make
+
+
+@pytest.fixture
+def bag_frame() -> type[BagFrame]:
+    """`BagFrame`, for tests."""
+    return BagFrame

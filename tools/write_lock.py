@@ -8,7 +8,7 @@ from pathlib import Path
 
 LOCK = Path(__file__).resolve().parent.parent / 'requirements.lock'
 LEFT_OUT = {'pip', 'wheel', 'regvpr_ros', 'py-spy'}
-HEAD = '# Every package of .venv, written by tools/write_lock.py. Which build of torch: bootstrap.py.'
+HEAD = '# All packages of .venv, by tools/write_lock.py. Which torch: tools/bootstrap.py.'
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sys
 
 from regvpr_core import __version__
-from regvpr_core.cli import maps, weights
+from regvpr_core.cli import describe, export, heatmap, maps, weights
 from regvpr_core.errors import RegvprError
 
 REFUSED = 1
@@ -15,16 +15,16 @@ USAGE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes 0, 1 (refused input, one line says why) and 2 (usage)."""
     parser = argparse.ArgumentParser(
-        prog='regvpr', description='Visual place recognition: place maps and weights.')
+        prog='regvpr', description='Visual place recognition: place maps, descriptors, weights.')
     parser.add_argument('--version', action='version', version=f'regvpr {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for module in (maps, weights):
+    for module in (maps, describe, heatmap, export, weights):
         module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except RegvprError as error:
-        print(f'regvpr: {error}', file=sys.stderr)  # noqa: T201
+    except (RegvprError, OSError) as error:
+        print(f'regvpr: {" ".join(str(error).split())}', file=sys.stderr)  # noqa: T201
         return REFUSED
     except KeyboardInterrupt:
         print('regvpr: interrupted', file=sys.stderr)  # noqa: T201

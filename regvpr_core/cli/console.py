@@ -32,7 +32,7 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
 def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Give a callback (bytes done, bytes in all) that draws a bar on `console`."""
     with Progress('fetching', BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                  console=console, transient=True) as progress:
+                  console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task('fetch', total=None, start=False, visible=False)
 
         def told(done: int, total: int) -> None:

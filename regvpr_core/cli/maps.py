@@ -87,6 +87,8 @@ def run_build(options: argparse.Namespace) -> None:
 
 def run_info(options: argparse.Namespace) -> None:
     """Print what a map holds."""
+    import numpy as np
+
     from regvpr_core.places.map_files import map_bytes
     from regvpr_core.places.place_map import PlaceMap
     from regvpr_core.trajectory import make_trajectory
@@ -94,8 +96,7 @@ def run_info(options: argparse.Namespace) -> None:
     with PlaceMap.open(options.map) as place_map:
         manifest = place_map.manifest
         path = make_trajectory(place_map.stamps_ns, place_map.T_map_cam)
-        low = place_map.T_map_cam[:, :3, 3].min(axis=0)
-        high = place_map.T_map_cam[:, :3, 3].max(axis=0)
+        extent = np.ptp(place_map.T_map_cam[:, :3, 3], axis=0) if len(place_map) else np.zeros(3)
         facts = {
             'map': str(options.map),
             'map_id': manifest.map_id,
@@ -107,7 +108,7 @@ def run_info(options: argparse.Namespace) -> None:
             'descriptor': manifest.dimension,
             'frame': manifest.map_frame,
             'path_m': round(path.length_m, 1),
-            'extent_m': [round(float(v), 1) for v in high - low],
+            'extent_m': [round(float(v), 1) for v in extent],
             'sources': manifest.sources,
             'size_mb': round(map_bytes(options.map) / 1e6, 2),
         }
@@ -179,7 +180,8 @@ def _progress(console: Console, total: int) -> Any:
     @contextlib.contextmanager
     def bar() -> Any:
         with Progress('images', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                      '{task.fields[rate]}', console=console, transient=True) as progress:
+                      '{task.fields[rate]}', console=console, transient=True,
+                      disable=not console.is_terminal) as progress:
             task = progress.add_task('build', total=total, rate='')
 
             def told(report: 'BuildReport') -> None:

@@ -24,7 +24,8 @@ MAX_ACTIVE = 512
 class BeliefConfig:
     """Settings of the filter.
 
-    place_radius_m: keyframes this near to each other show one place, 0.1 to 1000.
+    place_radius_m: keyframes this near to each other show one place, 0.1 to 1000; at least one and
+        a half times their spacing, where a map is sparse.
     place_angle_rad: and look this much the same way, 0.01 to 3.2.
     motion_noise: standard deviation of odometry as a share of the distance, 0 to 1.
     motion_floor_m: and at least this, 0.01 to 100.
@@ -32,6 +33,8 @@ class BeliefConfig:
     kidnap: share of the belief that may be anywhere at each image, 1e-6 to 0.5.
     off_map_prior: belief at the start that the robot is off the map, 0.01 to 0.99.
     evidence_limit: most log odds that one image may give a place, 0.5 to 20.
+    evidence_m: images nearer than this to each other see much the same, and are mistaken alike;
+        each counts for its share of this distance, 0 (all count in full) to 100.
     """
 
     place_radius_m: float = 5.0
@@ -42,12 +45,14 @@ class BeliefConfig:
     kidnap: float = 0.01
     off_map_prior: float = 0.5
     evidence_limit: float = 3.0
+    evidence_m: float = 2.0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ('place_radius_m', 0.1, 1000.0), ('place_angle_rad', 0.01, 3.2),
             ('motion_noise', 0.0, 1.0), ('motion_floor_m', 0.01, 100.0), ('drift_mps', 0.1, 100.0),
             ('kidnap', 1e-6, 0.5), ('off_map_prior', 0.01, 0.99), ('evidence_limit', 0.5, 20.0),
+            ('evidence_m', 0.0, 100.0),
         ):
             check_range(f'belief.{name}', getattr(self, name), low, high)
 
@@ -65,7 +70,8 @@ class Belief:
         self._T = T_map_cam
         self._config = config
         self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
-        self.spacing_m = self._spacing()
+        self.spacing_m = spacing(T_map_cam)
+        self.radius_m = place_radius(T_map_cam, config)
         self.reset()
 
     def reset(self) -> None:
@@ -102,17 +108,19 @@ class Belief:
         self.places += back / len(self.places)
         self._normalise()
 
-    def update(self, ids: Ids, log_odds: Float) -> None:
+    def update(self, ids: Ids, log_odds: Float, travelled_m: float = np.inf) -> None:
         """Weigh the belief with one image.
 
         Args:
             ids: (K,) keyframes found in the map, most similar first.
             log_odds: (K,) log likelihood ratio of each being a true match.
+            travelled_m: since the image before; infinite for the first.
         """
         if self._tree is None or not len(ids):
             return
         limit = self._config.evidence_limit
         odds = np.clip(np.asarray(log_odds, dtype=np.float64), -limit, limit)
+        odds *= min(1.0, travelled_m / max(self._config.evidence_m, 1e-9))
         # Keyframes that were not found are at most as similar as the last that was.
         likelihood = np.full(len(self.places), np.exp(min(float(odds.min()), 0.0)))
         likelihood[ids] = np.exp(odds)
@@ -121,7 +129,7 @@ class Belief:
 
     def around(self, keyframe: int) -> Ids:
         """Keyframes that show the same place as this one, itself among them."""
-        return self._near(self._T[keyframe], self._config.place_radius_m)
+        return self._near(self._T[keyframe], self.radius_m)
 
     def probability(self, keyframe: int) -> float:
         """Belief that the robot is at this keyframe's place."""
@@ -132,7 +140,7 @@ class Belief:
         first = int(np.argmax(self.places))
         here = self.around(first)
         rest = self.places.copy()
-        rest[self._near(self._T[first], 2.0 * self._config.place_radius_m, any_angle=True)] = 0.0
+        rest[self._near(self._T[first], 2.0 * self.radius_m, any_angle=True)] = 0.0
         second = int(np.argmax(rest))
         return first, float(self.places[here].sum()), float(rest[self.around(second)].sum())
 
@@ -169,17 +177,24 @@ class Belief:
         angles = _angles(np.swapaxes(self._T[ids, :3, :3], 1, 2) @ T[:3, :3])
         return ids[angles <= self._config.place_angle_rad]
 
-    def _spacing(self) -> float:
-        """Median distance from a keyframe to the nearest one elsewhere, m."""
-        if self._tree is None or len(self._T) < 2:
-            return 0.0
-        metres, _ = self._tree.query(self._T[:, :3, 3], k=2)
-        return float(np.median(metres[:, 1]))
-
     def _normalise(self) -> None:
         total = float(self.places.sum()) + self.off_map
         self.places /= total
         self.off_map /= total
+
+
+def spacing(T_map_cam: Array) -> float:
+    """Median distance from a keyframe (N, 4, 4) to the nearest other one, m."""
+    if len(T_map_cam) < 2:
+        return 0.0
+    positions = T_map_cam[:, :3, 3]
+    metres, _ = cKDTree(positions).query(positions, k=2)
+    return float(np.median(metres[:, 1]))
+
+
+def place_radius(T_map_cam: Array, config: BeliefConfig) -> float:
+    """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
+    return max(config.place_radius_m, 1.5 * spacing(T_map_cam))
 
 
 def _angles(R: Array) -> Array:

@@ -2,7 +2,7 @@
 
 A score is a similarity in robust standard deviations above what the image has with keyframes all
 over the map. Pairs of keyframes of one place and of different places give two distributions of
-scores; their log likelihood ratio is taken as linear (two normals of one width).
+scores; their log likelihood ratio is taken as linear.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,9 @@ seconds apart, a robot comes back at dusk."""
 TEMPER = 0.5
 """Share of the log likelihood ratio that is used: the errors of images in a row are alike."""
 
+LOGISTIC_PRIOR = 0.002
+NEWTON_STEPS = 30
+
 FALLBACK = (2.5, 1.0)
 """Offset and gain for maps too small to learn from."""
 
@@ -43,6 +46,8 @@ class Calibration:
 
 def scores(similarities: Float32, background: Float32) -> Float:
     """Similarities (..., K) as scores, from those with places all over the map (..., B)."""
+    if not background.shape[-1]:  # an empty map: nothing stands out
+        return np.zeros(similarities.shape)
     middle = np.median(background, axis=-1, keepdims=True)
     spread = 1.4826 * np.median(np.abs(background - middle), axis=-1, keepdims=True)
     return np.asarray((similarities - middle) / np.maximum(spread, LEAST_SPREAD), dtype=np.float64)
@@ -88,8 +93,27 @@ def calibrate(place_map: PlaceMap, radius_m: float, angle_rad: float) -> Calibra
     same, other = same[np.isfinite(same)], other[np.isfinite(other)]
     if len(same) < 10 or len(other) < 10:
         return Calibration(*FALLBACK)
-    true, false = CHANGED * float(same.mean()), float(other.mean())
-    variance = 0.5 * float(same.var() + other.var())
-    if true <= false:
-        return Calibration(*FALLBACK)
-    return Calibration(offset=0.5 * (true + false), gain=TEMPER * (true - false) / variance)
+    offset, gain = fit_logistic(CHANGED * same, other)
+    return Calibration(offset, TEMPER * gain) if gain > 0.0 else Calibration(*FALLBACK)
+
+
+def fit_logistic(true: Float, false: Float) -> tuple[float, float]:
+    """Offset and gain of the log likelihood ratio gain * (score - offset) of two samples.
+
+    Logistic regression with both classes of the same weight, by Newton's method; a weak prior
+    keeps the gain finite where the samples do not overlap.
+    """
+    z = np.concatenate([true, false])
+    is_true = np.concatenate([np.ones(len(true)), np.zeros(len(false))])
+    share = np.concatenate([np.full(len(true), 0.5 / len(true)),
+                            np.full(len(false), 0.5 / len(false))])
+    X = np.stack([z, np.ones_like(z)], axis=1)
+    prior = np.diag([LOGISTIC_PRIOR, 1e-9])
+    w = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        p = 1.0 / (1.0 + np.exp(-np.clip(X @ w, -30.0, 30.0)))
+        gradient = X.T @ (share * (is_true - p)) - prior @ w
+        hessian = X.T @ (X * (share * p * (1.0 - p))[:, None]) + prior
+        step = np.linalg.solve(hessian, gradient)
+        w += step / max(1.0, float(np.abs(step).max()))
+    return (float(-w[1] / w[0]) if w[0] else 0.0), float(w[0])

@@ -16,6 +16,9 @@ from regvpr_core.localization.pose_prior import estimate, PosePrior, PosePriorCo
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.places.place_map import PlaceMap, unit
 
+METRES_OF_A_RADIAN = 3.0
+"""A turn shows as much that is new as this drive."""
+
 
 class State(enum.IntEnum):
     """As in the messages."""
@@ -115,7 +118,7 @@ class Localizer:
         self._belief = Belief(place_map.T_map_cam, config.belief)
         self._background = place_map.centred(sample(place_map))
         self._calibration = calibrate(
-            place_map, config.belief.place_radius_m, config.belief.place_angle_rad)
+            place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
 
     def reset(self) -> None:
@@ -140,9 +143,9 @@ class Localizer:
         descriptor = self._encoder.describe(frame.rgb)
         described = time.perf_counter()
         # 2. Move the belief by odometry; an image from where the last was taken tells nothing new.
-        is_new = self._move(frame, T_odom_base, descriptor)
+        travelled_m = self._move(frame, T_odom_base, descriptor)
         # 3. Take off what the session's images share, and search the map.
-        if is_new:
+        if travelled_m:
             self._appearance.update(descriptor)
         similarities, ids = self.place_map.search(
             descriptor, self._config.candidates, self._appearance.mean)
@@ -150,8 +153,8 @@ class Localizer:
         found = scores(similarities, background)
         searched = time.perf_counter()
         # 4. Weigh the belief with what was found.
-        if is_new:
-            self._belief.update(ids, self._calibration.log_odds(found))
+        if travelled_m:
+            self._belief.update(ids, self._calibration.log_odds(found), travelled_m)
             self._images += 1
         # 5. Decide, and estimate the pose only where one place is believed.
         state, reason, keyframe = self._decide(ids, found)
@@ -167,27 +170,32 @@ class Localizer:
             seconds={'describe': described - start, 'search': searched - described,
                      'belief': end - searched})
 
-    def _move(self, frame: Frame, T_odom_base: Array | None, descriptor: Float32) -> bool:
-        """Predict the belief to this image; False when the robot is where the last was taken."""
+    def _move(self, frame: Frame, T_odom_base: Array | None, descriptor: Float32) -> float:
+        """Predict the belief to this image; metres since the last, 0 when it is still there."""
         if self._last is not None and frame.stamp_ns < self._last.stamp_ns:
             self.reset()
         last = self._last
         this = _Evidence(frame.stamp_ns, frame.T_base_cam, T_odom_base, descriptor)
         if last is None:
             self._last = this
-            return True
-        motion = None
+            return np.inf
+        elapsed_s = (frame.stamp_ns - last.stamp_ns) / 1e9
         if T_odom_base is not None and last.T_odom_base is not None:
             base_motion = inverse(last.T_odom_base) @ T_odom_base
-            if np.linalg.norm(base_motion[:3, 3]) < self._config.still_m \
-                    and rotation_angle(base_motion[:3, :3]) < self._config.still_rad:
-                return False
+            metres = float(np.linalg.norm(base_motion[:3, 3]))
+            radians = float(rotation_angle(base_motion[:3, :3]))
+            if metres < self._config.still_m and radians < self._config.still_rad:
+                return 0.0
             motion = inverse(last.T_base_cam) @ base_motion @ frame.T_base_cam
+            travelled_m = metres + METRES_OF_A_RADIAN * radians
         elif float(descriptor @ last.descriptor) > self._config.still_cosine:
-            return False
-        self._belief.predict(motion, (frame.stamp_ns - last.stamp_ns) / 1e9)
+            return 0.0
+        else:
+            motion = None
+            travelled_m = self._config.belief.drift_mps * elapsed_s
+        self._belief.predict(motion, elapsed_s)
         self._last = this
-        return True
+        return travelled_m
 
     def _decide(self, ids: Ids, found: Float) -> tuple[State, str, int]:
         """State, its reason, and the believed keyframe (-1: none)."""
@@ -220,6 +228,7 @@ class Localizer:
             order = np.concatenate([[accepted], np.delete(order, accepted)])
         return tuple(
             Match(keyframe_id=int(ids[i]), similarity=float(similarities[i]),
-                  score=float(found[i]), probability=self._belief.probability(int(ids[i])),
-                  accepted=bool(i == accepted))
+                  score=float(found[i]), accepted=bool(i == accepted),
+                  probability=self._belief.probability(
+                      keyframe if i == accepted else int(ids[i])))
             for i in order[: self._config.matches])

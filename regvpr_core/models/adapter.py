@@ -87,6 +87,7 @@ class ChannelFusion(nn.Module):
 
     def __init__(self, bottleneck: int, variant: str) -> None:
         super().__init__()
+        self.variant = variant
         b, few, half, quarter = bottleneck, bottleneck // 16, bottleneck // 2, bottleneck // 4
         batch_norm = variant == 'cricavpr'
         if variant == 'shared_reduction':

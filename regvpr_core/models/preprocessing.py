@@ -53,7 +53,10 @@ def network_input(
         ImageError: the image is not uint8 RGB or has a size that cannot be used.
     """
     check_rgb(rgb)
-    pixels = torch.from_numpy(np.require(rgb, requirements=['C', 'W'])).to(device)
+    pixels = torch.from_numpy(np.require(rgb, requirements=['C', 'W']))
+    if device.type == 'cuda':
+        pixels = pixels.pin_memory()  # else the copy to the device waits
+    pixels = pixels.to(device, non_blocking=True)
     pixels = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
     size = (preprocessing.height, preprocessing.width)
     # Resizing uint8 keeps the full image from ever becoming floats; the rounding is below 1/255.

@@ -71,7 +71,8 @@ class Salad(nn.Module):
         tokens = patch_rows(patch_tokens, self.dust_bin.dtype)
         clusters = transport_sum(self.cluster_features(tokens), self.plan(tokens))
         scene = self.token_features(class_token.to(self.dust_bin.dtype))
-        projected: Tensor = self.projection(scene_descriptor(scene, clusters))
+        local = scene_descriptor(scene, clusters).to(self.dust_bin.dtype)
+        projected: Tensor = self.projection(local)
         return F.normalize(projected.float(), dim=1)
 
 

@@ -142,11 +142,7 @@ class DinoVisionTransformer(nn.Module):
         Raises:
             ImageError: a side is no multiple of 14.
         """
-        B, _, H, W = images.shape
-        if H % PATCH or W % PATCH or not H or not W:
-            raise ImageError(f'network input is {W}x{H} pixels; each side must be a '
-                             f'multiple of 14')
-        grid = (H // PATCH, W // PATCH)
+        B, grid = images.shape[0], check_sides(images)
         x = torch.cat([self.cls_token.expand(B, -1, -1), self.patch_embed(images)], dim=1)
         x = x + self.positions(grid).to(x.dtype)
         for block in self.blocks[: None if last_block is None else last_block + 1]:
@@ -177,6 +173,18 @@ class DinoVisionTransformer(nn.Module):
             raise ImageError(f'no position embedding for a grid of {grid[1]}x{grid[0]} patches')
         patches = table.flatten(2).transpose(1, 2)
         return torch.cat([self.pos_embed[:, :1].float(), patches], dim=1).to(self.pos_embed.dtype)
+
+
+def check_sides(images: Tensor) -> tuple[int, int]:
+    """The grid (H/14, W/14) of network input (B, 3, H, W).
+
+    Raises:
+        ImageError: a side is no multiple of 14.
+    """
+    H, W = (int(side) for side in images.shape[-2:])  # int: constants when traced for export
+    if H % PATCH or W % PATCH or not H or not W:
+        raise ImageError(f'network input is {W}x{H} pixels; each side must be a multiple of 14')
+    return H // PATCH, W // PATCH
 
 
 def build_vit(name: str) -> DinoVisionTransformer:

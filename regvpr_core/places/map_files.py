@@ -18,7 +18,9 @@ import uuid
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.errors import MapError
+from regvpr_core.config import check_range, from_mapping
+from regvpr_core.errors import ConfigError, MapError
+from regvpr_core.geometry import pose_matrix
 
 FORMAT_VERSION = 1
 MAX_DIMENSION = 65_536
@@ -114,10 +116,14 @@ def read_manifest(path: Path, database: sqlite3.Connection) -> Manifest:
             advice = 'update regvpr_ros' if version > FORMAT_VERSION else 'build the map again'
             raise MapError(f'map {path} has format {version}; this version reads format '
                            f'{FORMAT_VERSION}: {advice}')
-        manifest = Manifest(**values)
-        if not 0 < manifest.dimension <= MAX_DIMENSION:
-            raise ValueError(f'{manifest.dimension} numbers a descriptor')
-    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        manifest = from_mapping(Manifest, values)
+        check_range('dimension', manifest.dimension, 1, MAX_DIMENSION)
+        for camera, numbers in manifest.extrinsics.items():
+            if len(numbers) != 7:
+                raise ValueError(f'extrinsics of {camera!r} are {len(numbers)} numbers, not 7')
+            pose_matrix(numbers[:3], numbers[3:])
+    except (sqlite3.Error, ValueError, TypeError, KeyError, RecursionError,
+            ConfigError) as error:
         raise MapError(f'map {path} is damaged: its manifest cannot be read: {error}') from error
     return manifest
 

@@ -20,7 +20,14 @@ import numpy.typing as npt
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, quat_xyzw
 from regvpr_core.images import encode_jpeg, RGB
-from regvpr_core.places.map_files import connect, Manifest, manifest_json, read_manifest, SCHEMA
+from regvpr_core.places.map_files import (
+    connect,
+    Manifest,
+    manifest_json,
+    memory_map,
+    read_manifest,
+    SCHEMA,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +54,7 @@ class MapWriter:
         self._database = database
         self._lock = lock
         self._count = int(database.execute('SELECT COUNT(*) FROM keyframe').fetchone()[0])
+        memory_map(path, self._count, manifest.dimension)  # refuses a file that is too short
         self._file = (path / 'descriptors.f16').open('r+b')
         self._file.truncate(self._count * manifest.dimension * 2)
 
@@ -82,16 +90,19 @@ class MapWriter:
             lock = os.open(path / 'map.lock', os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise MapError(f'cannot write map {path}: {error.strerror}') from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            database = connect(path, writable=True)
-            return cls(path, read_manifest(path, database), database, lock)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise MapError(f'map {path} is being written by another process') from error
-        except BaseException:
-            os.close(lock)
-            raise
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                database = connect(path, writable=True)
+                on_error.callback(database.close)
+                writer = cls(path, read_manifest(path, database), database, lock)
+            except BlockingIOError as error:
+                raise MapError(f'map {path} is being written by another process') from error
+            except (OSError, sqlite3.Error) as error:
+                raise MapError(f'cannot write map {path}: {error}') from error
+            on_error.pop_all()
+        return writer
 
     def __len__(self) -> int:
         return self._count
@@ -100,14 +111,20 @@ class MapWriter:
         """Commit keyframes, all or none; afterwards they survive a crash and a power cut.
 
         Raises:
-            MapError: a descriptor has another length, or the disk is full.
+            MapError: a descriptor has another length or no direction, a pose is not finite, or
+                the disk is full.
         """
         rows = np.zeros((len(keyframes), self.manifest.dimension), dtype='<f2')
         for row, keyframe in zip(rows, keyframes, strict=True):
             if keyframe.descriptor.shape != (self.manifest.dimension,):
                 raise MapError(f'a descriptor of shape {keyframe.descriptor.shape} does not fit a '
                                f'map of {self.manifest.dimension} numbers a place')
+            if not np.isfinite(keyframe.T_map_cam).all():
+                raise MapError(f'the pose of the keyframe at {keyframe.stamp_ns} ns is not finite')
             row[:] = keyframe.descriptor
+            if not (np.isfinite(row).all() and row.any()):
+                raise MapError(f'the descriptor of the keyframe at {keyframe.stamp_ns} ns has no '
+                               f'direction; try the precision fp32')
         records = [self._record(self._count + i, keyframe, row.tobytes())
                    for i, (keyframe, row) in enumerate(zip(keyframes, rows, strict=True))]
         try:

@@ -86,7 +86,13 @@ class PlaceMap:
 
         Returns:
             similarities (cosine of the centred descriptors) and ids, best first, min(k, N) each.
+
+        Raises:
+            MapError: the descriptor has another length than the map's.
         """
+        if descriptor.shape != self.centre.shape:
+            raise MapError(f'a descriptor of shape {descriptor.shape} cannot be searched in a map '
+                           f'of {self.manifest.dimension} numbers a place')
         query = unit(descriptor - (self.centre if centre is None else centre))
         similarities, ids = self._index.search(query[None], k)
         return similarities[0], ids[0]
@@ -118,9 +124,13 @@ class PlaceMap:
             raise MapError(f'{path} exists; choose a new folder for the map')
         partial = path.with_name(f'.{path.name}.partial')
         try:
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             with contextlib.closing(sqlite3.connect(partial / 'map.db')) as copy:
                 self._database.backup(copy)
+                # A writer may have gone on since this map was opened.
+                copy.execute('DELETE FROM keyframe WHERE id >= ?', (len(self),))
+                copy.commit()
             (partial / 'descriptors.f16').write_bytes(self._rows.tobytes())
             partial.replace(path)
         except (OSError, sqlite3.Error) as error:

@@ -1,0 +1,74 @@
+"""The encoder against the same network in plain fp32 eager torch: CPU, batch 1, random weights.
+
+From network input to descriptor, in turns, medians. The adapters' up projections are random too:
+at zero, as training starts, denormals and zeros might flatter one side.
+"""
+
+import copy
+import os
+import sys
+
+import torch
+from torch import nn, Tensor
+
+from benchmarks.report import median_seconds, Metric, write
+from regvpr_core.models.adapter import AdapterConfig
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.engines import bf16_is_faster, CpuEngine
+from regvpr_core.models.preprocessing import Preprocessing
+
+REPEATS = 40 if os.environ.get('FULL') else 15
+CASES = (('vitb', 'vitb14', 224), ('vitb', 'vitb14', 322), ('vits', 'vits14', 224))
+
+
+def random_model(backbone: str, side: int) -> DescriptorModel:
+    """RegVPR with adapters in every block."""
+    torch.manual_seed(0)
+    model = DescriptorModel(ModelConfig(
+        backbone=backbone, adapter=AdapterConfig(), aggregator='regvpr', train='adapter',
+        preprocessing=Preprocessing(height=side, width=side)))
+    for key, value in model.named_parameters():
+        if key.endswith('adapter.up.weight'):
+            nn.init.normal_(value, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def measure(name: str, backbone: str, side: int, target: float) -> list[Metric]:
+    """Both forms of one network at one size."""
+    plain = random_model(backbone, side)
+    engine = CpuEngine(copy.deepcopy(plain), 'auto', None)
+    full = CpuEngine(copy.deepcopy(plain), 'fp32', None)
+    images = torch.randn(1, 3, side, side)
+
+    def eager() -> Tensor:
+        with torch.inference_mode():
+            return plain(images)
+
+    plain_s, ours_s, full_s = median_seconds(
+        eager, lambda: engine(images), lambda: full(images), repeats=REPEATS)
+    cosine = float(engine(images)[0] @ eager()[0].numpy())
+    scope = f'RegVPR {backbone} at {side}, batch 1, {engine.precision}, {engine.form}'
+    case = f'cpu_{name}_{side}'
+    return [
+        Metric(metric=f'{case}_speedup', value=plain_s / ours_s, unit='x', target=target,
+               scope=scope),
+        Metric(metric=f'{case}_fp32_speedup', value=plain_s / full_s, unit='x', target=1.0,
+               scope=f'the same with precision fp32, {full.form}'),
+        Metric(metric=f'{case}_cosine', value=cosine, unit='', target=0.999,
+               scope='to plain fp32 eager torch'),
+        Metric(metric=f'{case}_ms', value=1e3 * ours_s, unit='ms', higher_is_better=False,
+               scope=scope),
+        Metric(metric=f'{case}_plain_ms', value=1e3 * plain_s, unit='ms', higher_is_better=False,
+               scope='plain fp32 eager torch'),
+    ]
+
+
+def main() -> None:
+    """Measure all cases and write the result file."""
+    target = 2.5 if bf16_is_faster(768) else 1.0
+    metrics = [metric for case in CASES for metric in measure(*case, target)]
+    sys.stdout.write(write('encoder', metrics).read_text(encoding='utf-8'))
+
+
+if __name__ == '__main__':
+    main()

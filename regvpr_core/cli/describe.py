@@ -1,0 +1,74 @@
+"""`regvpr describe`: image files and folders become descriptors.npz."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from regvpr_core.cli.console import print_facts, say
+
+SHOWN_SKIPPED = 20
+
+
+def add_parser(commands: Any) -> None:
+    """Add `describe` to the command line."""
+    parser = commands.add_parser(
+        'describe', help='image files and folders become descriptors.npz; a re-run resumes')
+    parser.add_argument('paths', type=Path, nargs='+', metavar='PATH', help='image or folder')
+    parser.add_argument('-o', '--out', type=Path, default=Path('descriptors.npz'), metavar='FILE')
+    parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
+    parser.add_argument('--json', action='store_true', help='print the result as JSON')
+    add_encoder_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it runs."""
+    parser.add_argument('--model', default='gem_vits14',
+                        help='model name, checkpoint or .onnx file (default: gem_vits14)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--engine', default='auto', help='auto, torch, onnxruntime')
+    parser.add_argument('--threads', type=int, help='threads of the network on the CPU')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Describe, and name the files that cannot be read."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from regvpr_core.config import check_range
+    from regvpr_core.describing import describe_files, DescribeReport
+
+    check_range('--batch', options.batch, 1, 4096)
+    console = Console(stderr=True)
+    encoder = open_encoder(options, console)
+    with Progress('images', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=console, transient=True) as bar:
+        task = bar.add_task('describe', total=None)
+
+        def told(report: DescribeReport) -> None:
+            bar.update(task, total=report.total, completed=report.done)
+
+        report = describe_files(options.paths, encoder, options.out, options.batch, told)
+    for reason in list(report.skipped.values())[:SHOWN_SKIPPED]:
+        say(console, f'skipped {reason}')
+    if len(report.skipped) > SHOWN_SKIPPED:
+        say(console, f'and {len(report.skipped) - SHOWN_SKIPPED} more; all are in {options.out}')
+    print_facts({'file': str(options.out), 'images': report.total, 'described': report.described,
+                 'resumed': report.resumed, 'skipped': len(report.skipped),
+                 'model': encoder.name, 'numbers': encoder.dimension}, options.json)
+
+
+def open_encoder(options: argparse.Namespace, console: Console) -> Any:
+    """The encoder that the options ask for; one line says which."""
+    from regvpr_core.cli.console import download_bar
+    from regvpr_core.models.encoder import load_encoder
+
+    with download_bar(console) as progress:
+        encoder = load_encoder(
+            options.model, options.device, options.precision, engine=options.engine,
+            threads=options.threads, download=True, progress=progress,
+            notice=lambda line: say(console, line, 'dim'))
+    say(console, f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
+    return encoder

@@ -1,0 +1,71 @@
+"""`regvpr heatmap`: where one or more networks look, as pictures."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from regvpr_core.cli.console import download_bar, say
+
+LONGEST_SIDE = 640
+
+
+def add_parser(commands: Any) -> None:
+    """Add `heatmap` to the command line."""
+    parser = commands.add_parser(
+        'heatmap', help='where networks look: feature maps and registers over the image')
+    parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder')
+    parser.add_argument('-o', '--out', type=Path, required=True, metavar='FOLDER')
+    parser.add_argument('--model', action='append', metavar='MODEL',
+                        help='model name or checkpoint; repeat it to compare (default: '
+                             'gem_vits14)')
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write one PNG an image."""
+    import cv2
+
+    from regvpr_core.describing import find_images
+    from regvpr_core.errors import ImageError
+    from regvpr_core.images import read, thumbnail
+    from regvpr_core.models.checkpoints import load_model
+    from regvpr_core.models.heatmaps import heatmaps, sheet
+
+    console = Console(stderr=True)
+    files = find_images(options.images)
+    models = {}
+    with download_bar(console) as progress:
+        for name in options.model or ['gem_vits14']:
+            loaded = load_model(name, download=True, progress=progress,
+                                notice=lambda line: say(console, line, 'dim'))
+            say(console, loaded.notice)
+            # Two checkpoints may bear one name; their captions must not.
+            caption = loaded.name if loaded.name not in models else str(name)
+            models[caption] = loaded.model
+    options.out.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for path in files:
+        try:
+            rgb = thumbnail(read(path), LONGEST_SIDE)
+        except ImageError as error:
+            say(console, f'skipped {error}')
+            continue
+        page = sheet(rgb, {name: heatmaps(model, rgb) for name, model in models.items()})
+        target = free_name(options.out, path.stem)
+        if not cv2.imwrite(str(target), page[..., ::-1]):
+            raise ImageError(f'{target} cannot be written')
+        written += 1
+        say(Console(), str(target))
+    if not written:
+        raise ImageError(f'none of {len(files)} files can be read as an image')
+
+
+def free_name(folder: Path, stem: str) -> Path:
+    """`STEM.png`, or `STEM_2.png` and so on where that is taken."""
+    target, number = folder / f'{stem}.png', 1
+    while target.exists():
+        number += 1
+        target = folder / f'{stem}_{number}.png'
+    return target

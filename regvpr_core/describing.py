@@ -1,0 +1,227 @@
+"""A folder of photos becomes descriptors.npz: streamed, in bounded memory, and resumable.
+
+Beside the output grow two files: `.rows` (float32 rows as they are) and `.journal` (a line of JSON
+about the model, then one a row). They become the .npz when all files are done.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from regvpr_core.errors import CheckpointError, ImageError
+from regvpr_core.images import read
+from regvpr_core.models.encoder import Encoder
+
+SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
+
+DECODERS = 2
+AHEAD_BATCHES = 2
+"""So many batches are decoded ahead of the network, at its input size."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DescribeReport:
+    """How far a run is.
+
+    total: files found. resumed: rows that an earlier run left. described: rows of this run.
+    skipped: file name to why it could not be read.
+    """
+
+    total: int
+    resumed: int
+    described: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Files that need no more work."""
+        return self.resumed + self.described + len(self.skipped)
+
+
+def describe_files(
+    paths: Sequence[Path],
+    encoder: Encoder,
+    output: Path,
+    batch: int = 16,
+    progress: Callable[[DescribeReport], None] | None = None,
+) -> DescribeReport:
+    """Describe image files and all images below folders, in order of name.
+
+    The .npz holds descriptors (N, D) float32, names (N,) and skipped (M,) as text, and model and
+    fingerprint. A run that was cut off goes on where it stopped; unreadable files are tried again.
+
+    Args:
+        paths: files and folders.
+        encoder: describes them.
+        output: the .npz file to write.
+        batch: images a pass, 1 or more.
+        progress: told after every batch.
+
+    Raises:
+        ImageError: there is no image, none can be read, or the output exists already.
+        CheckpointError: the run to be resumed had another model.
+    """
+    if output.suffix != '.npz':
+        raise ImageError(f'{output} must end in .npz')
+    if output.exists():
+        raise ImageError(f'{output} exists already; remove it or choose another name')
+    files = find_images(paths)
+    with Part(output, encoder) as part:
+        left = [path for path in files if str(path) not in part.names]
+        report = DescribeReport(total=len(files), resumed=len(files) - len(left))
+        for group in batches(prepared(left, encoder, batch, report), batch):
+            names = [str(path) for path, _ in group]
+            part.append(names, encoder.describe_prepared([inputs for _, inputs in group]))
+            report.described += len(group)
+            if progress:
+                progress(report)
+        if report.skipped and progress:
+            progress(report)
+        if not part.names:
+            raise ImageError(f'none of {len(files)} files can be read as an image, e.g. '
+                             f'{next(iter(report.skipped.values()))}')
+        part.finish(sorted(report.skipped))
+    return report
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files named, and those below folders that are named like images; sorted, each once.
+
+    Raises:
+        ImageError: a path does not exist, or there is no image.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        if path.is_dir():
+            found |= {Path(folder) / name for folder, _, names in os.walk(path) for name in names
+                      if Path(name).suffix.lower() in SUFFIXES}
+        elif path.is_file():
+            found.add(path)
+        else:
+            raise ImageError(f'{path} does not exist')
+    if not found:
+        raise ImageError(f'no image ({", ".join(sorted(SUFFIXES))}) in '
+                         f'{", ".join(map(str, paths))}')
+    return sorted(found)
+
+
+def prepared(
+    files: Iterable[Path], encoder: Encoder, batch: int, report: DescribeReport
+) -> Iterator[tuple[Path, Tensor]]:
+    """Network input of each file that can be read, in order, decoded in threads ahead of use."""
+    def load(path: Path) -> Tensor:
+        return encoder.prepare(read(path))
+
+    waiting: deque[tuple[Path, Future[Tensor]]] = deque()
+    rest = iter(files)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        try:
+            while True:
+                for path in itertools.islice(rest, AHEAD_BATCHES * batch - len(waiting)):
+                    waiting.append((path, pool.submit(load, path)))
+                if not waiting:
+                    return
+                path, future = waiting.popleft()
+                try:
+                    inputs = future.result()
+                except ImageError as error:
+                    report.skipped[str(path)] = str(error)
+                    continue
+                yield path, inputs
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def batches(
+    items: Iterable[tuple[Path, Tensor]], size: int
+) -> Iterator[list[tuple[Path, Tensor]]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+class Part:
+    """An output that is not finished: rows and journal, appended to and cut to what agrees."""
+
+    def __init__(self, output: Path, encoder: Encoder) -> None:
+        self._output = output
+        self._rows_path = output.with_name(output.name + '.rows')
+        self._journal_path = output.with_name(output.name + '.journal')
+        self._dimension = encoder.dimension
+        self._about = {'model': encoder.name, 'fingerprint': encoder.fingerprint}
+        self.names: dict[str, None] = {}  # a set that keeps its order
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if self._journal_path.exists():
+            self._resume()
+        else:
+            self._rows_path.unlink(missing_ok=True)
+        self._rows = self._rows_path.open('ab')
+        self._journal = self._journal_path.open('a', encoding='utf-8')
+        if not self._journal.tell():
+            self._journal.write(json.dumps(self._about) + '\n')
+
+    def __enter__(self) -> 'Part':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()
+        self._journal.close()
+
+    def append(self, names: Sequence[str], rows: np.ndarray[Any, Any]) -> None:
+        """Add rows. The journal is written behind them: what it names is there."""
+        self._rows.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
+        self._rows.flush()
+        self._journal.writelines(json.dumps(name) + '\n' for name in names)
+        self._journal.flush()
+        self.names.update(dict.fromkeys(names))
+
+    def finish(self, skipped: Sequence[str]) -> None:
+        """Write the .npz and remove the part files."""
+        self.__exit__()
+        rows = np.memmap(self._rows_path, dtype=np.float32, mode='r',
+                         shape=(len(self.names), self._dimension))
+        part = self._output.with_name(self._output.name + '.part.npz')
+        np.savez(part, descriptors=rows, names=np.array(list(self.names), dtype=np.str_),
+                 skipped=np.array(list(skipped), dtype=np.str_),
+                 model=np.str_(self._about['model']),
+                 fingerprint=np.str_(self._about['fingerprint']))
+        part.replace(self._output)
+        del rows
+        self._rows_path.unlink()
+        self._journal_path.unlink()
+
+    def _resume(self) -> None:
+        """Take up an earlier run, and cut off what a crash left half written."""
+        whole = self._journal_path.read_bytes()
+        whole = whole[: whole.rfind(b'\n') + 1]
+        try:
+            about, *names = [json.loads(line) for line in whole.splitlines()] or [self._about]
+            was = (str(about['fingerprint']), str(about['model']))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f'{self._journal_path} is damaged: {error}; remove it to start '
+                                  f'again') from error
+        if was[0] != self._about['fingerprint']:
+            raise CheckpointError(
+                f'{self._output} was begun with model {was[1]} ({was[0][:16]}…), this is '
+                f'{self._about["model"]} ({self._about["fingerprint"][:16]}…); take that '
+                f'model, or remove {self._journal_path} to start again')
+        row_bytes = 4 * self._dimension
+        there = self._rows_path.stat().st_size // row_bytes if self._rows_path.exists() else 0
+        names = names[:there]
+        lines = [json.dumps(about), *(json.dumps(name) for name in names)]
+        part = self._journal_path.with_name(self._journal_path.name + '.new')
+        part.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        part.replace(self._journal_path)
+        with self._rows_path.open('ab') as file:
+            file.truncate(row_bytes * len(names))
+        self.names = dict.fromkeys(names)

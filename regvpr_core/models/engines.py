@@ -1,0 +1,250 @@
+"""What runs a network: torch on a CPU, torch on CUDA or MPS, onnxruntime.
+
+Each takes network input (B, 3, H, W) float32 on its device and gives descriptors (B, D) float32.
+"""
+
+from collections.abc import Mapping
+import functools
+import json
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from regvpr_core.config import check_range, nearest
+from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.models.checkpoints import METADATA_KEY
+from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.fused import Form, fuse, FusedBlock, packing_works
+from regvpr_core.models.vit import Block
+
+Rows = npt.NDArray[np.float32]
+
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+BF16_GAIN = 0.8
+"""bf16 is chosen where it takes less than this share of the time of fp32."""
+
+MEASURED_TOKENS = 257
+MEASURED_TURNS = 4
+
+
+class CpuEngine:
+    """Torch on the CPU, in the form and precision that were measured to be fastest here."""
+
+    def __init__(self, model: DescriptorModel, precision: str, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)  # of the whole process: torch knows no other way
+        dtypes = ('fp32', 'bf16') if precision == 'auto' else (precision,)
+        size = model.backbone.config
+        self.form = fastest_form(size.width, size.heads, dtypes, torch.get_num_threads())
+        self.precision = name_of(self.form.dtype)
+        self._model = fuse(model, self.form)
+
+    def __call__(self, inputs: Tensor) -> Rows:
+        """Network input (B, 3, H, W) to unit rows (B, D)."""
+        with torch.inference_mode():
+            return rows(self._model(inputs))
+
+
+class DeviceEngine:
+    """Torch on CUDA or MPS: the backbone in half precision, batches of one as a CUDA graph."""
+
+    def __init__(self, model: DescriptorModel, device: torch.device, precision: str) -> None:
+        self.precision = 'fp16' if precision == 'auto' else precision
+        if precision == 'auto' and device.type != 'cuda':
+            self.precision = 'fp32'
+        self._dtype = PRECISIONS[self.precision]
+        self._model = model.to(device)
+        self._model.backbone.to(self._dtype)
+        shape = (1, 3, model.config.preprocessing.height, model.config.preprocessing.width)
+        self._input = torch.zeros(shape, device=device, dtype=self._dtype)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._output = torch.zeros(0)
+        with torch.inference_mode():
+            self._capture() if device.type == 'cuda' else self._model(self._input)
+
+    def __call__(self, inputs: Tensor) -> Rows:
+        """Network input (B, 3, H, W) to unit rows (B, D)."""
+        with torch.inference_mode():
+            if self._graph is None or inputs.shape != self._input.shape:
+                return rows(self._model(inputs.to(self._dtype)))
+            self._input.copy_(inputs)
+            self._graph.replay()
+            return rows(self._output)
+
+    def _capture(self) -> None:
+        """Record one pass after warming up. Where it cannot be recorded, passes run as usual."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._model(self._input)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._output = self._model(self._input)
+            self._graph = graph
+        except RuntimeError:
+            torch.cuda.synchronize()
+
+
+class OnnxEngine:
+    """onnxruntime on a file that `regvpr export` made; fp32."""
+
+    precision = 'fp32'
+
+    def __init__(
+        self, path: Path, device: torch.device, precision: str, threads: int | None
+    ) -> None:
+        if precision not in ('auto', self.precision):
+            raise ConfigError(f'precision is {precision!r}; engine onnxruntime has '
+                              f'{self.precision} only')
+        ort = onnxruntime()
+        providers = ['CPUExecutionProvider']
+        if device.type == 'cuda':
+            providers.insert(0, 'CUDAExecutionProvider')
+            if providers[0] not in ort.get_available_providers():
+                raise ConfigError('this onnxruntime has no CUDA; install onnxruntime-gpu, or use '
+                                  'device cpu')
+        elif device.type != 'cpu':
+            raise ConfigError(f'engine onnxruntime has no device {device.type!r}; use cpu or cuda')
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
+        except onnx_errors() as error:
+            raise CheckpointError(f'{path} is truncated or no ONNX model: {error}') from error
+        self.about = read_about(self._session.get_modelmeta().custom_metadata_map, path)
+
+    def __call__(self, inputs: Tensor) -> Rows:
+        """Network input (B, 3, H, W) to unit rows (B, D)."""
+        (out,) = self._session.run(None, {'images': inputs.cpu().numpy()})
+        return np.asarray(out, dtype=np.float32)
+
+
+Engine = CpuEngine | DeviceEngine | OnnxEngine
+
+
+def rows(descriptors: Tensor) -> Rows:
+    """Descriptors as NumPy."""
+    return np.asarray(descriptors.float().cpu().numpy(), dtype=np.float32)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """fp32, bf16 or fp16."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown precision.
+
+    Raises:
+        ConfigError: names the near one.
+    """
+    if precision != 'auto' and precision not in PRECISIONS:
+        raise ConfigError(f'unknown precision {precision!r}'
+                          f'{nearest(precision, ("auto", *PRECISIONS))}')
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads out of 1 to 1024; None is the library's choice.
+
+    Raises:
+        ConfigError: names the value.
+    """
+    if threads is not None:
+        check_range('threads', threads, 1, 1024)
+
+
+@functools.cache
+def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: int) -> Form:
+    """Measure a block in each form: flags do not tell what a library makes of a processor.
+
+    Takes some tenths of a second. The forms take turns, so that a busy machine slows all. One
+    answer a process (and number of threads), so that its encoders agree to the bit.
+    """
+    packs = packing_works()
+    dtypes = [PRECISIONS[name] for name in precisions]
+    if len(dtypes) > 1 and not bf16_is_faster(width):
+        dtypes = [torch.float32]
+    forms = [Form(dtype=dtype, packed=packed, products=products) for dtype in dtypes
+             for packed, products in ((False, False), (True, False), (True, True))
+             if packs or not packed]
+    if len(forms) == 1:
+        return forms[0]
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        blocks = {form: FusedBlock(Block(width, heads), form) for form in forms}
+    inputs = {form: torch.zeros(1, MEASURED_TOKENS, width, dtype=form.dtype) for form in forms}
+    seconds = dict.fromkeys(forms, float('inf'))
+    with torch.inference_mode():
+        for _ in range(MEASURED_TURNS):
+            for form, block in blocks.items():
+                start = time.perf_counter()
+                block(inputs[form], (16, 16))
+                seconds[form] = min(seconds[form], time.perf_counter() - start)
+    best = {dtype: min((f for f in forms if f.dtype == dtype), key=seconds.__getitem__)
+            for dtype in dtypes}
+    if len(best) == 1:
+        return next(iter(best.values()))
+    full, half = best[torch.float32], best[torch.bfloat16]
+    return half if seconds[half] < BF16_GAIN * seconds[full] else full
+
+
+def bf16_is_faster(width: int) -> bool:
+    """A small product in both precisions, so that no time is lost where bf16 is emulated."""
+    seconds: dict[torch.dtype, float] = {torch.float32: 1e9, torch.bfloat16: 1e9}
+    try:
+        for _ in range(6):
+            for dtype in seconds:
+                x, w = torch.zeros(64, width, dtype=dtype), torch.zeros(width, width, dtype=dtype)
+                start = time.perf_counter()
+                torch.nn.functional.linear(x, w)
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
+    except RuntimeError:  # no bf16 on this processor
+        return False
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def onnxruntime() -> Any:
+    """The module.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise ConfigError('engine onnxruntime needs `pip install onnxruntime`') from error
+    return ort
+
+
+def onnx_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file that it cannot read."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.InvalidGraph,
+            state.NoSuchFile, state.NotImplemented, state.RuntimeException)
+
+
+def read_about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The record that `regvpr export` put into a file.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    wanted = {'name', 'fingerprint', 'dimension', 'preprocessing'}
+    try:
+        about = json.loads(metadata[METADATA_KEY])
+        if not wanted <= about.keys():
+            raise ValueError(f'it lacks {", ".join(sorted(wanted - about.keys()))}')
+    except (KeyError, ValueError, AttributeError) as error:
+        raise CheckpointError(f'{path} holds no usable record of `regvpr export`: {error}; export '
+                              f'it again') from error
+    return dict(about)

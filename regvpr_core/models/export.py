@@ -1,0 +1,150 @@
+"""A descriptor model as an ONNX file, checked against torch before it takes its name.
+
+The input size is that of the checkpoint, so the position embedding is a constant; the batch is
+dynamic. onnxruntime runs the file, and TensorRT builds an engine from it (docs/export.md).
+"""
+
+import json
+from pathlib import Path
+import tempfile
+from typing import Any
+import warnings
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from regvpr_core.config import to_mapping
+from regvpr_core.errors import ConfigError, ExportError
+from regvpr_core.models.checkpoints import LoadedModel, METADATA_KEY
+from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.vit import PATCH
+
+OPSET = 17
+"""Read by onnxruntime from 1.12 and TensorRT from 8.6."""
+
+CHECKED_BATCHES = (1, 3)
+
+MAX_DIFFERENCE = 1e-4
+"""Largest difference of any number of a descriptor between torch and onnxruntime, both fp32."""
+
+MAX_ONNX_BYTES = 2_000_000_000
+"""What one protobuf file can hold."""
+
+
+class BakedModel(nn.Module):
+    """A descriptor model bound to one input size."""
+
+    def __init__(self, model: DescriptorModel) -> None:
+        super().__init__()
+        self.model = model
+        size = model.config.preprocessing
+        grid = (size.height // PATCH, size.width // PATCH)
+        positions = model.backbone.positions(grid).detach().clone()
+        # The tracer must see a constant, not DINOv2's interpolation.
+        model.backbone.positions = lambda _: positions  # type: ignore[assignment, method-assign]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Network input (B, 3, H, W) of the one size to unit rows (B, D)."""
+        descriptors: Tensor = self.model(images)
+        return descriptors
+
+
+def export_onnx(loaded: LoadedModel, path: Path) -> float:
+    """Write a model as ONNX; its weights are taken over.
+
+    Args:
+        loaded: from `checkpoints.load_model`.
+        path: of the new .onnx file; an older one is replaced once the new one is right.
+
+    Returns:
+        the largest difference from torch over the checked batches.
+
+    Raises:
+        ExportError: the file does not give what torch gives, or the model cannot be exported.
+        ConfigError: the path is no .onnx file, or onnxruntime or onnx is missing.
+    """
+    if path.suffix != '.onnx':
+        raise ConfigError(f'{path} must end in .onnx: by that it is known when it is loaded')
+    if not path.parent.is_dir():
+        raise ConfigError(f'folder {path.parent} does not exist')
+    size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    if size > MAX_ONNX_BYTES:
+        raise ExportError(f'{loaded.name} has {size} bytes of weights; an ONNX file holds at most '
+                          f'{MAX_ONNX_BYTES}')
+    baked = BakedModel(loaded.model.float().cpu()).eval()  # the exporter restores this mode
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        write_graph(baked, part)
+        add_record(part, record(loaded))
+        difference = largest_difference(baked, part)
+        if not difference <= MAX_DIFFERENCE:  # NaN is a mismatch
+            raise ExportError(f'{loaded.name} exported as ONNX differs from torch by '
+                              f'{difference:.2e} (allowed: {MAX_DIFFERENCE:.0e}); no file written')
+        part.replace(path)
+    path.chmod(0o644)
+    return difference
+
+
+def write_graph(baked: BakedModel, path: Path) -> None:
+    """Trace the model with a batch of two."""
+    images = example(baked.model, 2)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter('ignore')  # the tracer warns of every size that it fixes
+            torch.onnx.export(
+                baked, (images,), str(path), dynamo=False, opset_version=OPSET,
+                input_names=['images'], output_names=['descriptors'],
+                dynamic_axes={'images': {0: 'batch'}, 'descriptors': {0: 'batch'}})
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise ExportError(f'{baked.model.config.aggregator} cannot be exported: {reason}') \
+            from error
+
+
+def record(loaded: LoadedModel) -> dict[str, Any]:
+    """What an encoder must know of a file."""
+    config = loaded.model.config
+    return {
+        'name': loaded.name,
+        'fingerprint': loaded.fingerprint,
+        'dimension': loaded.model.dimension,
+        'preprocessing': to_mapping(config.preprocessing),
+        'config': to_mapping(config),
+        'opset': OPSET,
+        'notice': loaded.notice,
+    }
+
+
+def add_record(path: Path, about: dict[str, Any]) -> None:
+    """Put the record into the file's metadata."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError('export needs `pip install onnx onnxruntime`') from error
+    model = onnx.load(str(path))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(about, sort_keys=True)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def largest_difference(baked: BakedModel, path: Path) -> float:
+    """Between torch and onnxruntime, over batches of 1 and 3."""
+    from regvpr_core.models.engines import OnnxEngine
+
+    engine = OnnxEngine(path, torch.device('cpu'), 'fp32', None)
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        images = example(baked.model, batch)
+        with torch.no_grad():
+            wanted = baked(images).numpy()
+        worst = float(np.maximum(worst, np.abs(engine(images) - wanted).max()))
+    return worst
+
+
+def example(model: DescriptorModel, batch: int) -> Tensor:
+    """Network input of smooth noise, the same in every call."""
+    size = model.config.preprocessing
+    noise = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch))
+    return nn.functional.interpolate(noise, (size.height, size.width), mode='bicubic')

@@ -1,0 +1,68 @@
+"""Streets, and maps of descriptors that change smoothly along them, made without a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from regvpr_core.places.map_files import Manifest
+from regvpr_core.places.map_writer import Keyframe, MapWriter
+from regvpr_core.places.place_map import PlaceMap
+
+DIMENSION = 64
+
+
+def street_poses(count: int, spacing_m: float = 2.0) -> np.ndarray:
+    """Camera poses (count, 4, 4) along x, looking along it: z ahead, y down."""
+    T = np.tile(np.eye(4), (count, 1, 1))
+    T[:, :3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T[:, 0, 3] = spacing_m * np.arange(count)
+    return T
+
+
+def walk_rows(count: int, seed: int = 0, step: float = 0.5) -> np.ndarray:
+    """A random walk on the sphere (count, 64): neighbours are alike, distant rows are not."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.normal(size=DIMENSION)]
+    for _ in range(count - 1):
+        row = rows[-1] / np.linalg.norm(rows[-1])
+        rows.append(row + step * rng.normal(size=DIMENSION) / DIMENSION**0.5)
+    rows = np.array(rows)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def street() -> Callable[..., np.ndarray]:
+    """Poses along a straight street: `street(count, spacing_m)`."""
+    return street_poses
+
+
+@pytest.fixture
+def walk() -> Callable[..., np.ndarray]:
+    """Descriptors along a street: `walk(count, seed, step)`."""
+    return walk_rows
+
+
+@pytest.fixture
+def rigid() -> np.ndarray:
+    """Some rigid transform (4, 4) far from the identity."""
+    G = np.eye(4)
+    G[:3, :3] = Rotation.from_euler('zyx', [2.0, 0.4, -1.1]).as_matrix()
+    G[:3, 3] = [300.0, -40.0, 7.0]
+    return G
+
+
+@pytest.fixture
+def map_of(tmp_path: Path) -> Callable[..., PlaceMap]:
+    """An open map of poses and descriptors: `map_of(T_map_cam, rows, fingerprint)`."""
+    def make(T_map_cam: np.ndarray, rows: np.ndarray, fingerprint: str = 'f') -> PlaceMap:
+        path = tmp_path / f'map{len(list(tmp_path.iterdir()))}'
+        manifest = Manifest(map_id='a', model='m', fingerprint=fingerprint,
+                            dimension=rows.shape[1])
+        with MapWriter.create(path, manifest) as writer:
+            writer.append([Keyframe(stamp_ns=i, camera='front', T_map_cam=T, descriptor=row)
+                           for i, (T, row) in enumerate(zip(T_map_cam, rows, strict=True))])
+        return PlaceMap.open(path)
+    return make

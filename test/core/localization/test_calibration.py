@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from regvpr_core.localization.calibration import (
+    calibrate,
+    Calibration,
+    FALLBACK,
+    fit_logistic,
+    SAMPLE,
+    sample,
+    scores,
+)
+from regvpr_core.places.place_map import unit
+
+
+def test_a_score_is_in_robust_standard_deviations_above_the_background():
+    background = np.random.default_rng(0).normal(0.2, 0.05, 20_001).astype(np.float32)
+    background[:500] = 0.99  # a few true places do not matter
+    got = scores(np.array([0.2, 0.3, 0.1], np.float32), background)
+    np.testing.assert_allclose(got, [0.0, 2.0, -2.0], atol=0.15)
+
+
+def test_a_background_without_spread_gives_finite_scores():
+    got = scores(np.array([0.5, 0.7], np.float32), np.full(9, 0.5, np.float32))
+    np.testing.assert_allclose(got, [0.0, 20.0], rtol=1e-5)
+
+
+def test_scores_do_not_change_when_similarities_are_shifted_and_scaled():
+    rng = np.random.default_rng(1)
+    similarities, background = rng.normal(size=5), rng.normal(size=100)
+    np.testing.assert_allclose(scores(0.3 * similarities + 0.4, 0.3 * background + 0.4),
+                               scores(similarities, background), atol=1e-9)
+
+
+@pytest.mark.parametrize('count', [0, 1, 5, SAMPLE, SAMPLE + 1, 700])
+def test_the_sample_is_spread_all_over_the_map(map_of, street, walk, count):
+    with map_of(street(count), walk(max(count, 1))[:count]) as place_map:
+        ids = sample(place_map)
+    assert len(ids) == len(set(ids.tolist())) == min(count, SAMPLE)
+    if count:
+        assert (ids[0], ids[-1]) == (0, count - 1)
+        assert np.diff(ids).max(initial=1) <= 2
+
+
+@pytest.mark.parametrize('count', [120, 900])
+def test_a_street_teaches_which_scores_are_those_of_a_place(map_of, street, walk, count):
+    with map_of(street(count), walk(count)) as place_map:
+        calibration = calibrate(place_map, 5.0, 0.9)
+        assert calibration != Calibration(*FALLBACK)
+        assert calibration.gain > 0.0
+        # Each place seen again by noise of its own: it is told from the places far away.
+        rng = np.random.default_rng(5)
+        d = place_map.descriptors()
+        d = unit(d + 0.3 * rng.normal(size=d.shape) / 8.0)
+        similarities = unit(d - place_map.centre) @ place_map.centred(np.arange(count)).T
+        z = scores(similarities, similarities)
+        apart = np.abs(np.arange(count)[:, None] - np.arange(count)) > 10
+        true, false = calibration.log_odds(np.diagonal(z)), calibration.log_odds(z[apart])
+        assert np.mean(true > 0.0) > 0.95
+        assert np.mean(false < 0.0) > 0.95
+        assert float(true.mean()) > 1.0
+        assert float(false.mean()) < -1.0
+
+
+def test_log_odds_are_a_line_through_the_offset():
+    calibration = Calibration(offset=3.0, gain=2.0)
+    np.testing.assert_allclose(calibration.log_odds(np.array([2.0, 3.0, 4.5])), [-2.0, 0.0, 3.0])
+
+
+def test_two_normals_of_one_width_give_their_log_likelihood_ratio():
+    """Means 3 and 0, variance 1: log p/q is 3 * (z - 1.5)."""
+    rng = np.random.default_rng(0)
+    offset, gain = fit_logistic(rng.normal(3.0, 1.0, 20_000), rng.normal(0.0, 1.0, 200_000))
+    assert offset == pytest.approx(1.5, abs=0.05)
+    assert gain == pytest.approx(3.0, rel=0.1)
+
+
+def test_samples_that_do_not_overlap_give_a_finite_gain_and_turned_ones_a_negative():
+    true, false = np.full(20, 9.0), np.full(50, 1.0)
+    offset, gain = fit_logistic(true, false)
+    assert 1.0 < offset < 9.0
+    assert 0.1 < gain < 100.0
+    assert fit_logistic(false, true)[1] < 0.0
+    assert fit_logistic(true, true)[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_calibration_does_not_depend_on_where_the_map_lies(map_of, street, walk, rigid):
+    d = walk(100)
+    with map_of(street(100), d) as plain, map_of(rigid @ street(100), d) as moved:
+        a, b = calibrate(plain, 5.5, 0.9), calibrate(moved, 5.5, 0.9)
+    assert (a.offset, a.gain) == pytest.approx((b.offset, b.gain), rel=1e-6)
+
+
+@pytest.mark.parametrize('case', ['empty', 'small', 'all alike', 'no neighbours', 'noise'])
+def test_a_map_that_teaches_nothing_gets_the_fallback(map_of, street, walk, case):
+    poses, rows = {
+        'empty': (street(0), walk(1)[:0]),
+        'small': (street(9), walk(9)),
+        'all alike': (street(40), np.repeat(walk(1), 40, axis=0)),
+        'no neighbours': (street(40, 50.0), walk(40)),
+        'noise': (street(40, 0.1), walk(40)),  # one place only
+    }[case]
+    with map_of(poses, rows) as place_map:
+        assert calibrate(place_map, 5.0, 0.9) == Calibration(*FALLBACK)
+
+
+def test_scores_without_any_spread_give_a_finite_gain(map_of, street):
+    """Places of two equal keyframes each, all places at right angles."""
+    poses = street(40, 100.0)
+    poses[1::2, :3, 3] = poses[::2, :3, 3] + [1.0, 0.0, 0.0]
+    rows = np.repeat(np.eye(20, 64, dtype=np.float32), 2, axis=0)
+    with map_of(poses, rows) as place_map:
+        calibration = calibrate(place_map, 5.0, 0.9)
+    assert np.isfinite([calibration.offset, calibration.gain]).all()
+    assert calibration.gain > 0.0

@@ -1,0 +1,209 @@
+"""The whole of localization on a painted wall, with a real if tiny network."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from regvpr_core.errors import ConfigError, ImageError
+from regvpr_core.localization.belief import BeliefConfig
+from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig, State
+from regvpr_core.places.place_map import PlaceMap
+
+COUNT = 60
+SECOND = 10**9
+CONFIG = LocalizerConfig(belief=BeliefConfig(place_radius_m=2.6))
+
+
+def base_pose(x: float) -> np.ndarray:
+    T = np.eye(4)
+    T[0, 3] = x
+    return T
+
+
+def dusk(rgb: np.ndarray, seed: int) -> np.ndarray:
+    """The same view, darker and with noise."""
+    noise = np.random.default_rng(seed).normal(scale=8.0, size=rgb.shape)
+    return np.clip(0.7 * rgb + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def wall(noise) -> list[np.ndarray]:
+    return noise(COUNT)
+
+
+@pytest.fixture
+def wall_map(map_of, street, small_encoder, wall):
+    """A keyframe each metre along the wall."""
+    with map_of(street(COUNT, 1.0), small_encoder.describe_batch(wall),
+                small_encoder.fingerprint) as place_map:
+        yield place_map
+
+
+def run(localizer: Localizer, wall, keyframes, *, odometry: bool = True, start_s: int = 0,
+        T_base_cam: np.ndarray | None = None):
+    """Drive along keyframes at dusk; gives the results."""
+    results = []
+    for i, k in enumerate(keyframes):
+        frame = Frame(stamp_ns=(start_s + i) * SECOND, rgb=dusk(wall[k], k),
+                      T_base_cam=np.eye(4) if T_base_cam is None else T_base_cam)
+        results.append(localizer.localize(frame, T_OPTICAL @ base_pose(0.0) @ along(k)
+                                          if odometry else None))
+    return results
+
+
+T_OPTICAL = np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+
+
+def along(k: float) -> np.ndarray:
+    """A camera that moved k metres along its own z."""
+    T = np.eye(4)
+    T[2, 3] = k
+    return T
+
+
+@pytest.mark.parametrize('odometry', [True, False])
+def test_a_second_lap_at_dusk_finds_its_keyframes(small_encoder, wall_map, wall, odometry):
+    truth = list(range(5, 45))
+    results = run(Localizer(small_encoder, wall_map, CONFIG), wall, truth, odometry=odometry)
+    assert [r.state for r in results[:2]] == [State.INITIALISING] * 2
+    assert results[0].reason == '1 of 3 images'
+    settled = list(zip(results, truth, strict=True))[10:]
+    localized = [(r, k) for r, k in settled if r.state is State.LOCALIZED]
+    assert len(localized) >= 0.8 * len(settled)
+    for r, k in localized:
+        assert abs(r.matches[0].keyframe_id - k) <= 2
+        assert r.matches[0].accepted
+        assert r.matches[0].probability >= 0.9
+        assert abs(r.pose_prior.T_map_base[0, 3] - k) < 3.0
+        assert (r.pose_prior.variances > 0.0).all()
+    for r in results:
+        assert 0.0 <= r.off_map <= 1.0
+        assert len(r.matches) == 5
+        assert len({m.keyframe_id for m in r.matches}) == 5
+        assert (r.pose_prior is not None) == (r.state is State.LOCALIZED)
+        assert sum(m.accepted for m in r.matches) == (r.state is State.LOCALIZED)
+        assert all(0.0 <= m.probability <= 1.0 + 1e-9 for m in r.matches)
+        assert set(r.seconds) == {'describe', 'search', 'belief'}
+
+
+def test_the_most_similar_keyframe_is_the_right_one_at_once(small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    first = run(localizer, wall, [33])[0]
+    assert first.matches[0].keyframe_id == 33
+    assert first.matches[0].similarity > first.matches[1].similarity
+
+
+def test_moving_the_map_moves_the_prior_by_it(
+        small_encoder, map_of, street, wall, wall_map, rigid):
+    rows = small_encoder.describe_batch(wall)
+    truth = range(5, 20)
+    plain = run(Localizer(small_encoder, wall_map, CONFIG), wall, truth)
+    with map_of(rigid @ street(COUNT, 1.0), rows) as moved_map:
+        moved = run(Localizer(small_encoder, moved_map, CONFIG), wall, truth)
+    compared = 0
+    for a, b in zip(plain, moved, strict=True):
+        assert (a.state, a.reason) == (b.state, b.reason)
+        assert [m.keyframe_id for m in a.matches] == [m.keyframe_id for m in b.matches]
+        if a.pose_prior is not None:
+            np.testing.assert_allclose(b.pose_prior.T_map_base, rigid @ a.pose_prior.T_map_base,
+                                       atol=1e-6)
+            compared += 1
+    assert compared >= 5
+
+
+def test_another_camera_mount_moves_the_prior_of_the_base(small_encoder, wall_map, wall):
+    T_base_cam = np.eye(4)
+    T_base_cam[:3, 3] = [0.0, -1.0, 0.5]
+    results = [run(Localizer(small_encoder, wall_map, CONFIG), wall, range(10, 25),
+                   T_base_cam=mount)[-1] for mount in (np.eye(4), T_base_cam)]
+    plain, mounted = (r.pose_prior.T_map_base for r in results)
+    np.testing.assert_allclose(mounted @ T_base_cam, plain, atol=1e-6)
+
+
+def test_the_same_image_again_does_not_sharpen_the_belief(small_encoder, wall_map, wall):
+    for odometry in (True, False):
+        localizer = Localizer(small_encoder, wall_map, CONFIG)
+        once = run(localizer, wall, [20, 21], odometry=odometry)[-1]
+        again = run(localizer, wall, [21] * 10, odometry=odometry, start_s=2)
+        for r in again:
+            assert r.state is State.INITIALISING
+            assert r.off_map == once.off_map
+            assert [m.probability for m in r.matches] == [m.probability for m in once.matches]
+
+
+def test_stamps_that_jump_back_start_over(small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    fresh = run(localizer, wall, range(5, 12), start_s=1000)
+    assert fresh[-1].state is not State.INITIALISING
+    again = run(localizer, wall, range(5, 12), start_s=10)
+    assert [(r.state, r.off_map) for r in again] == [(r.state, r.off_map) for r in fresh]
+
+
+def test_a_reset_forgets_where_the_robot_was(small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    first = run(localizer, wall, range(5, 12))
+    localizer.reset()
+    second = run(localizer, wall, range(5, 12), start_s=100)
+    assert [r.off_map for r in first] == [r.off_map for r in second]
+
+
+def test_pictures_of_elsewhere_are_off_the_map_and_never_accepted(
+        small_encoder, wall_map, noise):
+    elsewhere = noise(COUNT, seed=99)
+    results = run(Localizer(small_encoder, wall_map, CONFIG), elsewhere, range(40))
+    assert sum(r.state is State.LOCALIZED for r in results) <= 2
+    assert sum(r.state is State.OFF_MAP for r in results[10:]) > 15
+
+
+def test_a_bad_image_is_refused_and_leaves_the_belief_as_it_was(small_encoder, wall_map, wall):
+    localizers = [Localizer(small_encoder, wall_map, CONFIG) for _ in range(2)]
+    run(localizers[0], wall, range(5, 10))
+    run(localizers[1], wall, range(5, 10))
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ImageError):
+            localizers[0].localize(Frame(stamp_ns=7 * SECOND, rgb=bad, T_base_cam=np.eye(4)))
+    a, b = (run(localizer, wall, range(10, 14), start_s=20)[-1] for localizer in localizers)
+    assert (a.off_map, a.matches) == (b.off_map, b.matches)
+
+
+def test_the_order_of_keyframes_changes_no_prior(small_encoder, map_of, street, wall, wall_map):
+    order = np.random.default_rng(0).permutation(COUNT)
+    rows = small_encoder.describe_batch(wall)
+    with map_of(street(COUNT, 1.0)[order], rows[order]) as shuffled_map:
+        plain = run(Localizer(small_encoder, wall_map, CONFIG), wall, range(5, 20))[-1]
+        shuffled = run(Localizer(small_encoder, shuffled_map, CONFIG), wall, range(5, 20))[-1]
+    assert plain.state is shuffled.state is State.LOCALIZED
+    assert [order[m.keyframe_id] for m in shuffled.matches] == [
+        m.keyframe_id for m in plain.matches]
+    np.testing.assert_allclose(shuffled.pose_prior.T_map_base, plain.pose_prior.T_map_base,
+                               atol=1e-4)
+
+
+@pytest.mark.filterwarnings('error')
+def test_an_empty_map_is_off_the_map_and_a_tiny_one_is_searched(
+        small_encoder, map_of, street, wall):
+    rows = small_encoder.describe_batch(wall[:2])
+    with map_of(street(0), rows[:0]) as empty:
+        r = run(Localizer(small_encoder, empty, CONFIG), wall, [0, 1])[-1]
+        assert (r.state, r.reason, r.matches) == (
+            State.OFF_MAP, 'the map holds no keyframe', ())
+    with map_of(street(2), rows) as two:
+        r = run(Localizer(small_encoder, two, CONFIG), wall, [0, 1])[-1]
+        assert len(r.matches) == 2
+
+
+def test_a_map_file_localizes_after_it_was_opened_again(small_encoder, wall_map, wall):
+    with PlaceMap.open(wall_map.path, small_encoder.fingerprint) as again:
+        a = run(Localizer(small_encoder, wall_map, CONFIG), wall, range(5, 15))[-1]
+        b = run(Localizer(small_encoder, again, CONFIG), wall, range(5, 15))[-1]
+    assert (a.state, a.off_map, a.matches) == (b.state, b.off_map, b.matches)
+
+
+@pytest.mark.parametrize(('settings', 'message'), [
+    ({'candidates': 0}, 'candidates is 0; expected 1 to 1000'),
+    ({'accept_probability': 0.3}, 'accept_probability is 0.3; expected 0.5 to 1.0'),
+    ({'still_cosine': 1.5}, 'still_cosine is 1.5; expected 0.5 to 1.0')])
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(CONFIG, **settings)

@@ -1,0 +1,168 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from regvpr_core.errors import ConfigError, ImageError
+from regvpr_core.models import engines
+from regvpr_core.models.adapter import AdapterConfig
+from regvpr_core.models.checkpoints import LoadedModel
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.encoder import load_encoder, torch_encoder
+from regvpr_core.models.engines import fastest_form
+from regvpr_core.models.fused import Form, fuse, packing_works
+from regvpr_core.models.preprocessing import Preprocessing
+
+HEADS = {'regvpr': {}, 'salad': {'clusters': 8, 'output_dim': 40}, 'gem': {'power': 3.0},
+         'cosplace': {}, 'netvlad': {}}
+FORMS = [Form(), Form(products=True), Form(packed=True), Form(packed=True, products=True)]
+HALF_COSINE = 0.999
+"""What docs/encoder.md promises of bf16."""
+
+
+def random_model(aggregator: str = 'regvpr', adapter: AdapterConfig | None = None,
+                 settings: dict[str, object] | None = None) -> DescriptorModel:
+    """Two blocks of ViT-S in which nothing is zero or one, so that a mistake shows."""
+    torch.manual_seed(0)
+    model = DescriptorModel(ModelConfig(
+        aggregator=aggregator, aggregator_config=settings or {}, adapter=adapter, last_block=1,
+        preprocessing=Preprocessing(height=56, width=84)))
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and 'running_var' not in key and key != 'aggregator.power':
+            value.add_(0.05 * torch.randn_like(value))
+    return model.eval().requires_grad_(False)
+
+
+def encoder_of(model: DescriptorModel, precision: str):
+    """The encoder of a copy of a model."""
+    return torch_encoder(LoadedModel(copy.deepcopy(model), 'random', 'f' * 64, 'random'),
+                         torch.device('cpu'), precision)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('variant', [None, 'paper', 'shared_reduction', 'cricavpr'])
+@pytest.mark.parametrize('inside', [True, False])
+def test_a_fused_backbone_is_the_backbone(form, variant, inside):
+    if form.packed and not packing_works():
+        pytest.skip('this torch has no packed linear layers')
+    if variant is None and not inside:
+        pytest.skip('nothing to be inside of')
+    adapter = variant and AdapterConfig(variant=variant, inside_layer_scale=inside)
+    model = random_model(adapter=adapter or None)
+    images = torch.randn(3, 3, 56, 84)
+    with torch.no_grad():
+        wanted = model.backbone(images, 1)
+        given = fuse(copy.deepcopy(model), form).backbone(images, 1)
+    for ours, theirs in zip(given, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_every_head_gives_the_same_descriptor_fused(head):
+    model = random_model(head, settings=HEADS[head])
+    images = torch.randn(2, 3, 56, 84)
+    with torch.no_grad():
+        wanted = model(images)
+        for form in (Form(), Form(packed=packing_works())):
+            given = fuse(copy.deepcopy(model), form)(images)
+            torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_final_norm_and_another_size_are_there_fused():
+    model = random_model()
+    model.config = ModelConfig(aggregator='regvpr')
+    model.backbone.blocks = model.backbone.blocks[:2]
+    fused = fuse(copy.deepcopy(model), Form())
+    with torch.no_grad():
+        for height, width in ((28, 42), (42, 28), (28, 42), (518, 14)):
+            images = torch.randn(1, 3, height, width)
+            torch.testing.assert_close(fused(images), model(images), atol=1e-5, rtol=0)
+        with pytest.raises(ImageError, match='network input is 15x28 pixels'):
+            fused(torch.randn(1, 3, 28, 15))
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('adapted', [False, True])
+def test_bf16_keeps_the_cosine_that_the_docs_promise(head, adapted, noise):
+    model = random_model(head, AdapterConfig() if adapted else None, HEADS[head])
+    images = noise(4)
+    full = encoder_of(model, 'fp32').describe_batch(images)
+    half = encoder_of(model, 'bf16').describe_batch(images)
+    assert (full * half).sum(axis=1).min() > HALF_COSINE
+
+
+@pytest.mark.parametrize(('precision', 'bound'), [('fp32', 1e-5), ('bf16', 5e-3)])
+def test_a_descriptor_does_not_depend_on_its_batch(precision, bound, noise):
+    encoder = encoder_of(random_model(adapter=AdapterConfig()), precision)
+    images = noise(5)
+    rows = encoder.describe_batch(images)
+    for image, row in zip(images, rows, strict=True):
+        np.testing.assert_allclose(encoder.describe(image), row, atol=bound)
+
+
+def test_a_prepared_image_gives_the_descriptor_of_the_image(noise):
+    encoder = encoder_of(random_model(), 'fp32')
+    images = noise(2)
+    np.testing.assert_array_equal(
+        encoder.describe_prepared([encoder.prepare(image) for image in images]),
+        encoder.describe_batch(images))
+
+
+def test_the_form_is_measured_once_and_leaves_random_numbers_alone():
+    fastest_form.cache_clear()
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    form = fastest_form(32, 2, ('fp32', 'bf16'), 1)
+    assert torch.equal(torch.rand(1), wanted)
+    assert fastest_form(32, 2, ('fp32', 'bf16'), 1) is form
+    assert fastest_form(32, 2, ('bf16',), 1).dtype == torch.bfloat16
+    fastest_form.cache_clear()
+
+
+def test_bf16_is_not_taken_where_it_is_slow(monkeypatch):
+    fastest_form.cache_clear()
+    monkeypatch.setattr(engines, 'bf16_is_faster', lambda width: False)
+    assert fastest_form(32, 2, ('fp32', 'bf16'), 1).dtype == torch.float32
+    fastest_form.cache_clear()
+
+
+def test_a_torch_without_packed_layers_still_describes(monkeypatch, small_model, noise):
+    fastest_form.cache_clear()
+    wanted = load_encoder(small_model, 'cpu', 'fp32').describe(noise(1)[0])
+    fastest_form.cache_clear()
+    monkeypatch.setattr(engines, 'packing_works', lambda: False)
+    given = load_encoder(small_model, 'cpu', 'fp32').describe(noise(1)[0])
+    np.testing.assert_allclose(given, wanted, atol=1e-5)
+    fastest_form.cache_clear()
+
+
+def test_threads_are_set_and_checked(small_model):
+    before = torch.get_num_threads()
+    try:
+        load_encoder(small_model, 'cpu', 'fp32', threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match='threads is 0; expected 1 to 1024'):
+        load_encoder(small_model, 'cpu', threads=0)
+
+
+def test_an_unknown_engine_names_the_known_ones(small_model):
+    with pytest.raises(ConfigError, match="unknown engine 'onnx'; known: auto, onnxruntime"):
+        load_encoder(small_model, engine='onnx')
+
+
+def test_onnxruntime_does_not_take_a_checkpoint(small_model):
+    with pytest.raises(ConfigError, match=r'`regvpr export MODEL -o FILE.onnx`'):
+        load_encoder(small_model, engine='onnxruntime')
+
+
+def test_the_engine_of_other_devices_gives_what_the_cpu_engine_gives():
+    model = random_model(adapter=AdapterConfig())
+    images = torch.randn(2, 3, 56, 84)
+    other = engines.DeviceEngine(copy.deepcopy(model), torch.device('cpu'), 'fp32')
+    ours = engines.CpuEngine(copy.deepcopy(model), 'fp32', None)
+    np.testing.assert_allclose(other(images), ours(images), atol=1e-5)
+    assert other.precision == 'fp32'

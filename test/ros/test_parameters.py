@@ -1,0 +1,103 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from regvpr_core.errors import ConfigError
+from regvpr_core.localization.localizer import LocalizerConfig
+from regvpr_ros.parameters import declared, NodeConfig, to_config
+
+CONFIG = Path(__file__).resolve().parents[2] / 'config'
+PARAMETERS = {p.name: p for p in declared(NodeConfig)}
+
+
+def leaves(cls: type, prefix: str = '') -> list[str]:
+    names = []
+    for field in dataclasses.fields(cls):
+        value = getattr(cls(), field.name)
+        names += leaves(type(value), f'{prefix}{field.name}.') \
+            if dataclasses.is_dataclass(value) else [f'{prefix}{field.name}']
+    return names
+
+
+def test_every_field_is_a_parameter_under_its_dotted_name():
+    assert list(PARAMETERS) == leaves(NodeConfig)
+    assert 'localizer.belief.place_radius_m' in PARAMETERS
+    assert 'localizer.pose_prior.position_floor_m' in PARAMETERS
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_every_parameter_has_a_description(name):
+    text = PARAMETERS[name].description
+    assert len(text) >= 10
+    assert '  ' not in text
+    assert not text.endswith((',', ':'))
+
+
+def test_descriptions_are_those_of_the_docstrings():
+    assert PARAMETERS['map'].description == 'folder of the place map; required.'
+    assert PARAMETERS['precision'].description == 'auto, fp32, bf16 or fp16.'
+    assert PARAMETERS['localizer.candidates'].description == (
+        'keyframes searched for an image, 1 to 1000.')
+    assert PARAMETERS['localizer.still_rad'].description == (
+        PARAMETERS['localizer.still_m'].description)
+    assert PARAMETERS['localizer.belief.kidnap'].description == (
+        'share of the belief that may be anywhere at each image, 1e-6 to 0.5.')
+
+
+def test_defaults_give_the_default_config_and_types_that_ros_knows():
+    values = {name: p.default for name, p in PARAMETERS.items()}
+    assert to_config(values) == NodeConfig()
+    for name, value in values.items():
+        assert isinstance(value, (bool, int, float, str, list)), name
+
+
+def test_values_reach_the_nested_config():
+    config = to_config({'map': '/m', 'localizer.candidates': 7,
+                        'extrinsics': [1, 2, 3, 0, 0, 0, 1],
+                        'localizer.belief.kidnap': 0.02, 'odometry_gap_s': 1})
+    assert config == NodeConfig(
+        map='/m', extrinsics=(1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 1.0), odometry_gap_s=1.0,
+        localizer=dataclasses.replace(
+            LocalizerConfig(), candidates=7,
+            belief=dataclasses.replace(LocalizerConfig().belief, kidnap=0.02)))
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    ({'mapp': 'x'}, "unknown setting 'mapp'; did you mean 'map'?"),
+    ({'localizer.candidate': 3}, "'localizer.candidate'; did you mean 'candidates'?"),
+    ({'localizer.belief.kidnapp': 0.1}, "'localizer.belief.kidnapp'; did you mean 'kidnap'?"),
+    ({'map': 3}, 'map is 3; expected str'),
+    ({'threads': 300}, 'threads is 300; expected 0 to 256'),
+    ({'threads': 1.5}, 'threads is 1.5; expected int'),
+    ({'use_odometry': 'yes'}, "use_odometry is 'yes'; expected bool"),
+    ({'odometry_wait_s': 2.0}, 'odometry_wait_s is 2.0; expected 0.0 to 1.0'),
+    ({'image_timeout_s': 0.0}, 'image_timeout_s is 0.0; expected 0.1 to 3600.0'),
+    ({'extrinsics': [1.0, 2.0]}, 'extrinsics has 2 numbers; expected x y z qx qy qz qw, or none'),
+    ({'extrinsics': ['a'] * 7}, "extrinsics[0] is 'a'; expected float"),
+    ({'base_frame': ''}, 'base_frame is empty; expected a frame such as base_link'),
+    ({'localizer.matches': 0}, 'matches is 0; expected 1 to 50'),
+    ({'localizer.belief.place_radius_m': -1.0}, 'belief.place_radius_m is -1.0'),
+    ({'localizer.belief.kidnap': 'often'}, "localizer.belief.kidnap is 'often'; expected float"),
+    ({'localizer.appearance.prior_images': float('nan')}, 'appearance.prior_images is nan')])
+def test_a_wrong_value_is_refused_with_the_parameters_name(values, message):
+    with pytest.raises(ConfigError) as error:
+        to_config(values)
+    assert message in str(error.value)
+
+
+def test_the_parameter_files_hold_known_parameters_of_the_right_type():
+    files = [file for file in CONFIG.glob('*.yaml') if 'ros__parameters' in file.read_text()]
+    for file in files:
+        for node in yaml.safe_load(file.read_text()).values():
+            values = node['ros__parameters']
+            values.pop('autostart', None)
+            to_config(flat(values))
+
+
+def flat(values: dict, prefix: str = '') -> dict:
+    out = {}
+    for key, value in values.items():
+        out |= flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return out
