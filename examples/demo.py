@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ def main() -> int:
 
     # 2. The first lap becomes a map.
     place_map = options.out / 'map'
-    subprocess.run(['rm', '-rf', str(place_map)], check=True)
+    shutil.rmtree(place_map, ignore_errors=True)
     run(['regvpr', 'map', 'build', day[0], '--out', place_map, '--pose-topic', '/ground_truth'])
 
     # 3. The node, as ros2 run starts it; 4. the second lap through DDS; 5. what comes out.
@@ -85,8 +86,7 @@ def lap_files(options: argparse.Namespace, lap: LapConfig, console: Console) -> 
     bag, truth, mark = folder / name, folder / f'{name}.tum', folder / f'{name}.lap'
     if mark.is_file() and mark.read_text() == repr(lap):
         return bag, truth
-    for old in (bag, truth):
-        subprocess.run(['rm', '-rf', str(old)], check=True)
+    shutil.rmtree(bag, ignore_errors=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f'rendering the town by {lap.condition}')
         write_lap(Town(TownConfig(seed=options.seed)), lap, folder, name=name,

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from regvpr_ros.msg import PlaceMatches
 
-from examples.demo_watch import PLACE_M, Result, STATES, Watch
+from examples.demo_watch import PLACE_M, PLACE_RAD, Result, STATES, Watch
 from regvpr_core.images import encode_jpeg, thumbnail
 from regvpr_ros.bags import Bag, IMAGE_TYPES
 from regvpr_ros.conversions import image_rgb, stamp_ns
@@ -66,9 +66,10 @@ table {{ border-collapse: collapse }} td {{ border-bottom: 1px solid #ddd; paddi
 figure {{ display: inline-block; margin: .5rem }} img {{ max-width: 100% }}
 figcaption {{ font-size: 13px; color: #555 }} .wrong figcaption {{ color: #b00 }}
 </style>
-<h1>A lap at dusk, localized on a map made by day</h1>
+<h1>A second lap, localized on a map made by day</h1>
 <p>The town is synthetic, the software is not: bags, map, node and DDS are the real ones.
-A match counts as right within {PLACE_M:g} m of the truth.</p>
+The map has the first lap's true poses. A match counts as right within {PLACE_M:g} m and
+{np.degrees(PLACE_RAD):.0f} degrees of the truth.</p>
 <table>{rows}</table>
 <h2>Map, trajectory and matches</h2><img alt="map" src="{_uri(plot, 'png')}">
 <h2>Images of the second lap, beside the keyframes they were matched with</h2>{pairs}

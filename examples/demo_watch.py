@@ -48,7 +48,7 @@ class Watch:
         self.map = PlaceMap.open(map_path)
         self.results: dict[int, Result] = {}
         self.sent: dict[int, float] = {}
-        extrinsics = next(iter(self.map.manifest.extrinsics.values()))
+        extrinsics = next(iter(self.map.manifest.extrinsics.values()))  # from the bag's tf_static
         self._T_cam_base = inverse(parse_extrinsics(extrinsics))
         self._priors: dict[int, np.ndarray] = {}
         self._last = time.monotonic()

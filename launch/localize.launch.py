@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument
-from launch.conditions import IfCondition, UnlessCondition
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
 
@@ -16,38 +16,38 @@ ARGUMENTS = (
     ('params_file', str(CONFIG), 'YAML of parameters; the arguments here win over it'),
     ('image_topic', 'image', 'image topic without /compressed'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
-    ('compressed', 'false', 'subscribe to IMAGE_TOPIC/compressed'),
+    ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
     ('namespace', '', 'namespace of the node'),
-    ('base_frame', 'base_link', 'frame whose pose is published'),
+    ('base_frame', '', 'frame whose pose is published; default base_link'),
     ('map_frame', '', 'frame_id of what is published; empty: as the map says'),
-    ('device', 'auto', 'auto, cpu, cuda, cuda:1'),
-    ('autostart', 'true', 'configure and activate at start; false for a lifecycle manager'),
-    ('use_sim_time', 'false', 'take time from /clock'),
+    ('device', '', 'auto (default), cpu, cuda, cuda:1'),
+    ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
+     'lifecycle manager'),
+    ('use_sim_time', '', 'true: take time from /clock'),
     ('log_level', 'info', 'debug, info, warn, error'),
 )
 
 
+TEXTS = ('map', 'base_frame', 'map_frame', 'device')
+FLAGS = ('autostart', 'compressed', 'use_sim_time')
+
+
+def node(context):
+    """The node, with the arguments that were given; others stay as the params_file has them."""
+    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    given = {name: ParameterValue(value[name], value_type=str) for name in TEXTS if value[name]}
+    given |= {name: ParameterValue(value[name], value_type=bool) for name in FLAGS if value[name]}
+    source = value['image_topic'].removesuffix('/compressed')
+    return [LifecycleNode(
+        package='regvpr_ros', executable='localize', name='regvpr', namespace=value['namespace'],
+        output='screen', arguments=['--ros-args', '--log-level', value['log_level']],
+        parameters=[value['params_file'], given],
+        remappings=[('image', source), ('image/compressed', f'{source}/compressed'),
+                    ('odom', value['odom_topic'])])]
+
+
 def generate_launch_description():
-    value = {name: LaunchConfiguration(name) for name, _, _ in ARGUMENTS}
-    common = {
-        'package': 'regvpr_ros',
-        'executable': 'localize',
-        'name': 'regvpr',
-        'namespace': value['namespace'],
-        'output': 'screen',
-        'arguments': ['--ros-args', '--log-level', ['regvpr:=', value['log_level']]],
-    }
-    parameters = [value['params_file'], {
-        name: value[name] for name in ('map', 'base_frame', 'map_frame', 'device', 'autostart',
-                                       'compressed', 'use_sim_time')}]
-    odometry = ('odom', value['odom_topic'])
-    raw = LifecycleNode(
-        **common, parameters=parameters, condition=UnlessCondition(value['compressed']),
-        remappings=[('image', value['image_topic']), odometry])
-    compressed = LifecycleNode(
-        **common, parameters=parameters, condition=IfCondition(value['compressed']),
-        remappings=[('image/compressed', [value['image_topic'], '/compressed']), odometry])
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=text)
           for name, default, text in ARGUMENTS),
-        raw, compressed])
+        OpaqueFunction(function=node)])

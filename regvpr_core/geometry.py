@@ -28,7 +28,8 @@ def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
 
 def quat_xyzw(T: Array) -> Array:
     """Give the rotations of (..., 4, 4) transforms as quaternions (..., 4), w not negative."""
-    return np.asarray(Rotation.from_matrix(T[..., :3, :3]).as_quat(canonical=True))
+    q = np.asarray(Rotation.from_matrix(T[..., :3, :3]).as_quat())
+    return np.where(q[..., 3:] < 0.0, -q, q)
 
 
 def inverse(T: Array) -> Array:

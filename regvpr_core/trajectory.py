@@ -11,7 +11,7 @@ from regvpr_core.errors import BagError
 from regvpr_core.geometry import Array, interpolate, pose_matrix, quat_xyzw
 
 MAX_TRAJECTORY_BYTES = 2_000_000_000
-MAX_STAMP_S = 9_000_000_000
+MAX_STAMP_S = 2**31 - 1
 """Nanoseconds of later stamps do not fit into 64 bits."""
 
 

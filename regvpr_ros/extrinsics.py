@@ -52,14 +52,15 @@ def find_extrinsics(
     of_map: dict[str, list[float]],
 ) -> tuple[Array, str, bool]:
     """`T_base_cam`, where it came from, and whether to stop looking for a better one."""
+    if not of_map:
+        # The map holds poses of a body as if they were the camera's, and so must the answer be.
+        return np.eye(4), ('unknown when the map was built: what is published is the pose of the '
+                           'body whose poses it was built from'), True
     if given:
         return pose_matrix(given[:3], given[3:]), "parameter 'extrinsics'", True
     T = transforms.find(base_frame, camera_frame)
     if T is not None:
         return T, f'TF {base_frame} -> {camera_frame}', True
-    final = not transforms.available
-    if of_map:
-        camera, values = next(iter(of_map.items()))
-        return (pose_matrix(values[:3], values[3:]),
-                f'as camera {camera!r} had them when the map was built', final)
-    return np.eye(4), 'unknown: the pose of the camera is published as that of the base', final
+    camera, values = next(iter(of_map.items()))
+    return (pose_matrix(values[:3], values[3:]),
+            f'as camera {camera!r} had them when the map was built', not transforms.available)

@@ -1,5 +1,7 @@
 """The localize node: camera images in, place matches and pose priors out."""
 
+import array
+from collections.abc import Callable
 from pathlib import Path
 import sys
 import threading
@@ -14,12 +16,12 @@ from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from regvpr_core.errors import BagError, ImageError, RegvprError
+from regvpr_core.config import nearest
+from regvpr_core.errors import BagError, ConfigError, ImageError, MapError, RegvprError
 from regvpr_core.geometry import Array
 from regvpr_core.localization.localizer import Frame, Localization, Localizer, State
 from regvpr_core.models.encoder import Encoder, load_encoder
@@ -40,6 +42,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DIAGNOSTICS_PERIOD_S = 1.0
 ODOMETRY_HORIZON_S = 10.0
 LOG_PERIOD_S = 5.0
+OF_RCLPY = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -53,67 +56,34 @@ class LocalizeNode(LifecycleNode):
             description='configure and activate at start, for use without a lifecycle manager',
             read_only=True))
         for parameter in declared(NodeConfig):
-            empty_list = parameter.default == []
+            # Types are checked by to_config, which takes a whole number for a float.
             self.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(
-                description=parameter.description, dynamic_typing=empty_list))
+                description=parameter.description, dynamic_typing=True))
         self._worker: threading.Thread | None = None
+        self._localizer: Localizer | None = None
+        self._served: list[Any] = []
+        self._lifecycle_publishers: list[Any] = []
+        self._plain_publishers: list[Any] = []
+        self._transforms: TransformListener | None = None
+        self._inputs: list[Any] = []
         self._swap = threading.Lock()
 
     # -- transitions ---------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and the map; a wrong one fails here, with its reason in the log."""
-        try:
-            self._config = to_config({p.name: self._value(p.name) for p in declared(NodeConfig)})
-            self._encoder = self._load_encoder()
-            self._localizer = self._open(self._config.map)
-        except RegvprError as error:
-            self.get_logger().error(f'cannot configure: {error}')
-            return FAILURE
-        self._health = Health()
-        self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, self._config.odometry_gap_s)
-        self._transforms = TransformListener(self)
-        self._extrinsics: dict[str, Array] = {}
-        self._fix_wanted = False
-        self._told: tuple[Any, ...] = ()
-        self._fix_stamp: Any = None
-        self._pub_matches = self.create_lifecycle_publisher(PlaceMatches, '~/matches', RELIABLE)
-        self._pub_prior = self.create_lifecycle_publisher(
-            PoseWithCovarianceStamped, '~/pose_prior', RELIABLE)
-        self._pub_initial = self.create_lifecycle_publisher(
-            PoseWithCovarianceStamped, 'initialpose', RELIABLE)
-        self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
-        self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        self._served = [
-            self.create_service(LoadMap, '~/load_map', self._on_load_map),
-            self.create_service(SaveMap, '~/save_map', self._on_save_map),
-            self.create_service(Trigger, '~/reset', self._on_reset),
-            self.create_service(Trigger, '~/localize_once', self._on_localize_once),
-        ]
-        self._tell(State.INITIALISING, 'configured', self.get_clock().now().to_msg())
-        return SUCCESS
+        return self._guarded('configure', self._configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start listening."""
-        self._mailbox: Mailbox[tuple[Any, float]] = Mailbox()
-        self._health.last_image_at = time.monotonic()
-        self._localizer.reset()
-        self._odometry.clear()
-        self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
-        self._worker.start()
-        compressed = self._config.compressed
-        self._inputs = [self.create_subscription(
-            CompressedImage if compressed else Image,
-            'image/compressed' if compressed else 'image', self._on_image, NEWEST_IMAGE)]
-        if self._config.use_odometry:
-            self._inputs.append(
-                self.create_subscription(Odometry, 'odom', self._on_odometry, SENSOR))
-        self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)
+        if self._guarded('activate', self._activate) != SUCCESS:
+            return FAILURE
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; model and map stay loaded."""
         self._stop()
+        self._forget('inactive')
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -124,30 +94,99 @@ class LocalizeNode(LifecycleNode):
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and let everything go, from any state."""
         self._stop()
-        if hasattr(self, '_localizer'):
-            self._release()
+        self._release()
         return SUCCESS
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The same; the node can then be configured again."""
+        return self.on_shutdown(state)
+
+    def _guarded(self, name: str, transition: Callable[[], None]) -> TransitionCallbackReturn:
+        """Run a transition; whatever goes wrong is one line in the log, and nothing is left."""
+        try:
+            transition()
+        except RegvprError as error:
+            self.get_logger().error(f'cannot {name}: {error}')
+        except Exception as error:  # noqa: BLE001 - rclpy would swallow it without a word
+            self.get_logger().error(f'cannot {name}: {type(error).__name__}: {error}')
+        else:
+            return SUCCESS
+        self._stop()
+        if name == 'configure':
+            self._release()
+        return FAILURE
+
+    def _configure(self) -> None:
+        self._refuse_unknown_parameters()
+        self._config = to_config({p.name: self._value(p.name) for p in declared(NodeConfig)})
+        self._encoder = self._load_encoder()
+        self._localizer = self._open(self._config.map)
+        self._health = Health()
+        self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, self._config.odometry_gap_s)
+        self._transforms = TransformListener(self)
+        self._extrinsics: dict[str, Array] = {}
+        self._origins: dict[str, str] = {}
+        self._pub_matches = self.create_lifecycle_publisher(PlaceMatches, '~/matches', RELIABLE)
+        self._pub_prior = self.create_lifecycle_publisher(
+            PoseWithCovarianceStamped, '~/pose_prior', RELIABLE)
+        self._pub_initial = self.create_lifecycle_publisher(
+            PoseWithCovarianceStamped, 'initialpose', RELIABLE)
+        self._lifecycle_publishers = [self._pub_matches, self._pub_prior, self._pub_initial]
+        self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
+        self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        self._plain_publishers = [self._pub_status, self._pub_diagnostics]
+        self._served = [
+            self.create_service(LoadMap, '~/load_map', self._on_load_map),
+            self.create_service(SaveMap, '~/save_map', self._on_save_map),
+            self.create_service(Trigger, '~/reset', self._on_reset),
+            self.create_service(Trigger, '~/localize_once', self._on_localize_once),
+        ]
+        self._forget('configured')
+
+    def _activate(self) -> None:
+        self._mailbox: Mailbox[tuple[Any, float]] = Mailbox()
+        self._health = Health()
+        self._localizer.reset()
+        self._odometry.clear()
+        self._forget('active')
+        self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
+        self._worker.start()
+        compressed = self._config.compressed
+        self._inputs = [self.create_subscription(
+            CompressedImage if compressed else Image,
+            'image/compressed' if compressed else 'image', self._on_image, NEWEST_IMAGE)]
+        if self._config.use_odometry:
+            self._inputs.append(
+                self.create_subscription(Odometry, 'odom', self._on_odometry, SENSOR))
+        self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)
+
     def _stop(self) -> None:
-        if self._worker is None:
-            return
-        self.destroy_timer(self._timer)
+        """Undo _activate, as far as it came."""
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._mailbox.close()
-        self._worker.join()
-        self._worker = None
+        if self._inputs:
+            self.destroy_timer(self._timer)
+        self._inputs = []
+        if self._worker is not None:
+            self._mailbox.close()
+            self._worker.join()
+            self._worker = None
 
     def _release(self) -> None:
+        """Undo _configure, as far as it came."""
         for service in self._served:
             self.destroy_service(service)
-        for publisher in (self._pub_matches, self._pub_prior, self._pub_initial):
+        for publisher in self._lifecycle_publishers:
             self.destroy_lifecycle_publisher(publisher)
-        for publisher in (self._pub_status, self._pub_diagnostics):
+        for publisher in self._plain_publishers:
             self.destroy_publisher(publisher)
-        self._transforms.close()
-        self._localizer.place_map.close()
-        del self._localizer, self._encoder
+        self._served, self._lifecycle_publishers, self._plain_publishers = [], [], []
+        if self._transforms is not None:
+            self._transforms.close()
+            self._transforms = None
+        if self._localizer is not None:
+            self._localizer.place_map.close()
+        self._localizer, self._encoder = None, None
 
     # -- callbacks: they store and return ------------------------------------------------------
 
@@ -178,10 +217,14 @@ class LocalizeNode(LifecycleNode):
     def _on_reset(self, request: Any, response: Trigger.Response) -> Trigger.Response:
         with self._swap:
             self._localizer.reset()
+            self._forget('reset')
         response.success, response.message = True, 'the belief starts anew'
         return response
 
     def _on_localize_once(self, request: Any, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is None:
+            response.message = 'the node is not active'
+            return response
         self._fix_wanted = True
         response.success = True
         response.message = 'the next localized image will be published on initialpose'
@@ -190,26 +233,29 @@ class LocalizeNode(LifecycleNode):
     def _on_load_map(self, request: Any, response: LoadMap.Response) -> LoadMap.Response:
         try:
             localizer = self._open(request.path)
-        except RegvprError as error:
-            response.message = str(error)
+        except Exception as error:  # noqa: BLE001 - the map in use goes on, whatever this one is
+            response.message = _line(error)
             return response
         with self._swap:
             self._localizer, old = localizer, self._localizer
             self._extrinsics.clear()
+            self._forget('map loaded')
         old.place_map.close()
         response.success, response.message = True, f'loaded {request.path}'
         response.map_id, response.keyframes = localizer.place_map.map_id, len(localizer.place_map)
-        self._tell(State.INITIALISING, 'map loaded', self.get_clock().now().to_msg())
         return response
 
     def _on_save_map(self, request: Any, response: SaveMap.Response) -> SaveMap.Response:
         place_map = self._localizer.place_map
+        path = Path(request.path).expanduser()
         try:
-            place_map.copy_to(Path(request.path))
-        except RegvprError as error:
-            response.message = str(error)
+            if not path.is_absolute():
+                raise MapError(f'{request.path!r} is no absolute path')
+            place_map.copy_to(path)
+        except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
+            response.message = _line(error)
             return response
-        response.success, response.message = True, f'saved {request.path}'
+        response.success, response.message = True, f'saved {path}'
         response.keyframes = len(place_map)
         return response
 
@@ -264,7 +310,10 @@ class LocalizeNode(LifecycleNode):
             T, origin, final = find_extrinsics(
                 self._config.extrinsics, self._transforms, self._config.base_frame, camera_frame,
                 localizer.place_map.manifest.extrinsics)
-            self.get_logger().info(f'extrinsics of {camera_frame!r}: {origin}', once=True)
+            if origin != self._origins.get(camera_frame):
+                self._origins[camera_frame] = origin
+                self.get_logger().info(f'extrinsics of {camera_frame!r}: {origin}')
+                localizer.reset()  # another place on the robot is no motion
             if not final:
                 return T
             self._extrinsics[camera_frame] = T
@@ -273,12 +322,9 @@ class LocalizeNode(LifecycleNode):
     # -- helpers -------------------------------------------------------------------------------
 
     def _load_encoder(self) -> Encoder:
-        if self._config.threads:
-            import torch
-
-            torch.set_num_threads(self._config.threads)
         weights = self._config.backbone_weights
         encoder = load_encoder(self._config.model, self._config.device, self._config.precision,
+                               threads=self._config.threads or None,
                                backbone_path=Path(weights) if weights else None)
         encoder.describe(np.zeros((480, 640, 3), dtype=np.uint8))  # warm, before the first image
         self.get_logger().info(f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
@@ -286,13 +332,20 @@ class LocalizeNode(LifecycleNode):
 
     def _open(self, path: str) -> Localizer:
         if not path:
-            raise BagError("parameter 'map' is empty; give the folder of a place map (map:=...)")
-        place_map = PlaceMap.open(path, fingerprint=self._encoder.fingerprint)
+            raise MapError("parameter 'map' is empty; give the folder of a place map (map:=...)")
+        place_map = PlaceMap.open(Path(path).expanduser(), fingerprint=self._encoder.fingerprint)
         self.get_logger().info(f'map {path}: {len(place_map)} keyframes')
         return Localizer(self._encoder, place_map, self._config.localizer)
 
+    def _forget(self, reason: str) -> None:
+        """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
+        self._told: tuple[Any, ...] = ()
+        self._fix_stamp: Any = None
+        self._fix_wanted = False
+        self._tell(State.INITIALISING, reason, self.get_clock().now().to_msg())
+
     def _tell(self, state: State, reason: str, stamp: Any) -> None:
-        """Publish the latched status when it changed."""
+        """Publish the latched status when the state or the map changed."""
         place_map = self._localizer.place_map
         told = (state, place_map.map_id)
         if told == self._told:
@@ -308,14 +361,26 @@ class LocalizeNode(LifecycleNode):
             message.last_fix_stamp = self._fix_stamp
         self._pub_status.publish(message)
 
+    def _refuse_unknown_parameters(self) -> None:
+        """A misspelt parameter must not pass in silence."""
+        known = {'autostart', *(p.name for p in declared(NodeConfig))}
+        for name in self._parameter_overrides:
+            if name not in known and not name.startswith(OF_RCLPY):
+                raise ConfigError(f'unknown parameter {name!r}{nearest(name, known)}')
+
     def _refuse(self, cause: str, text: str) -> None:
         self._health.refused(cause, text)
         self.get_logger().warning(f'bad {cause}: {text}', throttle_duration_sec=LOG_PERIOD_S)
 
     def _value(self, name: str) -> Any:
-        parameter = self.get_parameter(name)
-        value = parameter.value
-        return list(value) if parameter.type_ == Parameter.Type.DOUBLE_ARRAY else value
+        value = self.get_parameter(name).value
+        return list(value) if isinstance(value, (array.array, tuple)) else value
+
+
+def _line(error: Exception) -> str:
+    """One line about what went wrong."""
+    text = ' '.join(str(error).split())
+    return text if isinstance(error, RegvprError) else f'{type(error).__name__}: {text}'
 
 
 def main(arguments: list[str] | None = None) -> int:

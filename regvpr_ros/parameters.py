@@ -8,6 +8,7 @@ from typing import Any
 
 from regvpr_core.config import check_range, from_mapping
 from regvpr_core.errors import ConfigError
+from regvpr_core.geometry import pose_matrix
 from regvpr_core.localization.localizer import LocalizerConfig
 
 
@@ -26,7 +27,7 @@ class NodeConfig:
     base_frame: frame whose pose is published.
     map_frame: frame_id of what is published; empty takes the name that the map has.
     extrinsics: camera (optical) in the base frame, x y z qx qy qz qw; empty takes TF where tf2_ros
-        is installed and knows it, else what the map was built with.
+        is installed and knows it, else what the map was built with. Fixed cameras only.
     use_odometry: subscribe to odom and move the belief with it.
     odometry_wait_s: how long an image waits for odometry to reach its stamp, 0 to 1 s.
     odometry_gap_s: odometry further apart than this is not interpolated, 0.01 to 10 s.
@@ -58,6 +59,11 @@ class NodeConfig:
         if len(self.extrinsics) not in (0, 7):
             raise ConfigError(f'extrinsics has {len(self.extrinsics)} numbers; expected '
                               f'x y z qx qy qz qw, or none')
+        if self.extrinsics:
+            try:
+                pose_matrix(self.extrinsics[:3], self.extrinsics[3:])
+            except ValueError as error:
+                raise ConfigError(f'extrinsics {list(self.extrinsics)}: {error}') from error
         if not self.base_frame:
             raise ConfigError('base_frame is empty; expected a frame such as base_link')
 

@@ -45,7 +45,7 @@ class Replay(Node):
             self._senders[name] = self.create_publisher(_type(there[name].type), name, qos)
 
     def wait_for_subscribers(self, timeout_s: float) -> bool:
-        """Wait until each image topic has a listener; False when the time is up."""
+        """Wait until an image topic has a listener; False when the time is up."""
         deadline = time.monotonic() + timeout_s
         images = [p for p in self._senders.values() if p.msg_type.__name__.endswith('Image')]
         while not any(p.get_subscription_count() for p in images or self._senders.values()):
@@ -71,7 +71,8 @@ class Replay(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Replay a bag; exit code 1 where it cannot be read."""
-    arguments = rclpy.utilities.remove_ros_args(sys.argv if arguments is None else arguments)[1:]
+    given = arguments
+    arguments = rclpy.utilities.remove_ros_args(sys.argv if given is None else given)[1:]
     parser = argparse.ArgumentParser(prog='replay', description=__doc__)
     parser.add_argument('bag', type=Path, metavar='BAG')
     parser.add_argument('--rate', type=float, default=1.0, help='times the recorded speed')
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.rate > 0:
         parser.error(f'--rate is {options.rate}; expected a positive number')
-    rclpy.init(args=sys.argv)
+    rclpy.init(args=sys.argv if given is None else given)
     node = None
     try:
         with Bag(options.bag) as bag:

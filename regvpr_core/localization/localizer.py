@@ -16,6 +16,9 @@ from regvpr_core.localization.pose_prior import estimate, PosePrior, PosePriorCo
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.places.place_map import PlaceMap, unit
 
+OUT_OF_ORDER_NS = 1_000_000_000
+"""An image older than the last by less came late and is no evidence; by more, time jumped back."""
+
 METRES_OF_A_RADIAN = 3.0
 """A turn shows as much that is new as this drive."""
 
@@ -132,7 +135,8 @@ class Localizer:
         """Localize one image.
 
         Args:
-            frame: newer than the one before; an older stamp starts over (a bag began again).
+            frame: newer than the one before. Up to a second older counts as late and tells
+                nothing; still older starts over (a bag began again).
             T_odom_base: (4, 4) odometry at the image's stamp, None where there is none.
 
         Raises:
@@ -172,9 +176,11 @@ class Localizer:
 
     def _move(self, frame: Frame, T_odom_base: Array | None, descriptor: Float32) -> float:
         """Predict the belief to this image; metres since the last, 0 when it is still there."""
-        if self._last is not None and frame.stamp_ns < self._last.stamp_ns:
+        if self._last is not None and frame.stamp_ns < self._last.stamp_ns - OUT_OF_ORDER_NS:
             self.reset()
         last = self._last
+        if last is not None and frame.stamp_ns < last.stamp_ns:
+            return 0.0
         this = _Evidence(frame.stamp_ns, frame.T_base_cam, T_odom_base, descriptor)
         if last is None:
             self._last = this
@@ -203,8 +209,8 @@ class Localizer:
             return State.OFF_MAP, 'the map holds no keyframe', -1
         keyframe, here, elsewhere = self._belief.best()
         if self._images < self._config.least_images:
-            return (State.INITIALISING,
-                    f'{self._images} of {self._config.least_images} images', keyframe)
+            return (State.INITIALISING, f'{self._images} of {self._config.least_images} images '
+                    f'from different spots', keyframe)
         if self._belief.off_map > 0.5:
             return State.OFF_MAP, f'off the map with {self._belief.off_map:.2f}', keyframe
         if here < self._config.accept_probability:

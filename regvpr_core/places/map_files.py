@@ -94,9 +94,15 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         database.execute('PRAGMA cell_size_check=ON')
         with contextlib.suppress(AttributeError):  # setlimit came with Python 3.11
             database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        # Views and triggers would run a stranger's SQL when ours is.
+        schema = database.execute(
+            'SELECT type, name FROM sqlite_master ORDER BY name LIMIT 10').fetchall()
+        if schema != [('table', 'keyframe'), ('table', 'manifest')]:
+            raise MapError(f'map {path} is damaged: map.db holds other things than a map does: '
+                           f'{schema[:4]}')
         if writable:
             database.execute('PRAGMA synchronous=FULL')
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise MapError(f'map {path} cannot be opened: {error}') from error
     return database
 

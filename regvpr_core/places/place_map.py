@@ -60,7 +60,7 @@ class PlaceMap:
                 raise MapError(
                     f'map {path} was built with {manifest.model} '
                     f'({manifest.fingerprint[:12]}), not with the model in use '
-                    f'({fingerprint[:12]}); use that model, or build the map again')
+                    f'({fingerprint[:12]}); set model to {manifest.model}, or build the map again')
             return cls(path, manifest, database)
         except BaseException:
             database.close()

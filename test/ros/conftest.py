@@ -137,6 +137,20 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
+def run_program() -> Iterator[Callable[[list[str]], Process]]:
+    """Start any program; it is stopped at the end of the test."""
+    started: list[Process] = []
+
+    def run(command: list[str]) -> Process:
+        started.append(Process(command))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
 def listener() -> Iterator[Listener]:
     """A node of the test."""
     one = Listener()

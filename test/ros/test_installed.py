@@ -46,7 +46,8 @@ def test_messages_carry_both_stamps_ids_similarity_probability_and_a_relative_po
             'relative_pose', 'relative_pose_valid'} <= set(PlaceMatch.get_fields_and_field_types())
     assert (PlaceMatch.CANDIDATE, PlaceMatch.ACCEPTED) == (0, 1)
     assert LoadMap.Request.get_fields_and_field_types() == {'path': 'string'}
-    assert set(SaveMap.Response.get_fields_and_field_types()) == {'success', 'message', 'keyframes'}
+    assert set(SaveMap.Response.get_fields_and_field_types()) == {
+        'success', 'message', 'keyframes'}
 
 
 def test_states_of_the_messages_are_those_of_the_localizer():

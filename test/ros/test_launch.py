@@ -1,14 +1,16 @@
 """The launch files, where launch is installed; how they read, everywhere."""
 
 import ast
-import importlib.util
 from pathlib import Path
+import shutil
 
 import pytest
 
+from regvpr_core.cli import main
+
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
-WANTED = {'map', 'params_file', 'image_topic', 'compressed', 'namespace', 'base_frame', 'map_frame',
-          'device', 'autostart', 'use_sim_time', 'log_level'}
+WANTED = {'map', 'params_file', 'image_topic', 'compressed', 'namespace', 'base_frame',
+          'map_frame', 'device', 'autostart', 'use_sim_time', 'log_level'}
 
 
 def arguments() -> dict[str, str]:
@@ -25,23 +27,19 @@ def test_every_launch_argument_is_there_and_described():
     assert all(len(text) > 8 for text in found.values())
 
 
-def test_the_launch_file_starts_the_node_and_it_configures():
-    pytest.importorskip('launch', reason='launch is not on PyPI; a ROS 2 installation has it')
-    pytest.importorskip('launch_ros', reason='launch_ros is not on PyPI; a ROS 2 installation has it')
-    from launch.actions import DeclareLaunchArgument
-
-    from launch import LaunchService
-
-    spec = importlib.util.spec_from_file_location('launch_file', LAUNCH / 'localize.launch.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    description = module.generate_launch_description()
-    declared = [e for e in description.entities if isinstance(e, DeclareLaunchArgument)]
-    assert {one.name for one in declared} >= WANTED
-    assert all(one.description for one in declared)
-    # Without a map the node says so and ends with code 1; the launch ends with it.
-    service = LaunchService(argv=[])
-    service.include_launch_description(description)
-    assert service.run() in (0, 1)
+def test_ros2_launch_starts_the_node_with_a_map(
+    make_bag, frames, small_model, tmp_path, heard, wait_until, run_program,
+):
+    pytest.importorskip('launch_ros',
+                        reason='launch_ros is not on PyPI; a ROS 2 installation has it')
+    if not shutil.which('ros2'):
+        pytest.skip('the ros2 command is not installed')
+    place_map = tmp_path / 'map'
+    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(12))), '--out',
+                 str(place_map), '--model', str(small_model)]) == 0
+    settings = tmp_path / 'settings.yaml'
+    settings.write_text(f'/**:\n  ros__parameters:\n    model: {small_model}\n')
+    process = run_program(['ros2', 'launch', str(LAUNCH / 'localize.launch.py'),
+                           f'map:={place_map}', f'params_file:={settings}'])
+    assert wait_until(lambda: heard.status and heard.status[-1].reason == 'active'), process.output
+    assert heard.status[-1].keyframes == 12

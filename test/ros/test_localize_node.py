@@ -84,10 +84,16 @@ def test_a_bad_image_is_counted_and_logged_and_the_next_one_is_localized(
     process = node(line[1], '-p', f'model:={small_model}')
     publisher = listener.node.create_publisher(Image, '/camera/image_raw', 10)
     assert wait_until(lambda: publisher.get_subscription_count() == 1), process.output
-    good = image(noise(1)[0], 100)
-    publisher.publish(good)
-    assert wait_until(lambda: len(heard.matches) == 1)
 
+    def send(message: Image, done: Callable[[], bool]) -> bool:
+        """Images are best effort and may be lost: publish until the node has seen one."""
+        def again() -> bool:
+            publisher.publish(message)
+            time.sleep(0.1)
+            return done()
+        return wait_until(again)
+
+    assert send(image(noise(1)[0], 100), lambda: bool(heard.matches)), process.output
     unknown = image(noise(1)[0], 101)
     unknown.encoding = 'holo13'
     truncated = image(noise(1)[0], 102)
@@ -96,13 +102,12 @@ def test_a_bad_image_is_counted_and_logged_and_the_next_one_is_localized(
     empty.width = empty.height = 0
     huge = image(noise(1)[0], 104)
     huge.width = 2**31
-    for done, message in enumerate((unknown, truncated, empty, huge), start=1):
-        publisher.publish(message)
-        assert wait_until(lambda done=done: heard.count('bad: image') == done), process.output
-    publisher.publish(image(noise(2)[1], 105))
-    assert wait_until(lambda: len(heard.matches) == 2)
-    assert heard.matches[-1].header.stamp.sec == 105
-    assert wait_until(lambda: heard.count('images processed') == 2)
+    for message in (unknown, truncated, empty, huge):
+        before = heard.count('bad: image')
+        assert send(message, lambda before=before: heard.count('bad: image') > before), \
+            process.output
+    assert send(image(noise(2)[1], 105), lambda: heard.matches[-1].header.stamp.sec == 105)
+    assert {m.header.stamp.sec for m in heard.matches} == {100, 105}
     assert "image encoding 'holo13' is not supported" in process.output
     assert process.process.poll() is None
 
@@ -124,6 +129,14 @@ def test_a_wrong_map_ends_the_node_with_one_clear_line_and_code_1(
     assert len(errors) == 1
     assert message in errors[0]
     assert 'Traceback' not in process.output
+
+
+def test_a_misspelt_parameter_ends_the_node_and_the_near_one_is_named(line, small_model, start):
+    process = start('localize', '--ros-args', '-p', f'map:={line[1]}', '-p',
+                    f'model:={small_model}', '-p', 'localiser.matches:=3')
+    assert process.wait() == 1
+    assert ("unknown parameter 'localiser.matches'; did you mean 'localizer.matches'?"
+            in process.output)
 
 
 def test_a_parameter_out_of_range_ends_the_node_and_is_named(line, small_model, start):
@@ -152,8 +165,12 @@ def test_lifecycle_transitions_can_be_repeated_and_only_an_active_node_speaks(
         assert publisher.get_subscription_count() == 0
         change(Transition.TRANSITION_ACTIVATE)
         assert wait_until(lambda: publisher.get_subscription_count() == 1)
-        publisher.publish(image(noise(1)[0], 10 + turn))
-        assert wait_until(lambda turn=turn: len(heard.matches) == turn + 1)
+        def seen(turn: int = turn) -> bool:
+            publisher.publish(image(noise(1)[0], 10 + turn))
+            time.sleep(0.1)
+            return any(m.header.stamp.sec == 10 + turn for m in heard.matches)
+
+        assert wait_until(seen)
         change(Transition.TRANSITION_DEACTIVATE)
         assert wait_until(lambda: publisher.get_subscription_count() == 0)
         change(Transition.TRANSITION_CLEANUP)
@@ -174,6 +191,8 @@ def test_services_swap_the_map_save_it_reset_and_fix_once(
     refused = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path=str(tmp_path)))
     assert not refused.success
     assert 'is no place map' in refused.message
+    too_long = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path='/x' * 3000))
+    assert not too_long.success
     loaded = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path=str(other)))
     assert loaded.success
     assert loaded.keyframes == 15
@@ -237,7 +256,7 @@ def test_a_flood_of_images_is_dropped_not_queued(line, small_model, node, heard,
     assert max(m.latency_s for m in heard.matches) < 1.0
     assert wait_until(lambda: heard.count('images received') == heard.count('images processed')
                       + heard.count('dropped for newer ones') > 0, 20.0)
-    assert heard.count('images processed') == len(heard.matches)
+    assert wait_until(lambda: heard.count('images processed') == len(heard.matches), 10.0)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
