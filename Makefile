@@ -1,12 +1,15 @@
 # make demo   everything from an empty machine to place matches on a live topic
 # make test   the same set-up, then the tests;  make lint   style, types, layers
+# make bench  all benchmarks, or NAME=encoder, into build/bench
 PYTHON ?= python3
 SHELL := /bin/bash
 ENV := . tools/env.sh &&
 SOURCES := $(shell find msg srv launch config scripts regvpr_core regvpr_ros -type f \
 	-not -name '*.pyc') package.xml CMakeLists.txt
 
-.PHONY: setup build demo test lint format clean
+BENCHMARKS := $(filter-out __init__ report,$(notdir $(basename $(wildcard benchmarks/*.py))))
+
+.PHONY: setup build demo test lint bench format clean
 .DELETE_ON_ERROR:
 
 setup:
@@ -31,6 +34,10 @@ test: build
 
 lint: build
 	@$(ENV) ruff check . && mypy && lint-imports --no-cache && python tools/check_versions.py
+
+bench: build
+	@$(ENV) for name in $(or $(NAME),$(BENCHMARKS)); do \
+		echo "benchmark $$name"; python -m benchmarks.$$name || exit 1; done
 
 format: setup
 	@$(ENV) ruff check --fix .

@@ -19,7 +19,7 @@ class TransformListener:
             self._buffer, self._listener = None, None
             return
         self._errors = tf2_ros.TransformException
-        self._time = importlib.import_module('rclpy.time').Time
+        self._newest = type(node.get_clock().now())()  # time 0 asks TF for the newest
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
@@ -33,7 +33,7 @@ class TransformListener:
         if self._buffer is None:
             return None
         try:
-            found = self._buffer.lookup_transform(base_frame, camera_frame, self._time())
+            found = self._buffer.lookup_transform(base_frame, camera_frame, self._newest)
         except self._errors:
             return None
         return transform_T(found.transform)

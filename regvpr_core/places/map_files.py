@@ -102,7 +102,9 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
                            f'{schema[:4]}')
         if writable:
             database.execute('PRAGMA synchronous=FULL')
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, ValueError) as error:
+        raise MapError(f'map {path} is damaged: {error}') from error
+    except OSError as error:
         raise MapError(f'map {path} cannot be opened: {error}') from error
     return database
 

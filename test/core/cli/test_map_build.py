@@ -111,7 +111,7 @@ def test_settings_come_from_a_file_and_from_the_command(build, make_bag, frames,
 
 def test_without_extrinsics_the_poses_are_the_cameras(build, make_bag, frames, tmp_path, capsys):
     assert build(make_bag(tmp_path / 'lap', frames(2), static_tf=False)) == 0
-    assert 'extrinsics unknown: the poses are taken as those of the' in capsys.readouterr().err
+    assert 'extrinsics unknown (--extrinsics): the poses are taken as' in capsys.readouterr().err
     with PlaceMap.open(tmp_path / 'map') as place_map:
         np.testing.assert_allclose(place_map.T_map_cam[1], [
             [1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], atol=1e-12)

@@ -67,7 +67,7 @@ def test_a_second_lap_at_dusk_finds_its_keyframes(small_encoder, wall_map, wall,
     truth = list(range(5, 45))
     results = run(Localizer(small_encoder, wall_map, CONFIG), wall, truth, odometry=odometry)
     assert [r.state for r in results[:2]] == [State.INITIALISING] * 2
-    assert results[0].reason == '1 of 3 images'
+    assert results[0].reason == '1 of 3 images from different spots'
     settled = list(zip(results, truth, strict=True))[10:]
     localized = [(r, k) for r, k in settled if r.state is State.LOCALIZED]
     assert len(localized) >= 0.8 * len(settled)

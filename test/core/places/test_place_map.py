@@ -157,7 +157,7 @@ DAMAGES = {
     'a manifest of brackets': (sql('UPDATE manifest SET value = ?', '[' * 100_000), 'manifest'),
     'a huge manifest': (sql('UPDATE manifest SET value = ?', ' ' * 1_000_001), 'manifest cannot'),
     'no manifest': (sql('DELETE FROM manifest'), 'its manifest cannot be read'),
-    'no table': (sql('DROP TABLE keyframe'), 'is damaged: no such table: keyframe'),
+    'no table': (sql('DROP TABLE keyframe'), 'holds other things than a map does'),
     'a missing keyframe': (sql('DELETE FROM keyframe WHERE id = 3'), 'keyframe 3 is missing'),
     'a keyframe too many': (sql('INSERT INTO keyframe SELECT 10, stamp_ns, camera, x, y, z, qx, '
                                 'qy, qz, qw, covariance, source, descriptor_crc32, thumbnail '
@@ -175,7 +175,7 @@ DAMAGES = {
     'a NaN descriptor': (nan_row, 'a descriptor in it has no direction'),
     'no map.db': (lambda p: (p / 'map.db').unlink(), 'is no place map: it has no map.db; build'),
     'no SQLite': (lambda p: (p / 'map.db').write_bytes(b'hello' * 1000), 'not a database'),
-    'an empty map.db': (lambda p: (p / 'map.db').write_bytes(b''), 'no such table'),
+    'an empty map.db': (lambda p: (p / 'map.db').write_bytes(b''), 'holds other things than a map does'),
     'half a map.db': (lambda p: (p / 'map.db').write_bytes((p / 'map.db').read_bytes()[:5000]),
                       'is damaged'),
     'no folder': (shutil.rmtree, 'is no place map'),
@@ -220,7 +220,7 @@ def test_a_map_of_another_model_is_refused_with_both_names(make_map):
         PlaceMap.open(path, 'e' * 64)
     assert str(error.value) == (
         f'map {path} was built with m (ffffffffffff), not with the model in use (eeeeeeeeeeee); '
-        f'use that model, or build the map again')
+        f'set model to m, or build the map again')
     PlaceMap.open(path, None).close()
 
 
@@ -271,3 +271,26 @@ def test_a_map_is_never_changed_by_reading_it(make_map, rows):
         place_map.search(rows(1)[0], 3)
     after = {p.name: p.read_bytes() for p in path.iterdir() if p.name in before}
     assert after == before
+
+
+@pytest.mark.parametrize('statement', [
+    'CREATE VIEW spy AS SELECT 1',
+    'CREATE TRIGGER spy AFTER INSERT ON keyframe BEGIN DELETE FROM keyframe; END',
+])
+def test_views_and_triggers_of_a_stranger_are_refused(make_map, statement):
+    saved_map = make_map(3)
+    with sqlite3.connect(saved_map / 'map.db') as database:
+        database.execute(statement)
+    with pytest.raises(MapError, match='holds other things than a map does'):
+        PlaceMap.open(saved_map)
+
+
+def test_a_manifest_that_is_an_endless_view_is_refused_at_once(make_map):
+    saved_map = make_map(3)
+    with sqlite3.connect(saved_map / 'map.db') as database:
+        database.execute('DROP TABLE manifest')
+        database.execute('CREATE VIEW manifest AS WITH RECURSIVE c(value) AS '
+                         "(SELECT 'x' UNION ALL SELECT value FROM c) SELECT value FROM c "
+                         'WHERE length(value) > 9')
+    with pytest.raises(MapError, match='holds other things than a map does'):
+        PlaceMap.open(saved_map)
