@@ -306,7 +306,7 @@ def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:
     if path.suffix != '.safetensors':
         raise CheckpointError(f'{path}: expected {sources_of(backbone)[0].file} or a .safetensors '
                               f"file in DINOv2's layout; other pickles are not opened")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_digest(path)
     try:
         tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
     except safetensors.SafetensorError as error:

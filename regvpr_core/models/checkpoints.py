@@ -28,6 +28,7 @@ from regvpr_core.models.backbones import (
 )
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.peers import load_peer, PEERS
+from regvpr_core.models.vit import check_weights
 
 FORMAT_VERSION = 1
 MAX_CHECKPOINT_BYTES = 4_000_000_000
@@ -310,21 +311,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
         CheckpointError: names the keys that are missing, unknown, of another shape or not finite.
     """
     expected = module.state_dict()
-    problems = {
-        'lacks': sorted(expected.keys() - tensors.keys()),
-        'has unknown': sorted(tensors.keys() - expected.keys()),
-        'has': [f'{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}'
-                for key in sorted(expected.keys() & tensors.keys())
-                if tensors[key].shape != expected[key].shape],
-    }
-    for problem, keys in problems.items():
-        if keys:
-            more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
-            raise CheckpointError(f'{source} is of another architecture: it {problem} '
-                                  f'{", ".join(keys[:3])}{more}')
-    for key, value in tensors.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
+    check_weights(expected, tensors, source)
     typed = {key: value.to(expected[key].dtype) for key, value in tensors.items()}
     module.load_state_dict(typed, assign=True)
 

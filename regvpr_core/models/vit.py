@@ -5,7 +5,6 @@ drop path (inference and frozen training), and the position embedding is cached 
 """
 
 from dataclasses import dataclass
-import math
 
 import torch
 from torch import nn, Tensor
@@ -205,6 +204,29 @@ def initialise(vit: DinoVisionTransformer) -> DinoVisionTransformer:
     return vit
 
 
+def check_weights(expected: dict[str, Tensor], weights: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly those expected.
+
+    Raises:
+        CheckpointError: names the keys that are missing, unknown, of another shape or not finite.
+    """
+    problems = {
+        'lacks': sorted(expected.keys() - weights.keys()),
+        'has unknown': sorted(weights.keys() - expected.keys()),
+        'has': [f'{key} {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}'
+                for key in sorted(expected.keys() & weights.keys())
+                if weights[key].shape != expected[key].shape],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
+            raise CheckpointError(f'{source} is of another architecture: it {problem} '
+                                  f'{", ".join(keys[:3])}{more}')
+    for key, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
+
+
 def load_backbone_weights(vit: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load a full set of DINOv2 weights strictly. Adapters are not part of it and stay.
 
@@ -213,17 +235,5 @@ def load_backbone_weights(vit: nn.Module, weights: dict[str, Tensor], source: st
     """
     adapters = {key: value for key, value in vit.state_dict().items() if '.adapter.' in key}
     expected = {key: value for key, value in vit.state_dict().items() if key not in adapters}
-    missing = sorted(expected.keys() - weights.keys())
-    unknown = sorted(weights.keys() - expected.keys())
-    shapes = [f'{k} {tuple(weights[k].shape)} instead of {tuple(expected[k].shape)}'
-              for k in sorted(expected.keys() & weights.keys())
-              if weights[k].shape != expected[k].shape]
-    for problem, keys in (('lacks', missing), ('has unknown', unknown), ('has', shapes)):
-        if keys:
-            more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
-            raise CheckpointError(f'{source} is of another architecture: it {problem} '
-                                  f'{", ".join(keys[:3])}{more}')
-    for key, value in weights.items():
-        if value.is_floating_point() and not math.isfinite(float(value.float().sum())):
-            raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
+    check_weights(expected, weights, source)
     vit.load_state_dict(adapters | weights)
