@@ -30,6 +30,7 @@ demo: build
 	@$(ENV) python -m examples.demo
 
 test: build
+	@tools/browser.sh
 	@$(ENV) python -m pytest $(PYTEST)
 
 lint: build

