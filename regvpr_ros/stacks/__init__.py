@@ -1,0 +1,57 @@
+"""Outputs in the words of SLAM stacks, by the names that the parameter `outputs` takes."""
+
+from typing import Any, Protocol
+
+from regvpr_core.config import nearest
+from regvpr_core.errors import ConfigError
+from regvpr_ros.stacks.autoware import Autoware
+from regvpr_ros.stacks.closure import Closure
+from regvpr_ros.stacks.hydra import Hydra
+from regvpr_ros.stacks.isaac import IsaacVisualSlam
+from regvpr_ros.stacks.lio_sam import LioSam
+from regvpr_ros.stacks.rtabmap import RtabMap
+from regvpr_ros.stacks.swarm_slam import SwarmSlam
+from regvpr_ros.stacks.trail import Trail
+
+
+class Stack(Protocol):
+    """One output. Made when the node is configured; told only while it is active."""
+
+    def loop_closure(self, closure: Closure) -> None:
+        """The robot is where it was."""
+
+    def pose_prior(self, message: Any) -> None:
+        """Pose of the base frame in the map, as a PoseWithCovarianceStamped."""
+
+    def close(self) -> None:
+        """Let publishers, subscriptions and clients go."""
+
+
+STACKS: dict[str, Any] = {
+    'autoware': Autoware,
+    'hydra': Hydra,
+    'isaac_visual_slam': IsaacVisualSlam,
+    'lio_sam': LioSam,
+    'rtabmap': RtabMap,
+    'swarm_slam': SwarmSlam,
+}
+
+
+def make_stacks(names: tuple[str, ...], node: Any, trail: Trail) -> list[Stack]:
+    """Make the outputs that a user chose; none is left behind where one fails.
+
+    Raises:
+        ConfigError: an unknown name, or messages that are not installed.
+    """
+    for name in names:
+        if name not in STACKS:
+            raise ConfigError(f'unknown output {name!r}{nearest(name, STACKS)}')
+    made: list[Stack] = []
+    try:
+        for name in dict.fromkeys(names):
+            made.append(STACKS[name](node, trail))
+    except BaseException:
+        for stack in made:
+            stack.close()
+        raise
+    return made

@@ -1,0 +1,55 @@
+"""Hydra: loop closures as edges of a pose graph whose keys are stamps."""
+
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.geometry import Array
+from regvpr_ros.conversions import fill_pose, split_stamp
+from regvpr_ros.stacks.closure import Closure
+from regvpr_ros.stacks.messages import interface
+from regvpr_ros.stacks.trail import Trail
+
+TOPIC = 'external_loop_closures'
+
+
+class Hydra:
+    """key_from and key_to are nanoseconds; the pose takes the first frame to the second."""
+
+    def __init__(self, node: Any, trail: Trail) -> None:
+        """Publish.
+
+        Raises:
+            ConfigError: pose_graph_tools_msgs is not installed.
+        """
+        self._node = node
+        self._graph = interface('pose_graph_tools_msgs', 'msg', 'PoseGraph', 'hydra')
+        self._edge = interface('pose_graph_tools_msgs', 'msg', 'PoseGraphEdge', 'hydra')
+        self._publisher = node.create_publisher(self._graph, TOPIC, 100)
+
+    def loop_closure(self, closure: Closure) -> None:
+        """Hydra does not read the covariance: a closure without a relative pose is not sent."""
+        if not closure.metric:
+            return
+        stamp = split_stamp(closure.query_stamp_ns)
+        edge = self._edge(key_from=closure.query_stamp_ns, key_to=closure.reference_stamp_ns,
+                          type=self._edge.LOOPCLOSE,
+                          covariance=np.asarray(closure.covariance).reshape(-1))
+        fill_pose(edge.pose, _known(closure.T_reference_query))
+        graph = self._graph(edges=[edge])
+        for header in (graph.header, edge.header):
+            header.stamp.sec, header.stamp.nanosec = stamp['sec'], stamp['nanosec']
+        self._publisher.publish(graph)
+
+    def pose_prior(self, message: Any) -> None:
+        """Hydra takes none."""
+
+    def close(self) -> None:
+        """Take the publisher back."""
+        self._node.destroy_publisher(self._publisher)
+
+
+def _known(T: Array | None) -> Array:
+    if T is None:
+        raise ValueError('a closure without a relative pose')
+    return T

@@ -1,0 +1,39 @@
+"""From the stamp of an image to the number that another program gave to it."""
+
+from bisect import bisect_left, insort
+
+
+class StampIds:
+    """Numbers by stamp, the newest `capacity` of them."""
+
+    def __init__(self, capacity: int = 200_000) -> None:
+        self._capacity = capacity
+        self._entries: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def newest_ns(self) -> int:
+        """The last stamp; the smallest integer there is before the first."""
+        return self._entries[-1][0] if self._entries else -2**63
+
+    def put(self, stamp_ns: int, number: int) -> None:
+        """Keep a number; one that is known already is not kept twice."""
+        at = bisect_left(self._entries, (stamp_ns, number))
+        if at < len(self._entries) and self._entries[at] == (stamp_ns, number):
+            return
+        insort(self._entries, (stamp_ns, number))
+        if len(self._entries) > self._capacity:
+            del self._entries[0]
+
+    def nearest(self, stamp_ns: int, tolerance_ns: int) -> tuple[int, int] | None:
+        """Stamp and number of the entry nearest in time; None beyond the tolerance."""
+        at = bisect_left(self._entries, (stamp_ns, -2**63))
+        near = self._entries[max(at - 1, 0):at + 1]
+        best = min(near, key=lambda entry: abs(entry[0] - stamp_ns), default=None)
+        return best if best is not None and abs(best[0] - stamp_ns) <= tolerance_ns else None
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
