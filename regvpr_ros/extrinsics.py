@@ -1,4 +1,4 @@
-"""Where the camera sits on the robot: a parameter, TF where it is installed, or the map."""
+"""Where a camera sits on the robot: a parameter, TF where it is installed, or the map."""
 
 import importlib
 from typing import Any
@@ -49,10 +49,19 @@ def find_extrinsics(
     transforms: TransformListener,
     base_frame: str,
     camera_frame: str,
-    of_map: dict[str, list[float]],
+    of_map: dict[str, list[float]] | None,
+    camera: str = '',
 ) -> tuple[Array, str, bool]:
-    """`T_base_cam`, where it came from, and whether to stop looking for a better one."""
-    if not of_map:
+    """`T_base_cam`, where it came from, and whether to stop looking for a better one.
+
+    Args:
+        given: seven numbers of the parameter, or none.
+        transforms: TF.
+        base_frame, camera_frame: what to look up there.
+        of_map: what the map was built with, by camera; None where there is no map.
+        camera: name of the camera, for the map's.
+    """
+    if of_map is not None and not of_map:
         # The map holds poses of a body as if they were the camera's, and so must the answer be.
         return np.eye(4), ('unknown when the map was built: what is published is the pose of the '
                            'body whose poses it was built from'), True
@@ -61,6 +70,10 @@ def find_extrinsics(
     T = transforms.find(base_frame, camera_frame)
     if T is not None:
         return T, f'TF {base_frame} -> {camera_frame}', True
-    camera, values = next(iter(of_map.items()))
+    if of_map is None:
+        return np.eye(4), ("unknown: the camera counts as the base frame (give the parameter "
+                           "'extrinsics')"), not transforms.available
+    name = camera if camera in of_map else next(iter(of_map))
+    values = of_map[name]
     return (pose_matrix(values[:3], values[3:]),
-            f'as camera {camera!r} had them when the map was built', not transforms.available)
+            f'as camera {name!r} had them when the map was built', not transforms.available)

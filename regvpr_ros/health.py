@@ -2,10 +2,15 @@
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from pathlib import Path
+import resource
 import time
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 import numpy as np
+
+STUCK_S = 5.0
+RECENT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -15,6 +20,13 @@ class Health:
     received: int = 0
     processed: int = 0
     localized: int = 0
+    too_old: int = 0
+    held_back: int = 0
+    loop_closures: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+    busy_since: float | None = None
+    processed_at: float = float('-inf')
+    odometry_at: float = float('-inf')
     bad: Counter[str] = field(default_factory=Counter)
     last_error: str = ''
     last_error_at: float = float('-inf')
@@ -42,36 +54,66 @@ class Health:
             return 0.0
         return (len(arrivals) - 1) / max(now - arrivals[0], 1e-9)
 
-    def status(
-        self, name: str, dropped: int, timeout_s: float, facts: dict[str, str]
-    ) -> DiagnosticStatus:
-        """The diagnostic: ERROR is not used while images come, WARN says what is wrong.
+    def looked_at(self, latency_s: float) -> None:
+        """Count an image that went through."""
+        self.processed += 1
+        self.processed_at = time.monotonic()
+        self.latencies_s.append(latency_s)
+
+    def level(self, timeout_s: float, wants_odometry: bool) -> tuple[bytes, str]:
+        """How the node is, and why: ERROR where nothing can come out, WARN where less does.
 
         Args:
-            name: of the status.
-            dropped: images replaced by newer ones before they were looked at.
-            timeout_s: without an image for so long is a warning.
-            facts: more keys to show.
+            timeout_s: without an image for so long is a warning, for five times so long an error.
+            wants_odometry: whether missing odometry matters.
         """
-        silent_s = time.monotonic() - self.last_image_at
-        level, text = DiagnosticStatus.OK, facts.get('state', 'running')
+        now = time.monotonic()
+        silent_s = now - self.last_image_at
+        if self.busy_since is not None and now - self.busy_since > STUCK_S:
+            return DiagnosticStatus.ERROR, f'at one image for {now - self.busy_since:.0f} s'
+        if silent_s > 5.0 * timeout_s:
+            return DiagnosticStatus.ERROR, f'no image for {silent_s:.1f} s'
+        if now - self.last_error_at < RECENT_S:
+            all_bad = now - self.processed_at > RECENT_S
+            return DiagnosticStatus.ERROR if all_bad else DiagnosticStatus.WARN, self.last_error
         if silent_s > timeout_s:
-            level, text = DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
-        elif time.monotonic() - self.last_error_at < 5.0:
-            level, text = DiagnosticStatus.WARN, self.last_error
+            return DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
+        if wants_odometry and now - max(self.odometry_at, self.started_at) > RECENT_S:
+            return DiagnosticStatus.WARN, 'no odometry: belief only spreads between images'
+        return DiagnosticStatus.OK, ''
+
+    def values(self, dropped: int) -> dict[str, str]:
+        """Counters and timings, for people and for plots; `dropped`: replaced by newer images."""
         latencies = np.array(self.latencies_s) if self.latencies_s else np.zeros(1)
-        values = {
+        return {
             'images received': str(self.received),
             'images processed': str(self.processed),
             'images localized': str(self.localized),
+            'localized share': f'{self.localized / max(self.processed, 1):.3f}',
+            'loop closures': str(self.loop_closures),
             'dropped for newer ones': str(dropped),
+            'dropped as too old': str(self.too_old),
+            'held back by rate or trigger': str(self.held_back),
             **{f'bad: {cause}': str(count) for cause, count in sorted(self.bad.items())},
             'bad images': str(sum(self.bad.values())),
             'image rate (Hz)': f'{self.rate_hz():.1f}',
             'latency p50 (ms)': f'{1e3 * float(np.percentile(latencies, 50)):.1f}',
             'latency p95 (ms)': f'{1e3 * float(np.percentile(latencies, 95)):.1f}',
+            'memory (MB)': f'{resident_mb():.0f}',
             'last error': self.last_error,
-            **facts,
         }
-        return DiagnosticStatus(level=level, name=name, message=text, hardware_id='regvpr',
-                                values=[KeyValue(key=k, value=v) for k, v in values.items()])
+
+
+def diagnostic(name: str, level: bytes, text: str, values: dict[str, str]) -> DiagnosticStatus:
+    """A DiagnosticStatus of these."""
+    return DiagnosticStatus(level=level, name=name, message=text, hardware_id='regvpr',
+                            values=[KeyValue(key=k, value=v) for k, v in values.items()])
+
+
+def resident_mb() -> float:
+    """Memory of this process that is in RAM, MB; the peak where the system does not tell more."""
+    try:
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return pages * resource.getpagesize() / 1e6

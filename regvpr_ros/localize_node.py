@@ -1,7 +1,8 @@
-"""The localize node: camera images in, place matches and pose priors out."""
+"""The node: camera images in, place matches, pose priors and loop closures out."""
 
 import array
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 import sys
 import threading
@@ -12,28 +13,39 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import BagError, ConfigError, ImageError, MapError, RegvprError
-from regvpr_core.geometry import Array
-from regvpr_core.localization.localizer import Frame, Localization, Localizer, State
+from regvpr_core.geometry import inverse
+from regvpr_core.localization.localizer import Localization, Localizer, State
 from regvpr_core.models.encoder import Encoder, load_encoder
 from regvpr_core.places.place_map import PlaceMap
-from regvpr_ros.conversions import image_rgb, pose_T, stamp_ns
-from regvpr_ros.extrinsics import find_extrinsics, TransformListener
-from regvpr_ros.health import Health
+from regvpr_ros import markers
+from regvpr_ros.conversions import pose_T, stamp_ns
+from regvpr_ros.debug_image import debug_image
+from regvpr_ros.decoders import choose_decoder
+from regvpr_ros.extrinsics import TransformListener
+from regvpr_ros.health import diagnostic, Health
 from regvpr_ros.mailbox import Mailbox, OdometryBuffer
 from regvpr_ros.msg import LocalizationStatus, PlaceMatches
-from regvpr_ros.parameters import declared, NodeConfig, to_config
+from regvpr_ros.parameters import declared, LIVE, NodeConfig, to_config
+from regvpr_ros.pipeline import Arrival, moments, Pipeline, View
 from regvpr_ros.slam_outputs import place_matches, pose_prior
 from regvpr_ros.srv import LoadMap, SaveMap
+from regvpr_ros.stacks import make_stacks, Stack
+from regvpr_ros.stacks.trail import Trail
+from regvpr_ros.tf_broadcast import TransformBroadcast
 
 NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 SENSOR = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -61,12 +73,20 @@ class LocalizeNode(LifecycleNode):
                 description=parameter.description, dynamic_typing=True))
         self._worker: threading.Thread | None = None
         self._localizer: Localizer | None = None
+        self._encoder: Encoder | None = None
+        self._config: NodeConfig | None = None
         self._served: list[Any] = []
         self._lifecycle_publishers: list[Any] = []
         self._plain_publishers: list[Any] = []
         self._transforms: TransformListener | None = None
+        self._broadcast: TransformBroadcast | None = None
+        self._stacks: list[Stack] = []
         self._inputs: list[Any] = []
+        self._clocks: list[Any] = []
         self._swap = threading.Lock()
+        # Services may take their time (a map is read); images and odometry must not wait for it.
+        self._slow = MutuallyExclusiveCallbackGroup()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
 
     # -- transitions ---------------------------------------------------------------------------
 
@@ -118,14 +138,22 @@ class LocalizeNode(LifecycleNode):
 
     def _configure(self) -> None:
         self._refuse_unknown_parameters()
-        self._config = to_config({p.name: self._value(p.name) for p in declared(NodeConfig)})
+        self._config = config = self._read_config()
         self._encoder = self._load_encoder()
-        self._localizer = self._open(self._config.map)
+        self._localizer = self._open(config.map)
         self._health = Health()
-        self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, self._config.odometry_gap_s)
+        self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, config.odometry_gap_s)
+        self._trail = Trail()
+        self._odom_frame = config.odom_frame
         self._transforms = TransformListener(self)
-        self._extrinsics: dict[str, Array] = {}
-        self._origins: dict[str, str] = {}
+        decode, decoder = choose_decoder()
+        self.get_logger().info(f'pixels by {decoder}')
+        self._pipeline = Pipeline(
+            config, decode, self._parse, self._transforms, self._odometry, self._trail,
+            self._health, self.get_logger().info, self._refuse)
+        if config.broadcast_tf:
+            self._broadcast = TransformBroadcast(self)
+        self._stacks = make_stacks(config.outputs, self, self._trail)
         self._pub_matches = self.create_lifecycle_publisher(PlaceMatches, '~/matches', RELIABLE)
         self._pub_prior = self.create_lifecycle_publisher(
             PoseWithCovarianceStamped, '~/pose_prior', RELIABLE)
@@ -134,43 +162,61 @@ class LocalizeNode(LifecycleNode):
         self._lifecycle_publishers = [self._pub_matches, self._pub_prior, self._pub_initial]
         self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
         self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        self._plain_publishers = [self._pub_status, self._pub_diagnostics]
+        self._pub_debug = self.create_publisher(CompressedImage, '~/debug/compressed', 1)
+        self._pub_markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
+        self._plain_publishers = [self._pub_status, self._pub_diagnostics, self._pub_debug,
+                                  self._pub_markers]
+        self._drawn: tuple[Any, ...] = ()
         self._served = [
-            self.create_service(LoadMap, '~/load_map', self._on_load_map),
-            self.create_service(SaveMap, '~/save_map', self._on_save_map),
-            self.create_service(Trigger, '~/reset', self._on_reset),
-            self.create_service(Trigger, '~/localize_once', self._on_localize_once),
-        ]
+            self.create_service(kind, name, callback, callback_group=self._slow)
+            for kind, name, callback in (
+                (LoadMap, '~/load_map', self._on_load_map),
+                (SaveMap, '~/save_map', self._on_save_map),
+                (Trigger, '~/reset', self._on_reset),
+                (Trigger, '~/localize_once', self._on_localize_once))]
         self._forget('configured')
 
     def _activate(self) -> None:
-        self._mailbox: Mailbox[tuple[Any, float]] = Mailbox()
-        self._health = Health()
+        config = self._config
+        self._mailbox: Mailbox[Arrival] = Mailbox()
+        self._health = self._pipeline.health = Health()
         self._localizer.reset()
+        self._pipeline.reset()
         self._odometry.clear()
+        self._trail.clear()
         self._forget('active')
         self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
         self._worker.start()
-        compressed = self._config.compressed
-        self._inputs = [self.create_subscription(
-            CompressedImage if compressed else Image,
-            'image/compressed' if compressed else 'image', self._on_image, NEWEST_IMAGE)]
-        if self._config.use_odometry:
-            self._inputs.append(
-                self.create_subscription(Odometry, 'odom', self._on_odometry, SENSOR))
-        self._timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)
+        overridable = QoSOverridingOptions.with_default_policies()
+        for camera in config.cameras:
+            compressed = config.is_compressed(camera)
+            topic = f'{camera}/image' if camera else 'image'
+            # Bytes, so that an image that a newer one replaces is never unpacked.
+            self._inputs.append(self.create_subscription(
+                CompressedImage if compressed else Image,
+                f'{topic}/compressed' if compressed else topic, self._image_callback(camera),
+                NEWEST_IMAGE, qos_overriding_options=overridable, raw=True))
+        if config.use_odometry:
+            self._inputs.append(self.create_subscription(
+                Odometry, 'odom', self._on_odometry, SENSOR, qos_overriding_options=overridable))
+        self._clocks = [self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)]
+        if self._broadcast is not None:
+            self._clocks.append(self.create_timer(
+                TransformBroadcast.PERIOD_S, self._broadcast.repeat))
 
     def _stop(self) -> None:
         """Undo _activate, as far as it came."""
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        if self._inputs:
-            self.destroy_timer(self._timer)
-        self._inputs = []
+        for timer in self._clocks:
+            self.destroy_timer(timer)
+        self._inputs, self._clocks = [], []
         if self._worker is not None:
             self._mailbox.close()
             self._worker.join()
             self._worker = None
+        if self._broadcast is not None:
+            self._broadcast.forget()
 
     def _release(self) -> None:
         """Undo _configure, as far as it came."""
@@ -180,43 +226,80 @@ class LocalizeNode(LifecycleNode):
             self.destroy_lifecycle_publisher(publisher)
         for publisher in self._plain_publishers:
             self.destroy_publisher(publisher)
+        for stack in self._stacks:
+            stack.close()
         self._served, self._lifecycle_publishers, self._plain_publishers = [], [], []
+        self._stacks, self._broadcast = [], None
         if self._transforms is not None:
             self._transforms.close()
             self._transforms = None
-        if self._localizer is not None:
-            self._localizer.place_map.close()
-        self._localizer, self._encoder = None, None
+        with self._swap:
+            if self._localizer is not None:
+                self._localizer.place_map.close()
+            self._localizer, self._encoder, self._config = None, None, None
 
     # -- callbacks: they store and return ------------------------------------------------------
 
-    def _on_image(self, message: Any) -> None:
-        self._health.image_arrived()
-        self._mailbox.put((message, time.monotonic()))
+    def _image_callback(self, camera: str) -> Callable[[bytes], None]:
+        def on_image(raw: bytes) -> None:
+            self._health.image_arrived()
+            self._mailbox.put(Arrival(raw, time.monotonic()), camera)
+
+        return on_image
 
     def _on_odometry(self, message: Odometry) -> None:
         try:
-            self._odometry.put(stamp_ns(message.header.stamp), pose_T(message.pose.pose))
+            stamp, T_odom_base = stamp_ns(message.header.stamp), pose_T(message.pose.pose)
         except BagError as error:
             self._refuse('odometry', str(error))
+            return
+        self._health.odometry_at = time.monotonic()
+        self._odom_frame = self._config.odom_frame or message.header.frame_id
+        self._odometry.put(stamp, T_odom_base)
+        self._trail.put(stamp, T_odom_base)
 
     def _on_diagnostics(self) -> None:
-        place_map = self._localizer.place_map
-        facts = {
-            'state': self._told[0].name.lower() if self._told else '',
-            'map': str(place_map.path), 'keyframes': str(len(place_map)),
-            'model': self._encoder.name, 'device': str(self._encoder.device),
-            'precision': self._encoder.precision,
+        localizer, config = self._localizer, self._config
+        place_map = localizer.place_map
+        state = self._told[0].name.lower() if self._told else ''
+        level, text = self._health.level(config.image_timeout_s, config.use_odometry)
+        values = self._health.values(self._mailbox.dropped) | {
+            'state': state, 'mode': config.mode, 'map': str(place_map.path),
+            'keyframes': str(len(place_map)), 'model': self._encoder.name,
+            'device': str(self._encoder.device), 'precision': self._encoder.precision,
         }
-        message = DiagnosticArray(status=[self._health.status(
-            f'{self.get_fully_qualified_name()}: localization', self._mailbox.dropped,
-            self._config.image_timeout_s, facts)])
+        message = DiagnosticArray(status=[diagnostic(
+            f'{self.get_fully_qualified_name()}: localization', level, text or state, values)])
         message.header.stamp = self.get_clock().now().to_msg()
         self._pub_diagnostics.publish(message)
+        self._draw_map(place_map)
+
+    def _on_set_parameters(self, parameters: list[Any]) -> SetParametersResult:
+        """Live parameters take effect now; the others wait for the next configure."""
+        mine = {p.name: p.value for p in parameters if p.name in self._names()}
+        config = self._config
+        fixed = sorted(name for name in mine if name not in LIVE)
+        if config is not None and fixed:
+            return SetParametersResult(successful=False, reason=(
+                f'{fixed[0]} is fixed while the node is configured; clean it up, set it and '
+                f'configure again'))
+        try:
+            changed = self._read_config(mine)
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if config is not None:
+            self._config = self._pipeline.config = changed
+            self._pipeline.gate.change(changed.min_interval_s, changed.min_distance_m,
+                                       changed.trigger == 'on_request')
+        return SetParametersResult(successful=True)
 
     def _on_reset(self, request: Any, response: Trigger.Response) -> Trigger.Response:
         with self._swap:
+            if self._localizer is None:
+                response.message = 'the node is not configured'
+                return response
             self._localizer.reset()
+            self._pipeline.gate.reset()
             self._forget('reset')
         response.success, response.message = True, 'the belief starts anew'
         return response
@@ -225,7 +308,11 @@ class LocalizeNode(LifecycleNode):
         if self._worker is None:
             response.message = 'the node is not active'
             return response
+        if self._config.initialpose == 'never':
+            response.message = "the parameter 'initialpose' is never"
+            return response
         self._fix_wanted = True
+        self._pipeline.gate.ask()
         response.success = True
         response.message = 'the next localized image will be published on initialpose'
         return response
@@ -237,8 +324,12 @@ class LocalizeNode(LifecycleNode):
             response.message = _line(error)
             return response
         with self._swap:
+            if self._localizer is None:  # cleaned up in the meantime
+                localizer.place_map.close()
+                response.message = 'the node is not configured'
+                return response
             self._localizer, old = localizer, self._localizer
-            self._extrinsics.clear()
+            self._pipeline.reset()
             self._forget('map loaded')
         old.place_map.close()
         response.success, response.message = True, f'loaded {request.path}'
@@ -246,11 +337,11 @@ class LocalizeNode(LifecycleNode):
         return response
 
     def _on_save_map(self, request: Any, response: SaveMap.Response) -> SaveMap.Response:
-        place_map = self._localizer.place_map
         path = Path(request.path).expanduser()
         try:
             if not path.is_absolute():
                 raise MapError(f'{request.path!r} is no absolute path')
+            place_map = self._localizer.place_map
             place_map.copy_to(path)
         except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
             response.message = _line(error)
@@ -262,64 +353,104 @@ class LocalizeNode(LifecycleNode):
     # -- the worker ----------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (item := self._mailbox.take()) is not None:
+        while (arrivals := self._mailbox.take()) is not None:
+            self._health.busy_since = time.monotonic()
             try:
-                self._process(*item)
+                with self._swap:
+                    self._look(arrivals)
             except ImageError as error:
                 self._refuse('image', str(error))
             except Exception as error:  # noqa: BLE001 - one bad frame must not strand the robot
                 self._refuse('internal', f'{type(error).__name__}: {error}')
+            self._health.busy_since = None
 
-    def _process(self, message: Any, arrived: float) -> None:
-        """Localize one image and publish what came out."""
-        # 1. Pixels, and the robot's odometry at their stamp.
-        rgb = image_rgb(message)
-        stamp = stamp_ns(message.header.stamp)
-        odometry = None
-        if self._config.use_odometry:
-            odometry = self._odometry.at(stamp, self._config.odometry_wait_s)
-        with self._swap:
-            # 2. Localize.
-            localizer = self._localizer
-            frame = Frame(stamp_ns=stamp, rgb=rgb,
-                          T_base_cam=self._T_base_cam(message.header.frame_id, localizer))
-            result = localizer.localize(frame, odometry)
-            # 3. Publish.
-            self._publish(result, localizer.place_map, message.header, arrived)
+    def _look(self, arrivals: dict[str, Arrival]) -> None:
+        """Localize what the cameras sent, and publish what came out."""
+        localizer = self._localizer
+        views, anew = self._pipeline.views(arrivals, localizer.place_map.manifest.extrinsics)
+        if anew:
+            localizer.reset()
+        for moment in moments(views):
+            # One stamp for the images of a moment, and odometry at it.
+            newest = moment[-1]
+            frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
+            result = localizer.localize(frames, newest.T_odom_base)
+            self._publish(moment, result, localizer.place_map)
 
-    def _publish(self, result: Localization, place_map: PlaceMap, header: Any,
-                 arrived: float) -> None:
+    def _publish(self, moment: list[View], result: Localization, place_map: PlaceMap) -> None:
+        view = moment[-1]
         map_frame = self._config.map_frame or place_map.manifest.map_frame
-        latency_s = time.monotonic() - arrived
+        latency_s = time.monotonic() - view.arrived_s
         self._pub_matches.publish(
-            place_matches(result, place_map, header, map_frame, latency_s))
+            place_matches(result, place_map, [one.header for one in moment], map_frame,
+                          latency_s))
         if result.pose_prior is not None:
-            prior = pose_prior(result.pose_prior, header.stamp, map_frame)
+            prior = pose_prior(result.pose_prior, view.header.stamp, map_frame)
             self._pub_prior.publish(prior)
-            self._fix_stamp = header.stamp
+            self._fix_stamp = view.header.stamp
             self._health.localized += 1
-            if self._fix_wanted:
+            if self._fix_wanted and self._config.initialpose != 'never':
                 self._fix_wanted = False
+                self._pipeline.gate.ask(False)
                 self._pub_initial.publish(prior)
-        self._health.processed += 1
-        self._health.latencies_s.append(latency_s)
-        self._tell(result.state, result.reason, header.stamp)
+            for stack in self._stacks:
+                stack.pose_prior(prior)
+            if self._broadcast is not None and view.T_odom_base is not None:
+                self._broadcast.send(
+                    result.pose_prior.T_map_base @ inverse(view.T_odom_base), map_frame,
+                    self._odom_frame)
+        self._health.looked_at(latency_s)
+        self._tell(result.state, result.reason, view.header.stamp)
+        self._show(moment, result, place_map, map_frame)
 
-    def _T_base_cam(self, camera_frame: str, localizer: Localizer) -> Array:
-        if camera_frame not in self._extrinsics:
-            T, origin, final = find_extrinsics(
-                self._config.extrinsics, self._transforms, self._config.base_frame, camera_frame,
-                localizer.place_map.manifest.extrinsics)
-            if origin != self._origins.get(camera_frame):
-                self._origins[camera_frame] = origin
-                self.get_logger().info(f'extrinsics of {camera_frame!r}: {origin}')
-                localizer.reset()  # another place on the robot is no motion
-            if not final:
-                return T
-            self._extrinsics[camera_frame] = T
-        return self._extrinsics[camera_frame]
+    def _show(self, moment: list[View], result: Localization, place_map: PlaceMap,
+              map_frame: str) -> None:
+        """Pictures for people, made only while somebody looks."""
+        best = result.matches[0] if result.matches else None
+        view = moment[-1] if best is None else moment[best.view]
+        if self._pub_debug.get_subscription_count():
+            picture = None if best is None else place_map.thumbnail(best.keyframe_id)
+            text = f'{result.state.name.lower()}: {result.reason}'
+            self._pub_debug.publish(debug_image(
+                view.rgb, picture, text, best is not None and best.accepted, view.header))
+        if self._pub_markers.get_subscription_count():
+            ids = [match.keyframe_id for match in result.matches]
+            positions = place_map.T_map_cam[ids, :3, 3]
+            self._pub_markers.publish(markers.array(
+                markers.belief(positions, np.array([m.probability for m in result.matches]),
+                               map_frame, view.header.stamp),
+                markers.matches(positions, [m.accepted for m in result.matches], map_frame,
+                                view.header.stamp)))
+
+    def _draw_map(self, place_map: PlaceMap) -> None:
+        """The map's keyframes, again for whoever comes to look."""
+        drawn = (place_map.map_id, self._pub_markers.get_subscription_count())
+        if drawn == self._drawn or not drawn[1]:
+            self._drawn = drawn
+            return
+        self._drawn = drawn
+        self._pub_markers.publish(markers.array(markers.keyframes(
+            place_map.T_map_cam[:, :3, 3],
+            self._config.map_frame or place_map.manifest.map_frame,
+            self.get_clock().now().to_msg())))
 
     # -- helpers -------------------------------------------------------------------------------
+
+    def _parse(self, camera: str, raw: bytes) -> Any:
+        kind = CompressedImage if self._config.is_compressed(camera) else Image
+        try:
+            return deserialize_message(raw, kind)
+        except Exception as error:
+            raise ImageError(f'a message of {len(raw)} bytes is no {kind.__name__}: '
+                             f'{error}') from error
+
+    def _names(self) -> set[str]:
+        return {parameter.name for parameter in declared(NodeConfig)}
+
+    def _read_config(self, changed: dict[str, Any] | None = None) -> NodeConfig:
+        """The parameters as they are, some of them as they are about to be."""
+        values = {name: self._value(name) for name in self._names()} | (changed or {})
+        return to_config({name: _plain(value) for name, value in values.items()})
 
     def _load_encoder(self) -> Encoder:
         weights = self._config.backbone_weights
@@ -341,7 +472,7 @@ class LocalizeNode(LifecycleNode):
         """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
         self._told: tuple[Any, ...] = ()
         self._fix_stamp: Any = None
-        self._fix_wanted = False
+        self._fix_wanted = self._config.initialpose == 'first_fix'
         self._tell(State.INITIALISING, reason, self.get_clock().now().to_msg())
 
     def _tell(self, state: State, reason: str, stamp: Any) -> None:
@@ -373,8 +504,11 @@ class LocalizeNode(LifecycleNode):
         self.get_logger().warning(f'bad {cause}: {text}', throttle_duration_sec=LOG_PERIOD_S)
 
     def _value(self, name: str) -> Any:
-        value = self.get_parameter(name).value
-        return list(value) if isinstance(value, (array.array, tuple)) else value
+        return self.get_parameter(name).value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (array.array, tuple)) else value
 
 
 def _line(error: Exception) -> str:
@@ -387,7 +521,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the node; exit code 1 where it cannot start."""
     rclpy.init(args=arguments)
     node = LocalizeNode()
-    executor = SingleThreadedExecutor()
+    executor = MultiThreadedExecutor(num_threads=2)
     executor.add_node(node)
     try:
         if node.get_parameter('autostart').value and not _start(node):

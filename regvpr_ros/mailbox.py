@@ -1,4 +1,4 @@
-"""What passes from a callback to the worker thread: the newest image, and odometry."""
+"""What passes from callbacks to the worker thread: each camera's newest image, and odometry."""
 
 from bisect import bisect_left, insort
 from threading import Condition
@@ -13,34 +13,36 @@ JUMP_NS = 3_000_000_000
 
 
 class Mailbox(Generic[Item]):
-    """One slot. A newer item replaces one that was not taken, and that is counted."""
+    """One slot a camera. A newer item replaces one that was not taken, and that is counted."""
 
     def __init__(self) -> None:
         self._condition = Condition()
-        self._item: Item | None = None
+        self._items: dict[str, Item] = {}
         self._closed = False
         self.dropped = 0
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item, slot: str = '') -> None:
         """Leave an item; never waits."""
         with self._condition:
-            self.dropped += self._item is not None
-            self._item = item
+            self.dropped += slot in self._items
+            self._items[slot] = item
             self._condition.notify()
 
-    def take(self) -> Item | None:
-        """Wait for an item; None once the mailbox is closed."""
+    def take(self) -> dict[str, Item] | None:
+        """Wait for items; all that are there, by slot. None once the mailbox is closed."""
         with self._condition:
-            while self._item is None and not self._closed:
+            while not self._items and not self._closed:
                 self._condition.wait()
-            item, self._item = (None, None) if self._closed else (self._item, None)
-            return item
+            if self._closed:
+                return None
+            items, self._items = self._items, {}
+            return items
 
     def close(self) -> None:
         """Let the worker end."""
         with self._condition:
             self._closed = True
-            self._item = None
+            self._items = {}
             self._condition.notify_all()
 
 

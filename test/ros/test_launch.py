@@ -10,20 +10,22 @@ from regvpr_core.cli import main
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
 WANTED = {'map', 'params_file', 'image_topic', 'compressed', 'namespace', 'base_frame',
-          'map_frame', 'device', 'autostart', 'use_sim_time', 'log_level'}
+          'odom_topic', 'device', 'autostart', 'use_sim_time', 'log_level'}
 
 
-def arguments() -> dict[str, str]:
+def arguments(file: str) -> dict[str, str]:
     """Names and texts of the launch arguments, read off the source."""
-    tree = ast.parse((LAUNCH / 'localize.launch.py').read_text())
+    tree = ast.parse((LAUNCH / file).read_text())
     table = next(node.value for node in tree.body if isinstance(node, ast.Assign)
                  and getattr(node.targets[0], 'id', '') == 'ARGUMENTS')
     return {row.elts[0].value: row.elts[2].value for row in table.elts}
 
 
-def test_every_launch_argument_is_there_and_described():
-    found = arguments()
-    assert set(found) >= WANTED
+@pytest.mark.parametrize(('file', 'more'), [('localize.launch.py', {'map_frame'}),
+                                             ('loop_closure.launch.py', {'outputs'})])
+def test_every_launch_argument_is_there_and_described(file, more):
+    found = arguments(file)
+    assert set(found) >= WANTED | more
     assert all(len(text) > 8 for text in found.values())
 
 

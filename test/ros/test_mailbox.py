@@ -23,24 +23,32 @@ def test_the_newest_item_wins_and_the_others_are_counted():
     mailbox: Mailbox[int] = Mailbox()
     for item in range(5):
         mailbox.put(item)
-    assert mailbox.take() == 4
+    assert mailbox.take() == {'': 4}
     assert mailbox.dropped == 4
     mailbox.put(7)
-    assert mailbox.take() == 7
+    assert mailbox.take() == {'': 7}
     assert mailbox.dropped == 4
+
+
+def test_each_camera_has_its_own_slot():
+    mailbox: Mailbox[int] = Mailbox()
+    for camera, item in (('front', 1), ('rear', 2), ('front', 3)):
+        mailbox.put(item, camera)
+    assert mailbox.take() == {'front': 3, 'rear': 2}
+    assert mailbox.dropped == 1
 
 
 def test_taking_waits_for_an_item():
     mailbox: Mailbox[str] = Mailbox()
     threading.Timer(0.05, mailbox.put, ['late']).start()
     start = time.monotonic()
-    assert mailbox.take() == 'late'
+    assert mailbox.take() == {'': 'late'}
     assert 0.03 < time.monotonic() - start < 5.0
 
 
 def test_closing_ends_a_waiting_take_and_all_later_ones():
     mailbox: Mailbox[int] = Mailbox()
-    taken: list[int | None] = []
+    taken: list[dict[str, int] | None] = []
     worker = threading.Thread(target=lambda: taken.append(mailbox.take()))
     worker.start()
     time.sleep(0.02)
@@ -63,8 +71,8 @@ def test_every_item_is_either_taken_or_counted_under_load():
     taken: list[int] = []
 
     def work() -> None:
-        while (item := mailbox.take()) is not None:
-            taken.append(item)
+        while (items := mailbox.take()) is not None:
+            taken.append(items[''])
 
     worker = threading.Thread(target=work)
     worker.start()

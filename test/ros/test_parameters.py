@@ -36,7 +36,8 @@ def test_every_parameter_has_a_description(name):
 
 
 def test_descriptions_are_those_of_the_docstrings():
-    assert PARAMETERS['map'].description == 'folder of the place map; required.'
+    assert PARAMETERS['map'].description == (
+        'folder of the place map; required but in the mode loop_closure.')
     assert PARAMETERS['precision'].description == 'auto, fp32, bf16 or fp16.'
     assert PARAMETERS['localizer.candidates'].description == (
         'keyframes searched for an image, 1 to 1000.')

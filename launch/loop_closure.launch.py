@@ -1,0 +1,55 @@
+"""Loop closures from the session's own past: ros2 launch regvpr_ros loop_closure.launch.py."""
+
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
+
+CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'loop_closure.yaml'
+
+ARGUMENTS = (
+    ('params_file', str(CONFIG), 'YAML of parameters; the arguments here win over it'),
+    ('outputs', '', 'stacks to feed, with commas between: lio_sam,rtabmap,hydra,swarm_slam'),
+    ('map', '', 'folder of a place map: also localize on it (mode both)'),
+    ('image_topic', 'image', 'image topic without /compressed'),
+    ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
+    ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
+    ('namespace', '', 'namespace of the node'),
+    ('base_frame', '', 'frame whose pose is published; default base_link'),
+    ('device', '', 'auto (default), cpu, cuda, cuda:1'),
+    ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
+     'lifecycle manager'),
+    ('use_sim_time', '', 'true: take time from /clock'),
+    ('log_level', 'info', 'debug, info, warn, error'),
+)
+
+TEXTS = ('map', 'base_frame', 'device')
+FLAGS = ('autostart', 'compressed', 'use_sim_time')
+
+
+def node(context):
+    """The node, with the arguments that were given; others stay as the params_file has them."""
+    value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    given = {'mode': 'both' if value['map'] else 'loop_closure'}
+    given |= {name: ParameterValue(value[name], value_type=str) for name in TEXTS if value[name]}
+    given |= {name: ParameterValue(value[name], value_type=bool) for name in FLAGS if value[name]}
+    if value['outputs']:
+        given['outputs'] = [name.strip() for name in value['outputs'].split(',')]
+    source = value['image_topic'].removesuffix('/compressed')
+    return [LifecycleNode(
+        package='regvpr_ros', executable='localize', name='regvpr', namespace=value['namespace'],
+        output='screen', arguments=['--ros-args', '--log-level', value['log_level']],
+        parameters=[value['params_file'], given],
+        remappings=[('image', source), ('image/compressed', f'{source}/compressed'),
+                    ('odom', value['odom_topic'])])]
+
+
+def generate_launch_description():
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, default, text in ARGUMENTS),
+        OpaqueFunction(function=node)])

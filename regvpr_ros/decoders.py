@@ -1,0 +1,69 @@
+"""Pixels of image messages: by cv_bridge where it works, else by rosbags-image."""
+
+from collections.abc import Callable
+import importlib.util
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.errors import ImageError
+from regvpr_core.images import RGB
+from regvpr_ros.conversions import image_rgb
+
+Decoder = Callable[[Any], RGB]
+
+# cv_bridge's extension, built against NumPy 1, may end the whole process under NumPy 2
+# (vision_opencv issue 535): so it is tried in another one.
+TRIAL = """
+import array
+import cv_bridge
+from sensor_msgs.msg import Image
+for encoding, channels in (("rgb8", 3), ("bgr8", 3), ("mono8", 1)):
+    data = array.array("B", range(2 * 2 * channels))
+    image = Image(height=2, width=2, encoding=encoding, step=2 * channels, data=data)
+    rgb = cv_bridge.CvBridge().imgmsg_to_cv2(image, "rgb8")
+    assert rgb.shape == (2, 2, 3) and rgb.dtype == "uint8", (encoding, rgb.shape)
+    assert rgb[0, 1, 0] == {"rgb8": 3, "bgr8": 5, "mono8": 1}[encoding], encoding
+"""
+TRIAL_S = 20.0
+
+BY_CV_BRIDGE = frozenset(('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'bayer_rggb8', 'bayer_bggr8',
+                          'bayer_gbrg8', 'bayer_grbg8'))
+"""Encodings that cv_bridge is given; where it means something else by one, it is not here."""
+
+
+def choose_decoder() -> tuple[Decoder, str]:
+    """The decoder to use, and its name with the reason."""
+    if importlib.util.find_spec('cv_bridge') is None:
+        return image_rgb, 'rosbags-image (cv_bridge is not installed)'
+    try:
+        trial = subprocess.run([sys.executable, '-c', TRIAL], capture_output=True, text=True,
+                               timeout=TRIAL_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return image_rgb, f'rosbags-image (cv_bridge could not be tried: {error})'
+    if trial.returncode:
+        lines = trial.stderr.strip().splitlines() or [f'exit code {trial.returncode}']
+        return image_rgb, f'rosbags-image (cv_bridge does not work here: {lines[-1][:200]})'
+    return cv_bridge_decoder(), 'cv_bridge'
+
+
+def cv_bridge_decoder() -> Decoder:
+    """A decoder by cv_bridge, for the encodings that it reads as we do; ours for the others."""
+    bridge = importlib.import_module('cv_bridge').CvBridge()
+
+    def decode(message: Any) -> RGB:
+        if getattr(message, 'encoding', '') not in BY_CV_BRIDGE:
+            return image_rgb(message)
+        height, width = int(message.height), int(message.width)
+        if not 0 < len(message.data) == int(message.step) * height:
+            return image_rgb(message)  # which says what is wrong with it
+        try:
+            rgb = np.asarray(bridge.imgmsg_to_cv2(message, 'rgb8'))
+        except Exception as error:
+            raise ImageError(f'{message.encoding} image of {width}x{height}: cv_bridge: '
+                             f'{error}') from error
+        return np.ascontiguousarray(rgb)
+
+    return decode
