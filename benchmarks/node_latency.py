@@ -3,8 +3,8 @@
     python -m benchmarks.node_latency          one minute each; FULL=1: ten minutes each
 
 A camera process publishes 1280x720 images at 30 Hz, raw and compressed; the node runs in its own
-process with a network that sleeps for 25 and for 100 ms. Measured from the moment before an image is
-published to the arrival of its matches in the camera's process.
+process with a network that sleeps for 25 and for 100 ms. Measured from the moment before an image
+is published to the arrival of its matches in the camera's process.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib import metadata
 import json
 import os
@@ -45,6 +46,7 @@ def write(name: str, metrics: Sequence[Metric], device: str = 'cpu') -> Path:
         'benchmark': name,
         'machine': machine(device),
         'commit': commit(),
+        'date': datetime.now(timezone.utc).strftime('%Y-%m-%d'),
         'metrics': [
             {'metric': m.metric, 'value': m.value, 'unit': m.unit, 'target': m.target,
              'higher_is_better': m.higher_is_better, 'met': m.met, 'scope': m.scope}

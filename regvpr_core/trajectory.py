@@ -1,5 +1,6 @@
-"""Poses over time: reading TUM files, interpolation at an image's stamp."""
+"""Poses over time: TUM and KITTI files, interpolation at an image's stamp."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -20,10 +21,12 @@ class Trajectory:
     """Poses of one frame in one world frame, in time order.
 
     stamps_ns: (N,) int64, strictly rising. poses: (N, 4, 4) float64, `T_world_body`.
+    covariances: (N, 3, 3) m^2 of the positions, NaN where unknown; None where none is known.
     """
 
     stamps_ns: npt.NDArray[np.int64]
     poses: Array
+    covariances: Array | None = None
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -39,23 +42,48 @@ class Trajectory:
         None where the time is not covered, or the two poses around it are more than `max_gap_s`
         apart: what lies between them is then not known.
         """
-        after = int(np.searchsorted(self.stamps_ns, stamp_ns))
-        if after < len(self) and self.stamps_ns[after] == stamp_ns:
+        place = self._between(stamp_ns)
+        if place is None:
+            return None
+        after, fraction = place
+        if fraction == 1.0:
             return np.array(self.poses[after])
-        if after in (0, len(self)):
+        if self.stamps_ns[after] - self.stamps_ns[after - 1] > max_gap_s * 1e9:
             return None
-        t_0, t_1 = self.stamps_ns[after - 1], self.stamps_ns[after]
-        if t_1 - t_0 > max_gap_s * 1e9:
-            return None
-        fraction = float(stamp_ns - t_0) / float(t_1 - t_0)
         return interpolate(self.poses[after - 1], self.poses[after], fraction)
 
+    def covariance_at(self, stamp_ns: int) -> Array | None:
+        """Covariance (3, 3) of the position at a time that is covered, where it is known."""
+        place = self._between(stamp_ns)
+        if self.covariances is None or place is None:
+            return None
+        after, fraction = place
+        covariance = (self.covariances[after] if fraction == 1.0 else
+                      (1.0 - fraction) * self.covariances[after - 1]
+                      + fraction * self.covariances[after])
+        return np.array(covariance) if np.isfinite(covariance).all() else None
 
-def make_trajectory(stamps_ns: npt.ArrayLike, poses: npt.ArrayLike) -> Trajectory:
+    def _between(self, stamp_ns: int) -> tuple[int, float] | None:
+        """The pose at or after a time, and how much of the way there from the one before."""
+        after = int(np.searchsorted(self.stamps_ns, stamp_ns))
+        if after < len(self) and self.stamps_ns[after] == stamp_ns:
+            return after, 1.0
+        if after in (0, len(self)):
+            return None
+        t_0, t_1 = int(self.stamps_ns[after - 1]), int(self.stamps_ns[after])
+        return after, (stamp_ns - t_0) / (t_1 - t_0)
+
+
+def make_trajectory(
+    stamps_ns: npt.ArrayLike, poses: npt.ArrayLike, covariances: npt.ArrayLike | None = None
+) -> Trajectory:
     """Sort by time and keep the first of several poses with one stamp."""
     stamps = np.asarray(stamps_ns, dtype=np.int64)
     stamps, first = np.unique(stamps, return_index=True)
-    return Trajectory(stamps, np.asarray(poses, dtype=np.float64).reshape(-1, 4, 4)[first])
+    return Trajectory(
+        stamps, np.asarray(poses, dtype=np.float64).reshape(-1, 4, 4)[first],
+        None if covariances is None else
+        np.asarray(covariances, dtype=np.float64).reshape(-1, 3, 3)[first])
 
 
 def read_tum(path: Path) -> Trajectory:
@@ -66,35 +94,101 @@ def read_tum(path: Path) -> Trajectory:
     Raises:
         BagError: the file cannot be read, a line has no eight numbers, or there is no pose.
     """
+    stamps, rows = [], []
+    for number, line, words in _lines(path):
+        try:
+            if len(words) != 8:
+                raise ValueError(f'{len(words)} columns')
+            stamps.append(nanoseconds(words[0]))
+            rows.append([float(word) for word in words[1:]])
+        except ValueError as error:
+            raise BagError(f'{path}, line {number}: expected stamp x y z qx qy qz qw, '
+                           f'got {line[:80]!r}') from error
+    table = np.array(rows)
+    try:
+        return make_trajectory(stamps, pose_matrix(table[:, :3], table[:, 3:]))
+    except ValueError as error:
+        raise BagError(f'{path}: {error}') from error
+
+
+def read_kitti(path: Path) -> Array:
+    """Read KITTI poses (N, 4, 4): a line of 12 numbers each, the rows of `T_world_cam`'s (3, 4).
+
+    As in the KITTI odometry benchmark the world is the first camera's optical frame (z ahead,
+    y down). Stamps are elsewhere: `read_times`, or the images' own.
+
+    Raises:
+        BagError: the file cannot be read, a line has no twelve numbers, or the nine of the
+            rotation are none; or there is no pose.
+    """
+    poses = []
+    for number, line, words in _lines(path):
+        try:
+            if len(words) != 12:
+                raise ValueError(f'{len(words)} columns')
+            T = np.eye(4)
+            T[:3] = np.array([float(word) for word in words]).reshape(3, 4)
+            R = T[:3, :3]
+            if not (np.isfinite(T).all() and np.linalg.det(R) > 0.0
+                    and np.abs(R @ R.T - np.eye(3)).max() < 1e-3):
+                raise ValueError('not a rotation')
+        except ValueError as error:
+            raise BagError(f'{path}, line {number}: expected the 12 numbers of a pose [R t], '
+                           f'got {line[:80]!r}') from error
+        # Written with six digits or so: brought back to an exact rotation.
+        poses.append(pose_matrix(T[:3, 3], quat_xyzw(T)))
+    return np.array(poses)
+
+
+def read_times(path: Path) -> npt.NDArray[np.int64]:
+    """Read a KITTI times file: seconds, one a line, as (N,) ns.
+
+    Raises:
+        BagError: the file cannot be read, a line is no number, or there is none.
+    """
+    stamps = []
+    for number, line, words in _lines(path):
+        try:
+            if len(words) != 1:
+                raise ValueError(f'{len(words)} columns')
+            stamps.append(nanoseconds(words[0]))
+        except ValueError as error:
+            raise BagError(f'{path}, line {number}: expected a time in seconds, '
+                           f'got {line[:80]!r}') from error
+    return np.array(stamps, dtype=np.int64)
+
+
+def nanoseconds(seconds: str) -> int:
+    """A decimal number of seconds, to the nanosecond.
+
+    Raises:
+        ValueError: it is none, or too large.
+    """
+    try:
+        value = Decimal(seconds)
+    except InvalidOperation as error:
+        raise ValueError(f'{seconds!r} is no number of seconds') from error
+    if not (value.is_finite() and abs(value) <= MAX_STAMP_S):
+        raise ValueError(f'stamp {value}')
+    return int(value * 1_000_000_000)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+    """Number, text and words of the lines of a file; comments and empty ones are left out."""
     try:
         if path.stat().st_size > MAX_TRAJECTORY_BYTES:
             raise BagError(f'{path} is larger than {MAX_TRAJECTORY_BYTES} bytes')
         lines = path.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BagError(f'cannot read trajectory {path}: {error}') from error
-    stamps, rows = [], []
+    empty = True
     for number, line in enumerate(lines, start=1):
         words = line.split('#')[0].replace(',', ' ').split()
-        if not words:
-            continue
-        try:
-            if len(words) != 8:
-                raise ValueError(f'{len(words)} columns')
-            seconds = Decimal(words[0])
-            if not abs(seconds) <= MAX_STAMP_S:
-                raise ValueError(f'stamp {seconds}')
-            stamps.append(int(seconds * 1_000_000_000))
-            rows.append([float(word) for word in words[1:]])
-        except (ValueError, InvalidOperation) as error:
-            raise BagError(f'{path}, line {number}: expected stamp x y z qx qy qz qw, '
-                           f'got {line[:80]!r}') from error
-    if not rows:
+        if words:
+            empty = False
+            yield number, line, words
+    if empty:
         raise BagError(f'{path} holds no pose')
-    table = np.array(rows)
-    try:
-        return make_trajectory(stamps, pose_matrix(table[:, :3], table[:, 3:]))
-    except ValueError as error:
-        raise BagError(f'{path}: {error}') from error
 
 
 def write_tum(path: Path, trajectory: Trajectory) -> None:

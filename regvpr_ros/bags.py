@@ -1,12 +1,13 @@
 """Bags of any kind: which topics they hold, frames with poses, raw messages for replay.
 
-The only module that imports rosbags. ROS 1 .bag, rosbag2 folders (sqlite3, mcap), lone .mcap and
-.db3 files; no ROS is needed.
+The only reader of bags. ROS 1 .bag, rosbag2 folders (sqlite3, mcap; split; zstd by message or
+file), lone .mcap and .db3 files, and folders of such files; no ROS is needed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+import os
 from pathlib import Path
 import sqlite3
 import struct
@@ -14,7 +15,6 @@ import sys
 from typing import Any
 
 import apsw
-import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
 from rosbags.rosbag1 import ReaderError as Rosbag1Error
@@ -22,10 +22,13 @@ from rosbags.rosbag2 import ReaderError as Rosbag2Error
 from rosbags.typesys import get_typestore, Stores
 
 from regvpr_core.errors import BagError
-from regvpr_core.geometry import Array, inverse, pose_matrix
-from regvpr_core.places.builder import PosedFrame
-from regvpr_core.trajectory import make_trajectory, Trajectory
-from regvpr_ros.conversions import image_rgb, pose_T, stamp_ns, transform_T
+from regvpr_core.geodesy import Origin
+from regvpr_core.geometry import Array, pose_matrix
+from regvpr_core.places.frames import PosedFrame
+from regvpr_core.trajectory import Trajectory
+from regvpr_ros.conversions import image_rgb, stamp_ns
+from regvpr_ros.pose_messages import ODOMETRY_TYPE as ODOMETRY_TYPE, read_poses
+from regvpr_ros.transforms import TransformChain, TransformTree
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -33,8 +36,11 @@ else:
     from backports import zstd
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
+CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+NAVSAT_TYPE = 'sensor_msgs/msg/NavSatFix'
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
+TF_TYPES = (TF_TYPE, 'tf/msg/tfMessage')
+BAG_SUFFIXES = frozenset({'.bag', '.mcap', '.db3'})
 
 # What a truncated or hostile bag makes the readers raise.
 _READ_ERRORS = (
@@ -55,12 +61,27 @@ class Topic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSource:
-    """Where the poses of a body in a world come from."""
+    """Where the poses of a body in a world come from. notes: what was left out, in words."""
 
-    trajectory: Trajectory
+    trajectory: Trajectory | TransformChain
     world_frame: str
     body_frame: str
     name: str
+    origin: Origin | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Camera:
+    """An image topic, the poses of a body, and where the camera sits on that.
+
+    T_base_cam: where it sits on the robot's base, as the map is to know it; None if unknown.
+    """
+
+    topic: Topic
+    poses: PoseSource
+    T_body_cam: Array
+    T_base_cam: Array | None = None
 
 
 class Bag:
@@ -74,11 +95,11 @@ class Bag:
         """
         self.path = path
         self._ros2 = get_typestore(Stores.LATEST)
-        store = get_typestore(Stores.ROS1_NOETIC if path.suffix == '.bag' else Stores.LATEST)
         with _named(path):
-            if not path.exists():
-                raise BagError(f'bag {path} does not exist')
-            self._reader = AnyReader([path], default_typestore=store)
+            files = bag_files(path)
+            is1 = all(file.suffix == '.bag' for file in files)
+            store = get_typestore(Stores.ROS1_NOETIC if is1 else Stores.LATEST)
+            self._reader = AnyReader(files, default_typestore=store)
 
     def __enter__(self) -> 'Bag':
         with _named(self.path):
@@ -114,7 +135,7 @@ class Bag:
             problem = 'several' if there else 'no'
             raise BagError(f'{self.path} has {problem} {kind} topics; '
                            f'{f"choose one with {option}" if there else "it has"}: '
-                           f'{listed if there else self._all_topics()}')
+                           f'{listed if there else self.listed()}')
         return there[0]
 
     def messages(self, *topics: str) -> Iterator[tuple[str, str, int, Any]]:
@@ -137,37 +158,41 @@ class Bag:
                     raw = self._ros2.serialize_cdr(self._as_ros2(message), connection.msgtype)
             yield connection.topic, connection.msgtype, time_ns, bytes(raw)
 
-    def odometry(self, topic: Topic) -> PoseSource:
-        """All poses of an Odometry topic.
+    def poses(self, topic: Topic, *, bag_time: bool = False) -> PoseSource:
+        """All poses of an Odometry, PoseStamped or PoseWithCovarianceStamped topic, by time.
+
+        Poses that are not finite or have no rotation are left out, and a note says so.
 
         Raises:
-            BagError: it holds no pose, or one that is not finite.
+            BagError: it holds no pose that can be used.
         """
-        stamps, poses, frames = [], [], ('', '')
-        for _, _, _, message in self.messages(topic.name):
-            stamps.append(stamp_ns(message.header.stamp))
-            try:
-                poses.append(pose_T(message.pose.pose))
-            except BagError as error:
-                raise BagError(f'{topic.name} in {self.path}: {error}') from error
-            frames = (message.header.frame_id, message.child_frame_id)
-        if not stamps:
-            raise BagError(f'{topic.name} in {self.path} holds no pose')
-        return PoseSource(make_trajectory(stamps, np.array(poses)), *frames, name=topic.name)
+        table = read_poses(((time_ns, message) for _, _, time_ns, message
+                            in self.messages(topic.name)), bag_time=bag_time)
+        if not table.poses:
+            why = f': {table.why}' if table.why else ''
+            raise BagError(f'{topic.name} in {self.path} holds no pose{why}')
+        notes = [f'{table.bad} of {table.bad + len(table.poses)} poses on {topic.name} make no '
+                 f'sense ({table.why}): left out'] if table.bad else []
+        return PoseSource(table.trajectory(), table.world_frame, table.body_frame, topic.name,
+                          notes=notes)
+
+    def odometry(self, topic: Topic) -> PoseSource:
+        """`poses` of an Odometry topic."""
+        return self.poses(topic)
+
+    def transforms(self, *, moving: bool, bag_time: bool = False) -> TransformTree:
+        """The bag's /tf_static, and its /tf where `moving` ones are wanted too."""
+        tree = TransformTree()
+        static = {t.name for t in self.topics(*TF_TYPES) if t.name.endswith('tf_static')}
+        names = [t.name for t in self.topics(*TF_TYPES) if moving or t.name in static]
+        for name, _, time_ns, message in self.messages(*names) if names else ():
+            tree.add(message.transforms, static=name in static, stamp_ns=time_ns,
+                     bag_time=bag_time)
+        return tree
 
     def static_transform(self, parent: str, child: str) -> Array | None:
         """`T_parent_child` (4, 4) through the bag's /tf_static; None where they do not connect."""
-        edges: dict[str, dict[str, Array]] = {}
-        topics = [t.name for t in self.topics(TF_TYPE) if t.name.endswith('tf_static')]
-        if topics:
-            for _, _, _, message in self.messages(*topics):
-                for transform in message.transforms:
-                    a = transform.header.frame_id.lstrip('/')
-                    b = transform.child_frame_id.lstrip('/')
-                    T = transform_T(transform.transform)
-                    edges.setdefault(a, {})[b] = T
-                    edges.setdefault(b, {})[a] = inverse(T)
-        return _chain(edges, parent.lstrip('/'), child.lstrip('/'))
+        return self.transforms(moving=False).static(parent, child)
 
     def first_header(self, topic: Topic) -> tuple[int, str]:
         """Stamp (ns) and frame_id of the first message on a topic.
@@ -178,6 +203,12 @@ class Bag:
         for _, _, _, message in self.messages(topic.name):
             return stamp_ns(message.header.stamp), str(message.header.frame_id)
         raise BagError(f'{topic.name} in {self.path} holds no message')
+
+    @property
+    def start_ns(self) -> int:
+        """When the first message was recorded."""
+        with _named(self.path):
+            return int(self._reader.start_time)
 
     @property
     def duration_ns(self) -> int:
@@ -193,13 +224,35 @@ class Bag:
         Raises:
             BagError: the bag is truncated or damaged.
         """
-        camera = camera_name(topic.name)
-        for _, _, _, message in self.messages(topic.name):
-            stamp = stamp_ns(message.header.stamp)
-            T_world_body = poses.trajectory.at(stamp, max_gap_s)
-            T_map_cam = None if T_world_body is None else T_world_body @ T_body_cam
-            yield PosedFrame(stamp_ns=stamp, camera=camera, T_map_cam=T_map_cam,
-                             decode=_decoder(message), source=self.path.name)
+        return self.camera_frames([Camera(topic, poses, T_body_cam)], max_gap_s)
+
+    def camera_frames(
+        self, cameras: Sequence[Camera], max_gap_s: float, *, bag_time: bool = False
+    ) -> Iterator[PosedFrame]:
+        """The images of several topics, in the bag's order, with the cameras' poses.
+
+        The stamp is that of the header; the bag's own time where that is zero, or `bag_time`.
+
+        Raises:
+            BagError: the bag is truncated or damaged.
+        """
+        by_topic = {camera.topic.name: camera for camera in cameras}
+        for name, _, time_ns, message in self.messages(*by_topic):
+            stamp = time_ns if bag_time else stamp_ns(message.header.stamp) or time_ns
+            camera = by_topic[name]
+            trajectory = camera.poses.trajectory
+            T = trajectory.at(stamp, max_gap_s)
+            yield PosedFrame(
+                stamp_ns=stamp, camera=camera_name(name),
+                T_map_cam=None if T is None else T @ camera.T_body_cam,
+                covariance=None if T is None else trajectory.covariance_at(stamp),
+                decode=_decoder(message), source=self.name, image=name,
+                held_bytes=len(message.data))
+
+    @property
+    def name(self) -> str:
+        """What the map calls this recording."""
+        return os.fsencode(self.path.absolute().name).decode('utf-8', 'backslashreplace')
 
     def _raw(self, topics: tuple[str, ...]) -> Iterator[tuple[Connection, int, bytes]]:
         chosen = [c for c in self._reader.connections if not topics or c.topic in topics]
@@ -225,7 +278,8 @@ class Bag:
             name: self._as_ros2(getattr(message, name if hasattr(message, name) else name.upper()))
             for name in kind.__dataclass_fields__ if name != '__msgtype__'})
 
-    def _all_topics(self) -> str:
+    def listed(self) -> str:
+        """All topics in a line."""
         return ', '.join(f'{t.name} [{t.type}] ({t.count})' for t in self.topics()) or 'no topic'
 
 
@@ -258,17 +312,25 @@ def _decoder(message: Any) -> Callable[[], Any]:
     return lambda: image_rgb(message)
 
 
-def _chain(edges: dict[str, dict[str, Array]], parent: str, child: str) -> Array | None:
-    """Breadth-first walk from parent to child, multiplying transforms."""
-    reached = {parent: np.eye(4)}
-    queue = [parent]
-    while queue:
-        frame = queue.pop(0)
-        for neighbour, T in edges.get(frame, {}).items():
-            if neighbour not in reached:
-                reached[neighbour] = reached[frame] @ T
-                queue.append(neighbour)
-    return reached.get(child)
+def bag_files(path: Path) -> list[Path]:
+    """What to read of a bag: itself, or the bag files in a folder that has no metadata.
+
+    Raises:
+        BagError: there is nothing of that kind.
+    """
+    if not path.exists():
+        raise BagError(f'bag {path} does not exist')
+    if not path.is_dir() or (path / 'metadata.yaml').exists():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES)
+    kinds = sorted({file.suffix for file in files})
+    if not files:
+        raise BagError(f'bag {path} cannot be read: it has no metadata.yaml and no .bag, .mcap or '
+                       f'.db3 file')
+    if len(kinds) > 1:
+        raise BagError(f'bag {path} cannot be read: it has no metadata.yaml and holds files of '
+                       f'several kinds ({", ".join(kinds)}); name them one by one')
+    return files
 
 
 @contextlib.contextmanager

@@ -38,10 +38,11 @@ from regvpr_ros.decoders import choose_decoder
 from regvpr_ros.extrinsics import TransformListener
 from regvpr_ros.health import diagnostic, Health
 from regvpr_ros.mailbox import Mailbox, OdometryBuffer
-from regvpr_ros.msg import LocalizationStatus, PlaceMatches
+from regvpr_ros.msg import LocalizationStatus, PlaceMatch, PlaceMatches
 from regvpr_ros.parameters import declared, LIVE, NodeConfig, to_config
 from regvpr_ros.pipeline import Arrival, moments, Pipeline, View
-from regvpr_ros.slam_outputs import place_matches, pose_prior
+from regvpr_ros.session_recorder import SessionRecorder
+from regvpr_ros.slam_outputs import base_closure, loop_closure, place_matches, pose_prior
 from regvpr_ros.srv import LoadMap, SaveMap
 from regvpr_ros.stacks import make_stacks, Stack
 from regvpr_ros.stacks.trail import Trail
@@ -73,6 +74,7 @@ class LocalizeNode(LifecycleNode):
                 description=parameter.description, dynamic_typing=True))
         self._worker: threading.Thread | None = None
         self._localizer: Localizer | None = None
+        self._session: SessionRecorder | None = None
         self._encoder: Encoder | None = None
         self._config: NodeConfig | None = None
         self._served: list[Any] = []
@@ -140,7 +142,10 @@ class LocalizeNode(LifecycleNode):
         self._refuse_unknown_parameters()
         self._config = config = self._read_config()
         self._encoder = self._load_encoder()
-        self._localizer = self._open(config.map)
+        if config.mode != 'loop_closure':
+            self._localizer = self._open(config.map)
+        if config.mode != 'localize':
+            self._session = SessionRecorder(self._encoder, config.session, config.session_path)
         self._health = Health()
         self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, config.odometry_gap_s)
         self._trail = Trail()
@@ -159,7 +164,10 @@ class LocalizeNode(LifecycleNode):
             PoseWithCovarianceStamped, '~/pose_prior', RELIABLE)
         self._pub_initial = self.create_lifecycle_publisher(
             PoseWithCovarianceStamped, 'initialpose', RELIABLE)
-        self._lifecycle_publishers = [self._pub_matches, self._pub_prior, self._pub_initial]
+        self._pub_loops = self.create_lifecycle_publisher(
+            PlaceMatch, '~/loop_closures', RELIABLE)
+        self._lifecycle_publishers = [self._pub_matches, self._pub_prior, self._pub_initial,
+                                      self._pub_loops]
         self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
         self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
         self._pub_debug = self.create_publisher(CompressedImage, '~/debug/compressed', 1)
@@ -180,7 +188,7 @@ class LocalizeNode(LifecycleNode):
         config = self._config
         self._mailbox: Mailbox[Arrival] = Mailbox()
         self._health = self._pipeline.health = Health()
-        self._localizer.reset()
+        self._start_anew()
         self._pipeline.reset()
         self._odometry.clear()
         self._trail.clear()
@@ -236,7 +244,13 @@ class LocalizeNode(LifecycleNode):
         with self._swap:
             if self._localizer is not None:
                 self._localizer.place_map.close()
-            self._localizer, self._encoder, self._config = None, None, None
+            if self._session is not None:
+                try:
+                    self._session.close()
+                except MapError as error:
+                    self.get_logger().error(f'session: {error}')
+            self._localizer, self._session = None, None
+            self._encoder, self._config = None, None
 
     # -- callbacks: they store and return ------------------------------------------------------
 
@@ -259,20 +273,23 @@ class LocalizeNode(LifecycleNode):
         self._trail.put(stamp, T_odom_base)
 
     def _on_diagnostics(self) -> None:
-        localizer, config = self._localizer, self._config
-        place_map = localizer.place_map
+        config, place_map = self._config, self._place_map
         state = self._told[0].name.lower() if self._told else ''
         level, text = self._health.level(config.image_timeout_s, config.use_odometry)
         values = self._health.values(self._mailbox.dropped) | {
-            'state': state, 'mode': config.mode, 'map': str(place_map.path),
-            'keyframes': str(len(place_map)), 'model': self._encoder.name,
+            'state': state, 'mode': config.mode,
+            'map': '' if place_map is None else str(place_map.path),
+            'keyframes': '' if place_map is None else str(len(place_map)),
+            'session keyframes': '' if self._session is None else str(len(self._session)),
+            'model': self._encoder.name,
             'device': str(self._encoder.device), 'precision': self._encoder.precision,
         }
         message = DiagnosticArray(status=[diagnostic(
             f'{self.get_fully_qualified_name()}: localization', level, text or state, values)])
         message.header.stamp = self.get_clock().now().to_msg()
         self._pub_diagnostics.publish(message)
-        self._draw_map(place_map)
+        if place_map is not None:
+            self._draw_map(place_map)
 
     def _on_set_parameters(self, parameters: list[Any]) -> SetParametersResult:
         """Live parameters take effect now; the others wait for the next configure."""
@@ -295,10 +312,10 @@ class LocalizeNode(LifecycleNode):
 
     def _on_reset(self, request: Any, response: Trigger.Response) -> Trigger.Response:
         with self._swap:
-            if self._localizer is None:
+            if self._config is None:
                 response.message = 'the node is not configured'
                 return response
-            self._localizer.reset()
+            self._start_anew()
             self._pipeline.gate.reset()
             self._forget('reset')
         response.success, response.message = True, 'the belief starts anew'
@@ -307,6 +324,9 @@ class LocalizeNode(LifecycleNode):
     def _on_localize_once(self, request: Any, response: Trigger.Response) -> Trigger.Response:
         if self._worker is None:
             response.message = 'the node is not active'
+            return response
+        if self._localizer is None:
+            response.message = 'there is no map: the mode is loop_closure'
             return response
         if self._config.initialpose == 'never':
             response.message = "the parameter 'initialpose' is never"
@@ -318,6 +338,9 @@ class LocalizeNode(LifecycleNode):
         return response
 
     def _on_load_map(self, request: Any, response: LoadMap.Response) -> LoadMap.Response:
+        if self._localizer is None:
+            response.message = 'there is no map to replace: the mode is loop_closure'
+            return response
         try:
             localizer = self._open(request.path)
         except Exception as error:  # noqa: BLE001 - the map in use goes on, whatever this one is
@@ -341,13 +364,17 @@ class LocalizeNode(LifecycleNode):
         try:
             if not path.is_absolute():
                 raise MapError(f'{request.path!r} is no absolute path')
-            place_map = self._localizer.place_map
-            place_map.copy_to(path)
+            if self._session is not None:
+                with self._swap:
+                    keyframes = self._session.save(path)
+            else:
+                keyframes = len(self._localizer.place_map)
+                self._localizer.place_map.copy_to(path)
         except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
             response.message = _line(error)
             return response
         response.success, response.message = True, f'saved {path}'
-        response.keyframes = len(place_map)
+        response.keyframes = keyframes
         return response
 
     # -- the worker ----------------------------------------------------------------------------
@@ -367,15 +394,46 @@ class LocalizeNode(LifecycleNode):
     def _look(self, arrivals: dict[str, Arrival]) -> None:
         """Localize what the cameras sent, and publish what came out."""
         localizer = self._localizer
-        views, anew = self._pipeline.views(arrivals, localizer.place_map.manifest.extrinsics)
+        of_map = None if localizer is None else localizer.place_map.manifest.extrinsics
+        views, anew = self._pipeline.views(arrivals, of_map)
         if anew:
-            localizer.reset()
+            self._start_anew()
         for moment in moments(views):
-            # One stamp for the images of a moment, and odometry at it.
-            newest = moment[-1]
-            frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
-            result = localizer.localize(frames, newest.T_odom_base)
-            self._publish(moment, result, localizer.place_map)
+            descriptions: dict[str, Any] = {}
+            if localizer is not None:
+                # One stamp for the images of a moment, and odometry at it.
+                newest = moment[-1]
+                frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
+                result = localizer.localize(frames, newest.T_odom_base)
+                self._publish(moment, result, localizer.place_map)
+                descriptions = {view.camera: one for view, one in
+                                zip(moment, result.descriptions, strict=True)}
+            if self._session is not None:
+                self._close_loops(moment, descriptions)
+
+    def _close_loops(self, moment: list[View], descriptions: dict[str, Any]) -> None:
+        """The first camera's image against the session's own past."""
+        view = next((one for one in moment if one.camera == self._config.cameras[0]), None)
+        if view is None:
+            return
+        try:
+            closures = self._session.look(view, descriptions.get(view.camera), self._odom_frame)
+        except MapError as error:
+            self._refuse('session', str(error))
+            return
+        if self._localizer is None:
+            self._health.looked_at(time.monotonic() - view.arrived_s)
+        for found in closures:
+            self._health.loop_closures += 1
+            self._pub_loops.publish(loop_closure(
+                found, self._session.map_id, view.header, self._odom_frame,
+                self._session.pose_of(found.reference_id)))
+            closure = base_closure(found, view.frame.T_base_cam)
+            for stack in self._stacks:
+                stack.loop_closure(closure)
+        if closures and self._pub_markers.get_subscription_count():
+            self._pub_markers.publish(markers.array(markers.loops(
+                self._session.edges, self._odom_frame or 'odom', view.header.stamp)))
 
     def _publish(self, moment: list[View], result: Localization, place_map: PlaceMap) -> None:
         view = moment[-1]
@@ -436,6 +494,20 @@ class LocalizeNode(LifecycleNode):
 
     # -- helpers -------------------------------------------------------------------------------
 
+    @property
+    def _place_map(self) -> PlaceMap | None:
+        return None if self._localizer is None else self._localizer.place_map
+
+    def _start_anew(self) -> None:
+        """Forget where the robot was and has been; what is on disk stays."""
+        if self._localizer is not None:
+            self._localizer.reset()
+        if self._session is not None and len(self._session):
+            try:
+                self._session.reset()
+            except MapError as error:
+                self._refuse('session', str(error))
+
     def _parse(self, camera: str, raw: bytes) -> Any:
         kind = CompressedImage if self._config.is_compressed(camera) else Image
         try:
@@ -477,17 +549,19 @@ class LocalizeNode(LifecycleNode):
 
     def _tell(self, state: State, reason: str, stamp: Any) -> None:
         """Publish the latched status when the state or the map changed."""
-        place_map = self._localizer.place_map
-        told = (state, place_map.map_id)
+        place_map = self._place_map
+        told = (state, '' if place_map is None else place_map.map_id)
         if told == self._told:
             return
         self._told = told
         message = LocalizationStatus(
-            state=int(state), reason=reason, map_path=str(place_map.path),
-            map_id=place_map.map_id, keyframes=len(place_map),
-            fix_valid=self._fix_stamp is not None)
+            state=int(state), reason=reason, fix_valid=self._fix_stamp is not None)
         message.header.stamp = stamp
-        message.header.frame_id = self._config.map_frame or place_map.manifest.map_frame
+        message.header.frame_id = self._config.map_frame
+        if place_map is not None:
+            message.map_path, message.map_id = str(place_map.path), place_map.map_id
+            message.keyframes = len(place_map)
+            message.header.frame_id = self._config.map_frame or place_map.manifest.map_frame
         if self._fix_stamp is not None:
             message.last_fix_stamp = self._fix_stamp
         self._pub_status.publish(message)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from regvpr_core.config import check_range, from_mapping, nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import pose_matrix
 from regvpr_core.localization.localizer import LocalizerConfig
+from regvpr_core.localization.session import SessionConfig
 
 OUTPUTS = ('autoware', 'hydra', 'isaac_visual_slam', 'lio_sam', 'rtabmap', 'swarm_slam')
 MAX_CAMERAS = 16
@@ -57,7 +59,10 @@ class NodeConfig:
     broadcast_tf: publish map_frame to odom_frame on /tf; only one node may.
     image_timeout_s: without an image for so long diagnostics warn, 0.1 to 3600 s.
     outputs: stacks to feed, of autoware, hydra, isaac_visual_slam, lio_sam, rtabmap, swarm_slam.
+    session_path: folder where the session is kept as maps while it grows (a new part whenever
+        odometry or time begins anew), so that a crash leaves them; empty keeps it in memory.
     localizer: how images are matched.
+    session: how loop closures are found.
     """
 
     mode: str = 'localize'
@@ -85,7 +90,9 @@ class NodeConfig:
     broadcast_tf: bool = False
     image_timeout_s: float = 2.0
     outputs: tuple[str, ...] = ()
+    session_path: str = ''
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -98,6 +105,8 @@ class NodeConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ConfigError(f'{name} is {value!r}; expected one of {", ".join(known)}')
+        if self.session_path and not Path(self.session_path).expanduser().is_absolute():
+            raise ConfigError(f'session_path is {self.session_path!r}; expected an absolute path')
         if not self.base_frame:
             raise ConfigError('base_frame is empty; expected a frame such as base_link')
         self._check_cameras()

@@ -6,11 +6,14 @@ from typing import Any
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 
+from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.localizer import Localization
 from regvpr_core.localization.pose_prior import PosePrior
+from regvpr_core.localization.session import LoopClosure
 from regvpr_core.places.place_map import PlaceMap
 from regvpr_ros.conversions import fill_pose, split_stamp
 from regvpr_ros.msg import PlaceMatch, PlaceMatches
+from regvpr_ros.stacks.closure import Closure
 
 
 def place_matches(
@@ -43,6 +46,50 @@ def place_matches(
         fill_pose(one.reference_pose, place_map.T_map_cam[match.keyframe_id])
         message.matches.append(one)
     return message
+
+
+def loop_closure(
+    found: LoopClosure, map_id: str, header: Any, odom_frame: str, T_odom_cam: Array
+) -> PlaceMatch:
+    """A loop closure of the session, with the stamps of both its ends.
+
+    Args:
+        found: the closure.
+        map_id: of the session.
+        header: of the query's image message.
+        odom_frame: frame of the odometry.
+        T_odom_cam: (4, 4) of the reference's camera in it.
+    """
+    message = PlaceMatch(map_id=map_id, reference_id=found.reference_id,
+                         status=PlaceMatch.ACCEPTED, similarity=found.similarity,
+                         probability=found.probability, map_frame=odom_frame)
+    message.header.stamp, message.header.frame_id = header.stamp, header.frame_id
+    stamp = split_stamp(found.reference_stamp_ns)
+    message.reference_stamp.sec = stamp['sec']
+    message.reference_stamp.nanosec = stamp['nanosec']
+    if np.isfinite(T_odom_cam).all():
+        fill_pose(message.reference_pose, T_odom_cam)
+    if found.T_reference_query is not None and found.covariance is not None:
+        message.relative_pose_valid = True
+        fill_pose(message.relative_pose.pose, found.T_reference_query)
+        message.relative_pose.covariance = found.covariance.reshape(-1)
+    return message
+
+
+def base_closure(found: LoopClosure, T_base_cam: Array) -> Closure:
+    """The same between poses of the base frame, as SLAM stacks take it.
+
+    Rotations of the covariance are about the reference's axes; it is turned from the camera's axes
+    to the base's. The lever arm's share of it is left out: it is small beside the rest.
+    """
+    T, covariance = None, None
+    if found.T_reference_query is not None and found.covariance is not None:
+        T = T_base_cam @ found.T_reference_query @ inverse(T_base_cam)
+        turn = np.kron(np.eye(2), T_base_cam[:3, :3])
+        covariance = turn @ found.covariance @ turn.T
+    return Closure(query_stamp_ns=found.query_stamp_ns,
+                   reference_stamp_ns=found.reference_stamp_ns, probability=found.probability,
+                   T_reference_query=T, covariance=covariance)
 
 
 def pose_prior(prior: PosePrior, stamp: Any, map_frame: str) -> PoseWithCovarianceStamped:

@@ -201,6 +201,9 @@ def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
     columns = 2 * count + 10  # of 16 pixels
     wall = rng.integers(0, 256, (8, columns, 3), dtype=np.uint8)
     wall = cv2.resize(wall, (16 * columns, 120), interpolation=cv2.INTER_CUBIC)
+    grain = rng.integers(-12, 13, (30, 4 * columns, 1)).astype(np.float32)  # else they are blurred
+    grain = cv2.resize(grain, (16 * columns, 120), interpolation=cv2.INTER_CUBIC)
+    wall = np.clip(wall + grain[..., None], 0, 255).astype(np.uint8)
     return [np.ascontiguousarray(wall[:, 32 * i:32 * i + 160]) for i in range(count)]
 
 

@@ -1,4 +1,6 @@
-"""Write the tables of docs/node.md that come from the code. `--check` only compares."""
+"""Write the tables of docs/node.md that come from the code. `--check` only compares.
+
+From the root: python -m tools.make_docs"""
 
 from pathlib import Path
 import sys

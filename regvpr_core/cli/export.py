@@ -16,6 +16,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('model', metavar='MODEL', help='model name or checkpoint file')
     parser.add_argument('--format', choices=('onnx',), default='onnx')
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.onnx')
+    parser.add_argument('--tokens', action='store_true',
+                        help='a second output with patch tokens, for verification patch')
     parser.add_argument('--json', action='store_true', help='print the result as JSON')
     parser.set_defaults(run=run)
 
@@ -30,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         loaded = load_model(options.model, download=True, progress=progress,
                             notice=lambda line: say(console, line, 'dim'))
     size = loaded.model.config.preprocessing
-    difference = export_onnx(loaded, options.out)
+    difference = export_onnx(loaded, options.out, tokens=options.tokens)
     print_facts({'file': str(options.out), 'model': loaded.name, 'opset': OPSET,
                  'input': f'images, batch x 3 x {size.height} x {size.width}, normalised',
                  'output': f'descriptors, batch x {loaded.model.dimension}',

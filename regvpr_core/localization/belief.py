@@ -1,10 +1,13 @@
 """Where the robot may be: a discrete Bayes filter over keyframes and the world off the map.
 
 After Xu, Sunderhauf and Milford, Probabilistic VPR for hierarchical localization (RA-L 2020), with
-an off-map state.
+an off-map state. Deviation: it is sparse. Most keyframes of a large map are equally unlikely: they
+share one number, the floor, and only those above it are kept one by one. So an image costs the
+same in a map of a thousand keyframes and in one of a million.
 """
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +19,16 @@ from regvpr_core.geometry import Array
 Ids = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 
-ACTIVE_MASS = 1e-5
-MAX_ACTIVE = 512
-MAX_PAIRS = 500_000
+LEAST_MASS = 1e-12
+MAX_ACTIVE = 256
+"""Keyframes that are followed from image to image; the others' share goes to the floor."""
+
+MAX_PAIRS = 16_384
+"""Pairs of a keyframe and one that it may have led to; beyond, the less likely are not
+followed."""
+
+REACH = 3.0
+"""Standard deviations of the motion that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +56,7 @@ class BeliefConfig:
     kidnap: float = 0.01
     off_map_prior: float = 0.5
     evidence_limit: float = 3.0
-    evidence_m: float = 2.0
+    evidence_m: float = 3.0
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -59,7 +69,10 @@ class BeliefConfig:
 
 
 class Belief:
-    """Probability of each keyframe's place, and of being off the map."""
+    """Probability of each keyframe's place, and of being off the map.
+
+    off_map: probability. floor: what every keyframe has; some have more.
+    """
 
     def __init__(self, T_map_cam: Array, config: BeliefConfig) -> None:
         """Start knowing nothing.
@@ -69,17 +82,41 @@ class Belief:
             config: see there.
         """
         self._T = T_map_cam
+        self._turns = T_map_cam[:, :3, :3].reshape(-1, 9)
+        self._least_trace = 1.0 + 2.0 * math.cos(min(config.place_angle_rad, math.pi))
         self._config = config
         self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
         self.spacing_m = spacing(T_map_cam)
-        self.radius_m = place_radius(T_map_cam, config)
+        self.radius_m = max(config.place_radius_m, 1.5 * self.spacing_m)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         count = len(self._T)
         self.off_map = self._config.off_map_prior if count else 1.0
-        self.places: Float = np.full(count, (1.0 - self.off_map) / max(count, 1))
+        self.floor = (1.0 - self.off_map) / max(count, 1)
+        # Sorted ids of the keyframes above the floor, and how much they are above it.
+        self._ids: Ids = np.zeros(0, dtype=np.int64)
+        self._above: Float = np.zeros(0)
+
+    def believe(self, places: Float, off_map: float) -> None:
+        """Take over a belief (N,) in each keyframe's place, and in being off the map."""
+        self.floor = float(places.min(initial=1.0)) if len(places) else 0.0
+        self._ids = np.flatnonzero(places > self.floor).astype(np.int64)
+        self._above = places[self._ids] - self.floor
+        self.off_map = off_map
+
+    def masses(self, ids: Ids) -> Float:
+        """Probability of each of these keyframes (K,)."""
+        if not len(self._ids):
+            return np.full(len(ids), self.floor)
+        spots = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return self.floor + np.where(self._ids[spots] == ids, self._above[spots], 0.0)
+
+    @property
+    def places(self) -> Float:
+        """Probability of every keyframe (N,): to look at; the filter never makes this."""
+        return self.masses(np.arange(len(self._T)))
 
     def predict(self, T_previous_current: Array | None, elapsed_s: float) -> None:
         """Move the belief with the camera.
@@ -91,110 +128,141 @@ class Belief:
         """
         if self._tree is None:
             return
-        # Follow what carries mass; each keyframe sends its share to those it may have reached.
-        active = np.flatnonzero(self.places > max(ACTIVE_MASS, 0.1 / len(self.places)))
-        active = active[np.argsort(-self.places[active])][:MAX_ACTIVE]
-        lost = float(self.places.sum() - self.places[active].sum())
-        predicted, sigma = self._moved(active, T_previous_current, elapsed_s)
-        if self._pairs(predicted, sigma) > MAX_PAIRS:
-            # It may be nearly anywhere: following each keyframe would say no more.
-            self.places = np.full_like(self.places, self.places.mean())
-            return
-        senders, receivers, weights = self._reachable(predicted, sigma)
-        sums = np.bincount(senders, weights, minlength=len(active))
-        self.off_map += float(self.places[active[sums == 0.0]].sum())
-        shares = self.places[active[senders]] * weights / np.maximum(sums[senders], 1e-300)
-        moved = np.bincount(receivers, shares, minlength=len(self.places)).astype(np.float64)
-        # What is too small to follow, and what may have been carried away, goes everywhere.
-        everywhere = lost + self._config.kidnap * float(moved.sum())
-        moved = moved * (1.0 - self._config.kidnap)
-        self.places = moved + everywhere / len(moved)
-        back = self._config.kidnap * self.off_map
+        count, kidnap = len(self._T), self._config.kidnap
+        # 1. Follow what stands out, the most likely first, as far as the budget goes.
+        senders = np.flatnonzero(self._above > LEAST_MASS)
+        senders = senders[np.argsort(-self._above[senders], kind='stable')][:MAX_ACTIVE]
+        predicted, sigma = self._moved(self._ids[senders], T_previous_current, elapsed_s)
+        lists = self._in_reach(predicted, sigma)
+        senders = senders[: len(lists)]
+        mass = self._above[senders]
+        spread = float(self._above.sum() - mass.sum())
+        # 2. Each keyframe sends its share to those it may have reached; off the map where to none.
+        pairs, receivers, weights = self._reachable(predicted, lists, sigma)
+        sums = np.bincount(pairs, weights, minlength=len(senders))
+        self.off_map += float(mass[sums == 0.0].sum())
+        shares = mass[pairs] * weights / np.maximum(sums[pairs], 1e-300)
+        self._ids, into = np.unique(receivers, return_inverse=True)
+        self._above = np.bincount(into, shares, minlength=len(self._ids)).astype(np.float64)
+        # 3. What is not followed, and what may have been carried away, goes everywhere.
+        moved = float(self._above.sum())
+        back = kidnap * self.off_map
+        self._above *= 1.0 - kidnap
         self.off_map -= back
-        self.places += back / len(self.places)
+        self.floor += (spread + kidnap * moved + back) / count
         self._normalise()
 
-    def update(self, ids: Ids, log_odds: Float, travelled_m: float = np.inf) -> None:
-        """Weigh the belief with one image.
+    def update(self, ids: Ids, log_odds: Float, others: float | None = None) -> None:
+        """Weigh the belief with one image, or with all of one stamp.
 
         Args:
-            ids: (K,) keyframes found in the map, most similar first.
+            ids: (K,) keyframes found in the map, each once.
             log_odds: (K,) log likelihood ratio of each being a true match.
-            travelled_m: since the image before; infinite for the first.
+            others: that of every other keyframe, none above it in `ids`; None: they are at most
+                as similar as the last that was found.
         """
         if self._tree is None or not len(ids):
             return
-        limit = self._config.evidence_limit
-        odds = np.clip(np.asarray(log_odds, dtype=np.float64), -limit, limit)
-        odds *= min(1.0, travelled_m / max(self._config.evidence_m, 1e-9))
-        # Keyframes that were not found are at most as similar as the last that was.
-        likelihood = np.full(len(self.places), np.exp(min(float(odds.min()), 0.0)))
-        likelihood[ids] = np.exp(odds)
-        self.places = self.places * likelihood
+        order = np.argsort(ids, kind='stable')
+        ids, odds = ids[order], np.asarray(log_odds, dtype=np.float64)[order]
+        least = math.exp(min(float(odds.min()), 0.0) if others is None else others)
+        found = self.masses(ids) * np.exp(odds)
+        unfound = ~np.isin(self._ids, ids, assume_unique=True)
+        self.floor *= least
+        merged = np.concatenate([self._ids[unfound], ids])
+        above = np.concatenate([self._above[unfound] * least,
+                                np.maximum(found - self.floor, 0.0)])
+        order = np.argsort(merged, kind='stable')
+        self._ids, self._above = merged[order], above[order]
         self._normalise()
 
     def around(self, keyframe: int) -> Ids:
-        """Keyframes that show the same place as this one, itself among them."""
+        """Keyframes that show the same place as this one, itself among them; sorted."""
         return self._near(self._T[keyframe], self.radius_m)
+
+    def near_pose(self, T_map_cam: Array) -> Ids:
+        """Keyframes that show what a camera at this pose (4, 4) sees; sorted."""
+        return self._near(T_map_cam, self.radius_m)
 
     def probability(self, keyframe: int) -> float:
         """Belief that the robot is at this keyframe's place."""
-        return float(self.places[self.around(keyframe)].sum())
+        return float(self.masses(self.around(keyframe)).sum())
 
     def best(self) -> tuple[int, float, float]:
-        """The most likely place: its keyframe and probability, and that of the next best place."""
-        first = int(np.argmax(self.places))
-        here = self.around(first)
-        rest = self.places.copy()
-        rest[self._near(self._T[first], 2.0 * self.radius_m, any_angle=True)] = 0.0
-        second = int(np.argmax(rest))
-        return first, float(self.places[here].sum()), float(rest[self.around(second)].sum())
+        """The most likely place: its keyframe and probability, and that of the next best place.
+
+        A next place is one farther away than twice a place's radius.
+        """
+        first = int(self._ids[np.argmax(self._above)]) if len(self._ids) else 0
+        here = self._near(self._T[first], 2.0 * self.radius_m, any_angle=True)
+        elsewhere = ~np.isin(self._ids, here, assume_unique=True)
+        if elsewhere.any():
+            second = int(self._ids[elsewhere][np.argmax(self._above[elsewhere])])
+        else:  # any that is not here: the least id that is missing
+            second = int(np.searchsorted(here - np.arange(len(here)), 1))
+            if second >= len(self._T):
+                return first, self.probability(first), 0.0
+        there = self.around(second)
+        return (first, self.probability(first),
+                float(self.masses(np.setdiff1d(there, here, assume_unique=True)).sum()))
 
     def _moved(
-        self, active: Ids, motion: Array | None, elapsed_s: float
+        self, ids: Ids, motion: Array | None, elapsed_s: float
     ) -> tuple[Array, float]:
-        """Where keyframes' share of the belief is now (N, 4, 4), and how exactly, m."""
+        """Where keyframes' share of the belief is now (K, 4, 4), and how exactly, m."""
         config = self._config
         # The belief lives on keyframes, so it is never known better than their spacing.
         sigma = max(config.motion_floor_m, self.spacing_m)
-        predicted = self._T[active]
+        predicted = self._T[ids]
         if motion is None:
-            return predicted, sigma + config.drift_mps * max(elapsed_s, 0.0)
+            return predicted, math.hypot(sigma, config.drift_mps * max(elapsed_s, 0.0))
         sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
         return predicted @ motion, sigma
 
-    def _pairs(self, predicted: Array, sigma: float) -> int:
-        """How many keyframes may have been reached, over all predictions."""
+    def _in_reach(self, predicted: Array, sigma: float) -> list[list[int]]:
+        """Keyframes near each prediction, as many predictions as the budget of pairs allows."""
         if self._tree is None or not len(predicted):
-            return 0
-        return int(np.sum(self._tree.query_ball_point(
-            predicted[:, :3, 3], 3.0 * sigma, return_length=True)))
+            return []
+        positions, radius = predicted[:, :3, 3], REACH * sigma
+        lists: list[list[int]] = []
+        pairs, most = 0, int(self._tree.query_ball_point(positions[0], radius, return_length=True))
+        # In portions, each as large as is safe when it lies as dense as the densest so far.
+        while len(lists) < len(positions) and pairs + most <= MAX_PAIRS:
+            portion = max(1, (MAX_PAIRS - pairs) // (2 * max(most, 1)))
+            found = self._tree.query_ball_point(
+                positions[len(lists):len(lists) + portion], radius)
+            lists.extend(found)
+            sizes = [len(ids) for ids in found]
+            pairs, most = pairs + sum(sizes), max(most, *sizes)
+        return lists
 
-    def _reachable(self, predicted: Array, sigma: float) -> tuple[Ids, Ids, Float]:
+    def _reachable(
+        self, predicted: Array, lists: list[list[int]], sigma: float
+    ) -> tuple[Ids, Ids, Float]:
         """Pairs of a prediction's index and a keyframe it may have led to, with weights."""
-        if self._tree is None or not len(predicted):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-        found = self._tree.query_ball_point(predicted[:, :3, 3], 3.0 * sigma)
-        senders = np.repeat(np.arange(len(predicted)), [len(ids) for ids in found])
-        receivers = np.array([k for ids in found for k in ids], dtype=np.int64)
-        turns = np.swapaxes(self._T[receivers, :3, :3], -1, -2) @ predicted[senders, :3, :3]
-        fits = _angles(turns) <= self._config.place_angle_rad
+        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
+        senders = np.repeat(np.arange(len(lists)), sizes)
+        receivers = np.fromiter((k for ids in lists for k in ids), np.int64, int(sizes.sum()))
+        turns = predicted[:, :3, :3].reshape(-1, 9)
+        traces = np.einsum('ij,ij->i', self._turns[receivers], turns[senders])
+        fits = traces >= self._least_trace
         senders, receivers = senders[fits], receivers[fits]
-        metres = np.linalg.norm(self._T[receivers, :3, 3] - predicted[senders, :3, 3], axis=1)
-        return senders, receivers, np.exp(-0.5 * (metres / sigma) ** 2)
+        steps = self._T[receivers, :3, 3] - predicted[senders, :3, 3]
+        squares = np.einsum('ij,ij->i', steps, steps)
+        return senders, receivers, np.exp(-0.5 * squares / sigma**2)
 
     def _near(self, T: Array, radius_m: float, any_angle: bool = False) -> Ids:
         if self._tree is None:
             return np.zeros(0, dtype=np.int64)
-        ids = np.array(sorted(self._tree.query_ball_point(T[:3, 3], radius_m)), dtype=np.int64)
+        ids = np.sort(np.array(self._tree.query_ball_point(T[:3, 3], radius_m), dtype=np.int64))
         if any_angle or not len(ids):
             return ids
-        angles = _angles(np.swapaxes(self._T[ids, :3, :3], 1, 2) @ T[:3, :3])
-        return ids[angles <= self._config.place_angle_rad]
+        return ids[self._turns[ids] @ T[:3, :3].reshape(9) >= self._least_trace]
 
     def _normalise(self) -> None:
-        total = float(self.places.sum()) + self.off_map
-        self.places /= total
+        total = self.floor * len(self._T) + float(self._above.sum()) + self.off_map
+        self.floor /= total
+        self._above /= total
         self.off_map /= total
 
 
@@ -210,8 +278,3 @@ def spacing(T_map_cam: Array) -> float:
 def place_radius(T_map_cam: Array, config: BeliefConfig) -> float:
     """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
     return max(config.place_radius_m, 1.5 * spacing(T_map_cam))
-
-
-def _angles(R: Array) -> Array:
-    """Angles in rad of rotations (N, 3, 3); to about 1e-8, and quick."""
-    return np.asarray(np.arccos(np.clip((np.trace(R, axis1=-2, axis2=-1) - 1.0) / 2.0, -1.0, 1.0)))

@@ -1,47 +1,106 @@
-"""How much a score speaks for a place, learnt from the map's own keyframes.
+"""How much a score speaks for a place, and how often a match of such a score is true.
 
-A score is a similarity in robust standard deviations above what the image has with keyframes all
-over the map. Pairs of keyframes of one place and of different places give two distributions of
-scores; their log likelihood ratio is taken as linear.
+A score is a whitened similarity in robust standard deviations above what the image has with
+keyframes all over the map. Two things are learnt, from the pairs of a map's own keyframes or,
+better, from a second traverse of the same streets:
+
+* the log likelihood ratio of a true place at a score, taken as linear: what the belief weighs by;
+* the probability that an image's best match is true, given its score and its margin over the best
+  keyframe of another place, for images of which half were taken off the map.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.geometry import Array
+from regvpr_core.localization.appearance import Appearance, AppearanceConfig
+from regvpr_core.localization.whitening import Whitening
+from regvpr_core.places.index_rows import unit
 from regvpr_core.places.place_map import PlaceMap
 
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 SAMPLE = 512
+RUN = 8
 LEAST_SPREAD = 0.01
+LEAST_EXAMPLES = 10
+MAX_QUERIES = 2048
 
-CHANGED = 0.7
-"""Share of a true pair's score that is left in another session: the map's own pairs were taken
-seconds apart, a robot comes back at dusk."""
+CHANGED = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)
+"""Shares of a true pair's score that may be left in another session: the map's own pairs were
+taken seconds apart, a robot comes back at dusk (0.4 is left on the town of seed 7) or in winter
+(0.5). A second traverse needs no such guess."""
 
 TEMPER = 0.5
 """Share of the log likelihood ratio that is used: the errors of images in a row are alike."""
 
 LOGISTIC_PRIOR = 0.002
 NEWTON_STEPS = 30
+BINS = 10
 
 FALLBACK = (2.5, 1.0)
 """Offset and gain for maps too small to learn from."""
 
+FALLBACK_MATCH = (-4.0, 1.0, 1.0)
+"""And intercept, weight of the score and weight of the margin of a match's probability."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Matches of similar probability. predicted: mean; true: share that was; count: how many."""
+
+    predicted: float
+    true: float
+    count: int
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Log likelihood ratio of a true match at a score: gain * (score - offset)."""
+    """What scores are worth in one map.
+
+    offset, gain: the log likelihood ratio of a place at a score is gain * (score - offset).
+    match: the log odds of a match are match[0] + match[1] * score + match[2] * margin.
+    source: what it was learnt from. queries: from how many images.
+    bins: held-out images of the same kind, for a reliability diagram.
+    """
 
     offset: float
     gain: float
+    match: tuple[float, float, float] = FALLBACK_MATCH
+    source: str = 'nothing'
+    queries: int = 0
+    bins: tuple[Bin, ...] = field(default=())
 
     def log_odds(self, scores: Float) -> Float:
-        """(K,) scores to log likelihood ratios."""
+        """(K,) scores to log likelihood ratios of a place."""
         return self.gain * (scores - self.offset)
+
+    def probability(self, scores: Float, margins: Float) -> Float:
+        """(K,) probability that a match of this score and margin is true, from one image alone."""
+        bias, score, margin = self.match
+        odds = np.clip(bias + score * scores + margin * margins, -30.0, 30.0)
+        return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Examples:
+    """What images of known pose scored.
+
+    true, other: (A,), (B,) scores of the places that images show, and of other ones.
+    matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
+        image's place is in the map: each image is also asked with its place taken out.
+    """
+
+    true: Float
+    other: Float
+    matches: Float
+    is_true: Mask
+    on_map: Mask
 
 
 def scores(similarities: Float32, background: Float32) -> Float:
@@ -53,67 +112,233 @@ def scores(similarities: Float32, background: Float32) -> Float:
     return np.asarray((similarities - middle) / np.maximum(spread, LEAST_SPREAD), dtype=np.float64)
 
 
-def sample(place_map: PlaceMap) -> npt.NDArray[np.int64]:
+def sample(place_map: PlaceMap) -> Ids:
     """Ids of keyframes all over the map, at most `SAMPLE`."""
     count = len(place_map)
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(np.int64))
 
 
-def calibrate(place_map: PlaceMap, radius_m: float, angle_rad: float) -> Calibration:
-    """Learn from the pairs of a map's keyframes.
+def calibrate(
+    place_map: PlaceMap, radius_m: float, angle_rad: float, traverse: PlaceMap | None = None
+) -> Calibration:
+    """Learn what scores are worth.
 
     Args:
         place_map: the map.
         radius_m, angle_rad: keyframes nearer than both show one place; those beyond twice the
             radius or the angle do not.
+        traverse: a map of a second drive through the same streets, in the same frame and of the
+            same model; None takes the pairs of the map's own keyframes.
     """
-    # Neighbours must be among the sample, so it is taken in runs where the map is large.
-    ids = sample(place_map)
-    if len(ids) < len(place_map):
-        starts = np.linspace(0, len(place_map) - 8, SAMPLE // 8).astype(np.int64)
-        ids = np.unique(starts[:, None] + np.arange(8))
-    if len(ids) < 10:
+    if traverse is None:
+        examples = _own_pairs(place_map, radius_m, angle_rad)
+        source = "pairs of the map's own keyframes"
+        count = len(examples.true) // len(CHANGED)
+    else:
+        examples = _second_traverse(place_map, traverse, radius_m, angle_rad)
+        source, count = f'traverse {traverse.manifest.map_id[:8]}', len(examples.true)
+    if min(len(examples.true), len(examples.other)) < LEAST_EXAMPLES:
         return Calibration(*FALLBACK)
-    rows = place_map.centred(ids)
-    similarities = rows @ rows.T
-    np.fill_diagonal(similarities, np.nan)
-    off_diagonal = similarities[~np.isnan(similarities)].reshape(len(ids), -1)
-    z = scores(similarities, off_diagonal)
+    offset, gain = fit_logistic(examples.true, examples.other)
+    if gain <= 0.0:
+        return Calibration(*FALLBACK)
+    match, bins = _fit_matches(examples)
+    return Calibration(offset, TEMPER * gain, match, source, count, bins)
 
-    # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
-    T = place_map.T_map_cam[ids]
-    metres = np.linalg.norm(T[:, None, :3, 3] - T[None, :, :3, 3], axis=-1)
-    cosines = np.einsum('iab,jab->ij', T[:, :3, :3], T[:, :3, :3])  # trace of R_i^T R_j
-    radians = np.arccos(np.clip((cosines - 1.0) / 2.0, -1.0, 1.0))
-    here = (metres < radius_m) & (radians < angle_rad)
-    z = np.nan_to_num(z, nan=-np.inf)
-    places = np.stack([np.where(here, row, -np.inf).max(axis=1) for row in z])
-    same = np.diagonal(places)
-    other = places[(metres > 2 * radius_m) | (radians > 2 * angle_rad)]
-    same, other = same[np.isfinite(same)], other[np.isfinite(other)]
-    if len(same) < 10 or len(other) < 10:
-        return Calibration(*FALLBACK)
-    offset, gain = fit_logistic(CHANGED * same, other)
-    return Calibration(offset, TEMPER * gain) if gain > 0.0 else Calibration(*FALLBACK)
+
+def reliability(
+    place_map: PlaceMap, calibration: Calibration, radius_m: float = 5.0, angle_rad: float = 0.9
+) -> tuple[Bin, ...]:
+    """Predicted and true shares, for the diagram in `map show`.
+
+    The bins that were kept with the calibration, which are of held-out images; where there are
+    none, those of the map's own pairs.
+    """
+    if calibration.bins:
+        return calibration.bins
+    examples = _own_pairs(place_map, radius_m, angle_rad)
+    if not len(examples.matches):
+        return ()
+    predicted = calibration.probability(examples.matches[:, 0], examples.matches[:, 1])
+    return make_bins(predicted, examples.is_true)
+
+
+def make_bins(predicted: Float, is_true: Mask) -> tuple[Bin, ...]:
+    """Matches (C,) in `BINS` bins of one width over their probability; empty ones are left out."""
+    numbers = np.minimum((np.asarray(predicted) * BINS).astype(int), BINS - 1)
+    return tuple(
+        Bin(predicted=float(predicted[numbers == n].mean()),
+            true=float(is_true[numbers == n].mean()), count=int((numbers == n).sum()))
+        for n in range(BINS) if (numbers == n).any())
+
+
+def calibration_error(bins: tuple[Bin, ...]) -> float:
+    """Expected calibration error: mean distance of predicted and true share, by count."""
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.predicted - b.true) for b in bins) / total if total else 0.0
 
 
 def fit_logistic(true: Float, false: Float) -> tuple[float, float]:
     """Offset and gain of the log likelihood ratio gain * (score - offset) of two samples.
 
-    Logistic regression with both classes of the same weight, by Newton's method; a weak prior
-    keeps the gain finite where the samples do not overlap.
+    Both classes have the same weight, so that the ratio is that of likelihoods.
     """
     z = np.concatenate([true, false])
     is_true = np.concatenate([np.ones(len(true)), np.zeros(len(false))])
     share = np.concatenate([np.full(len(true), 0.5 / len(true)),
                             np.full(len(false), 0.5 / len(false))])
-    X = np.stack([z, np.ones_like(z)], axis=1)
-    prior = np.diag([LOGISTIC_PRIOR, 1e-9])
-    w = np.zeros(2)
+    bias, gain = logistic_regression(z[:, None], is_true, share)
+    return (float(-bias / gain) if gain else 0.0), float(gain)
+
+
+def logistic_regression(features: Float, is_true: Float, share: Float) -> Float:
+    """Intercept and weights (1 + F,) by Newton's method.
+
+    A weak prior keeps them finite where the classes do not overlap.
+
+    Args:
+        features: (C, F). is_true: (C,) 0 or 1. share: (C,) weight of each, of sum 1.
+    """
+    X = np.concatenate([np.ones((len(features), 1)), features], axis=1)
+    prior = np.diag([1e-9, *[LOGISTIC_PRIOR] * features.shape[1]])
+    w = np.zeros(X.shape[1])
     for _ in range(NEWTON_STEPS):
         p = 1.0 / (1.0 + np.exp(-np.clip(X @ w, -30.0, 30.0)))
         gradient = X.T @ (share * (is_true - p)) - prior @ w
         hessian = X.T @ (X * (share * p * (1.0 - p))[:, None]) + prior
         step = np.linalg.solve(hessian, gradient)
         w += step / max(1.0, float(np.abs(step).max()))
-    return (float(-w[1] / w[0]) if w[0] else 0.0), float(w[0])
+    return w
+
+
+def margin(found: Float, same: Mask) -> float:
+    """How far the best of scores (K,) is above the best of another place.
+
+    Args:
+        found: scores of an image's candidates.
+        same: (K,) which of them show the place of the best one.
+    """
+    best = float(found.max())
+    return best - float(found[~same].max(initial=-np.inf)) if not same.all() else \
+        best - float(found.min())
+
+
+def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mask:
+    """Which of two lists of poses (A, 4, 4), (B, 4, 4) show one place: (A, B)."""
+    metres = np.linalg.norm(T_a[:, None, :3, 3] - T_b[None, :, :3, 3], axis=-1)
+    traces = T_a[:, :3, :3].reshape(-1, 9) @ T_b[:, :3, :3].reshape(-1, 9).T
+    return np.asarray((metres < radius_m)
+                      & (traces > 1.0 + 2.0 * np.cos(min(angle_rad, np.pi))))
+
+
+def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float) -> _Examples:
+    """Each keyframe of a sample as an image; itself is not in the map then."""
+    ids = _runs(place_map)
+    rows = Whitening.of_map(place_map)(place_map.centred(ids))
+    similarities = rows @ rows.T
+    np.fill_diagonal(similarities, np.nan)
+    if len(ids) < LEAST_EXAMPLES:
+        return _examples([], np.zeros((0, 0)), np.zeros((0, 0), bool), np.zeros((0, 0), bool))
+    z = scores(similarities, similarities[~np.isnan(similarities)].reshape(len(ids), -1))
+    T = place_map.T_map_cam[ids]
+    here = same_place(T, T, radius_m, angle_rad)
+    away = ~same_place(T, T, 2.0 * radius_m, 2.0 * angle_rad)
+    z = np.nan_to_num(z, nan=-np.inf)
+    true = [np.where(here[i], z[i], -np.inf).max() for i in range(len(ids))]
+    times = len(CHANGED)
+    return _examples([share * score for share in CHANGED for score in true],
+                     np.tile(z, (times, 1)), here, np.tile(away, (times, 1)))
+
+
+def _second_traverse(
+    place_map: PlaceMap, traverse: PlaceMap, radius_m: float, angle_rad: float
+) -> _Examples:
+    """Each keyframe of another drive as an image, its session's mean taken off as a robot does."""
+    ids = _runs(place_map)
+    whitening = Whitening.of_map(place_map)
+    rows = whitening(place_map.centred(ids))
+    background = whitening(place_map.centred(sample(place_map)))
+    T = place_map.T_map_cam
+    here = same_place(T[ids], T[ids], radius_m, angle_rad)
+    appearance = Appearance(place_map.centre, AppearanceConfig())
+    step = max(1, -(-len(traverse) // MAX_QUERIES))
+    z, true, away = [], [], []
+    for number in range(0, len(traverse), step):
+        descriptor = traverse.descriptors(number, number + 1)[0]
+        appearance.update(descriptor)
+        query = whitening(unit(descriptor - appearance.mean))
+        around = background @ query
+        pose = traverse.T_map_cam[number:number + 1]
+        there = np.flatnonzero(
+            same_place(pose, T, radius_m, angle_rad)[0])
+        true.append(float(scores(whitening(place_map.centred(there)) @ query, around).max())
+                    if len(there) else -np.inf)
+        z.append(scores(rows @ query, around))
+        away.append(~same_place(pose, T[ids], 2.0 * radius_m, 2.0 * angle_rad)[0])
+    return _examples(true, np.array(z).reshape(-1, len(ids)), here,
+                     np.array(away, dtype=bool).reshape(-1, len(ids)))
+
+
+def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
+    """Scores as examples.
+
+    Args:
+        true: (Q,) score of the place that each image shows; -inf where the map does not hold it.
+        z: (Q, K) scores with sampled keyframes. here: (K, K) which of these show one place.
+        away: (Q, K) which of them certainly do not show what the image does.
+    """
+    # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
+    others, matches, is_true, on_map = [], [], [], []
+    for row, score, elsewhere in zip(z, true, away, strict=True):
+        if not elsewhere.any():
+            continue
+        others.append(np.array([row[mates & elsewhere].max()
+                                for mates in here[elsewhere]]))
+        apart = np.where(elsewhere, row, -np.inf)
+        best = int(np.argmax(apart))
+        third = float(apart[~here[best]].max(initial=-np.inf))
+        if np.isfinite(apart[best]) and np.isfinite(third):
+            matches.append((apart[best], apart[best] - third))
+            is_true.append(False)
+            on_map.append(False)
+            if np.isfinite(score):
+                wins = score > apart[best]
+                matches.append((score, score - apart[best]) if wins else
+                               (apart[best], apart[best] - max(score, third)))
+                is_true.append(bool(wins))
+                on_map.append(True)
+    kept = np.array([score for score in true if np.isfinite(score)])
+    other = np.concatenate(others) if others else np.zeros(0)
+    return _Examples(kept, other[np.isfinite(other)], np.array(matches).reshape(-1, 2),
+                     np.array(is_true, dtype=bool), np.array(on_map, dtype=bool))
+
+
+def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:
+    """Weights of score and margin from all examples; bins of each half by the other half's."""
+    if min(examples.is_true.sum(), (~examples.is_true).sum()) < LEAST_EXAMPLES:
+        return FALLBACK_MATCH, ()
+
+    def weights(chosen: Mask) -> tuple[float, float, float]:
+        # Half of the images were taken on the map, whatever the sample's share.
+        on_map, is_true = examples.on_map[chosen], examples.is_true[chosen].astype(np.float64)
+        share = np.where(on_map, 0.5 / max(on_map.sum(), 1), 0.5 / max((~on_map).sum(), 1))
+        bias, score, gap = logistic_regression(examples.matches[chosen], is_true, share)
+        return float(bias), float(score), float(gap)
+
+    # Neighbours are alike, so the halves are long runs of images and not every other one.
+    halves = (np.arange(len(examples.matches)) * 8 // len(examples.matches)) % 2
+    predicted = np.zeros(len(examples.matches))
+    for half in (0, 1):
+        learnt = Calibration(*FALLBACK, weights(halves != half))
+        held_out = halves == half
+        predicted[held_out] = learnt.probability(
+            examples.matches[held_out, 0], examples.matches[held_out, 1])
+    return weights(np.ones(len(halves), dtype=bool)), make_bins(predicted, examples.is_true)
+
+
+def _runs(place_map: PlaceMap) -> Ids:
+    """Ids all over the map, in runs where it is large, so that neighbours are among them."""
+    if len(place_map) <= SAMPLE:
+        return np.arange(len(place_map))
+    starts = np.linspace(0, len(place_map) - RUN, SAMPLE // RUN).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(RUN))

@@ -1,20 +1,36 @@
-"""One image after the other: where on the map is the robot?"""
+"""An image and odometry in, a localization out: where in the map is the robot?"""
 
-from dataclasses import dataclass, field
-import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 import time
 
 import numpy as np
 
-from regvpr_core.config import check_range
+from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
-from regvpr_core.images import RGB
-from regvpr_core.localization.appearance import Appearance, AppearanceConfig, Float32
-from regvpr_core.localization.belief import Belief, BeliefConfig, Float, Ids
-from regvpr_core.localization.calibration import calibrate, sample, scores
-from regvpr_core.localization.pose_prior import estimate, PosePrior, PosePriorConfig
+from regvpr_core.localization.appearance import Appearance, Float32
+from regvpr_core.localization.belief import Belief
+from regvpr_core.localization.calibration import margin, same_place, sample, scores
+from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.metric_pose import MetricPose
+from regvpr_core.localization.pose_prior import estimate, PosePrior
+from regvpr_core.localization.settings import LocalizerConfig
+from regvpr_core.localization.states import Decider, Evidence, State
+from regvpr_core.localization.stored_calibration import stored_or_learnt
+from regvpr_core.localization.verification import (
+    AnyVerifier,
+    make_verifier,
+    spread_log_odds,
+    Verification,
+)
+from regvpr_core.localization.views import Mounts, Seen
+from regvpr_core.localization.whitening import Whitening
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.place_map import PlaceMap, unit
+from regvpr_core.places.index_rows import unit
+from regvpr_core.places.place_map import PlaceMap
+
+__all__ = ['Description', 'Frame', 'Localization', 'Localizer', 'LocalizerConfig', 'Match',
+           'State']
 
 OUT_OF_ORDER_NS = 1_000_000_000
 """An image older than the last by less came late and is no evidence; by more, time jumped back."""
@@ -22,73 +38,41 @@ OUT_OF_ORDER_NS = 1_000_000_000
 METRES_OF_A_RADIAN = 3.0
 """A turn shows as much that is new as this drive."""
 
+NEW_VIEW = 0.35
+"""Without odometry: an image whose descriptor has gone this share of the way to one of anywhere
+else is all new. On the town's laps (seed 7) that takes 2 m."""
 
-class State(enum.IntEnum):
-    """As in the messages."""
-
-    INITIALISING = 0
-    LOST = 1
-    AMBIGUOUS = 2
-    LOCALIZED = 3
-    OFF_MAP = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalizerConfig:
-    """Settings of localization.
-
-    candidates: keyframes searched for an image, 1 to 1000. matches: reported, 1 to 50.
-    accept_probability: belief that a place needs, 0.5 to 1.
-    least_score: and how far its best keyframe must stand out in this image, 0 to 20.
-    least_images: before the first fix, 1 to 100.
-    still_m, still_rad: an image taken nearer than this to the last one is no new evidence.
-    still_cosine: without odometry, nor is one whose descriptor is this similar, 0.5 to 1.
-    """
-
-    candidates: int = 50
-    matches: int = 5
-    accept_probability: float = 0.9
-    least_score: float = 2.0
-    least_images: int = 3
-    still_m: float = 0.1
-    still_rad: float = 0.05
-    still_cosine: float = 0.97
-    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
-    belief: BeliefConfig = field(default_factory=BeliefConfig)
-    pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ('candidates', 1, 1000), ('matches', 1, 50), ('accept_probability', 0.5, 1.0),
-            ('least_score', 0.0, 20.0), ('least_images', 1, 100), ('still_m', 0.0, 10.0),
-            ('still_rad', 0.0, 3.2), ('still_cosine', 0.5, 1.0),
-        ):
-            check_range(name, getattr(self, name), low, high)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Frame:
-    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera."""
-
-    stamp_ns: int
-    rgb: RGB
-    T_base_cam: Array
+JUMP_FLOOR_M = 1.0
+"""Odometry may be corrected by this much between any two images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """One keyframe found. probability: belief that the robot is at its place."""
+    """One keyframe found.
+
+    similarity: cosine of the centred descriptors. score: see `calibration`.
+    probability: that the robot is at its place, after all images so far (the belief).
+    image_probability: that the match is true, by this image's score and margin alone
+        (`Calibration.probability`).
+    view: which of the frame's images found it. verification: what local features say of it.
+    """
 
     keyframe_id: int
     similarity: float
     score: float
     probability: float
     accepted: bool
+    image_probability: float = 0.0
+    view: int = 0
+    verification: Verification | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Localization:
-    """What is known after an image. pose_prior: only when the state is LOCALIZED."""
+    """What is known after an image. pose_prior: only when the state is LOCALIZED.
+
+    descriptions: what the network made of the images, for who else wants it.
+    """
 
     stamp_ns: int
     state: State
@@ -97,14 +81,14 @@ class Localization:
     matches: tuple[Match, ...]
     pose_prior: PosePrior | None
     seconds: dict[str, float]
+    descriptions: tuple[Description, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Evidence:
-    """The last image that moved the belief."""
+class _Past:
+    """Images of one stamp that moved the belief, or the last of one camera that did."""
 
     stamp_ns: int
-    T_base_cam: Array
     T_odom_base: Array | None
     descriptor: Float32
 
@@ -113,26 +97,37 @@ class Localizer:
     """Holds an encoder, a map and the belief. Not to be shared between threads."""
 
     def __init__(self, encoder: Encoder, place_map: PlaceMap, config: LocalizerConfig) -> None:
-        """Start without a belief; `place_map` must be of the encoder's model."""
-        self._encoder = encoder
+        """Start without a belief; `place_map` must be of the encoder's model.
+
+        Raises:
+            MapError: the map's calibration is damaged, or it lacks the features to verify by.
+        """
         self.place_map = place_map
         self._config = config
-        self._appearance = Appearance(place_map.centre, config.appearance)
+        self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
         self._belief = Belief(place_map.T_map_cam, config.belief)
-        self._background = place_map.centred(sample(place_map))
-        self._calibration = calibrate(
+        self._mounts = Mounts(self._belief, place_map.T_map_cam)
+        self._decider = Decider(config)
+        self._whitening = Whitening.of_map(place_map)
+        self._background = self._whitening(place_map.centred(sample(place_map)))
+        self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
 
     def reset(self) -> None:
         """Forget where the robot was."""
-        self._appearance.reset()
+        self._appearances: dict[str | bytes, Appearance] = {}
         self._belief.reset()
-        self._last: _Evidence | None = None
+        self._mounts.reset()
+        self._decider.reset()
+        self._last: _Past | None = None
+        self._last_of: dict[str | bytes, _Past] = {}
         self._images = 0
 
-    def localize(self, frame: Frame, T_odom_base: Array | None = None) -> Localization:
-        """Localize one image.
+    def localize(
+        self, frame: Frame | Sequence[Frame], T_odom_base: Array | None = None
+    ) -> Localization:
+        """Localize the images of one stamp: one, or one of each camera.
 
         Args:
             frame: newer than the one before. Up to a second older counts as late and tells
@@ -140,101 +135,205 @@ class Localizer:
             T_odom_base: (4, 4) odometry at the image's stamp, None where there is none.
 
         Raises:
-            ImageError: the image cannot be used; the belief stays as it was.
+            ImageError: an image cannot be used, or stamps differ; the belief stays as it was.
         """
         start = time.perf_counter()
-        # 1. Describe the image.
-        descriptor = self._encoder.describe(frame.rgb)
+        # 1. Describe the images.
+        views = self._describe([frame] if isinstance(frame, Frame) else frame)
+        stamp_ns = views[0].frame.stamp_ns
         described = time.perf_counter()
         # 2. Move the belief by odometry; an image from where the last was taken tells nothing new.
-        travelled_m = self._move(frame, T_odom_base, descriptor)
-        # 3. Take off what the session's images share, and search the map.
-        if travelled_m:
-            self._appearance.update(descriptor)
-        similarities, ids = self.place_map.search(
-            descriptor, self._config.candidates, self._appearance.mean)
-        background = self._background @ unit(descriptor - self._appearance.mean)
-        found = scores(similarities, background)
+        shares = self._move(stamp_ns, views, T_odom_base)
+        # 3. Take off what the session's images share, search the map and verify what is found.
+        seen = [self._search(view, share) for view, share in zip(views, shares, strict=True)]
         searched = time.perf_counter()
         # 4. Weigh the belief with what was found.
-        if travelled_m:
-            self._belief.update(ids, self._calibration.log_odds(found), travelled_m)
+        if any(shares):
+            config = self._config.belief
+            ids, log_odds, others = self._mounts.log_odds(seen, config.evidence_limit)
+            self._belief.update(ids, log_odds, others)
             self._images += 1
         # 5. Decide, and estimate the pose only where one place is believed.
-        state, reason, keyframe = self._decide(ids, found)
+        state, reason, keyframe = self._decide(seen, max(shares))
+        matches = self._matches(seen, state, keyframe)
         pose_prior = None
         if state is State.LOCALIZED:
-            pose_prior = estimate(self._belief, keyframe, self.place_map.T_map_cam,
-                                  frame.T_base_cam, self._config.pose_prior)
-        matches = self._matches(ids, similarities, found, state, keyframe)
+            pose_prior = self._pose_prior(views, matches[0], keyframe)
         end = time.perf_counter()
         return Localization(
-            stamp_ns=frame.stamp_ns, state=state, reason=reason, off_map=self._belief.off_map,
+            stamp_ns=stamp_ns, state=state, reason=reason, off_map=self._belief.off_map,
             matches=matches, pose_prior=pose_prior,
             seconds={'describe': described - start, 'search': searched - described,
-                     'belief': end - searched})
+                     'belief': end - searched},
+            descriptions=tuple(views))
 
-    def _move(self, frame: Frame, T_odom_base: Array | None, descriptor: Float32) -> float:
-        """Predict the belief to this image; metres since the last, 0 when it is still there."""
-        if self._last is not None and frame.stamp_ns < self._last.stamp_ns - OUT_OF_ORDER_NS:
-            self.reset()
+    def _describe(self, frames: Sequence[Frame]) -> list[Description]:
+        stamps = {frame.stamp_ns for frame in frames}
+        if len(stamps) != 1:
+            raise ImageError(f'{len(frames)} images of {len(stamps)} stamps; '
+                             f'expected one image or more, of one stamp')
+        described = [(frame, *self._verifier.describe(frame.rgb)) for frame in frames]
+        return [Description(frame, self.place_map.project(descriptor), features)
+                for frame, descriptor, features in described]
+
+    def _move(self, stamp_ns: int, views: Sequence[Description],
+              T_odom_base: Array | None) -> list[float]:
+        """Predict the belief to this stamp; how much of each image is new, 0 to 1."""
         last = self._last
-        if last is not None and frame.stamp_ns < last.stamp_ns:
-            return 0.0
-        this = _Evidence(frame.stamp_ns, frame.T_base_cam, T_odom_base, descriptor)
+        if last is not None and stamp_ns < last.stamp_ns - OUT_OF_ORDER_NS:
+            self.reset()
+            last = None
+        if last is not None and stamp_ns < last.stamp_ns:
+            return [0.0] * len(views)
+        shares = [self._share(stamp_ns, view, T_odom_base) for view in views]
+        if not any(shares):
+            return shares
+        this = _Past(stamp_ns, T_odom_base, views[0].descriptor)
         if last is None:
-            self._last = this
-            return np.inf
-        elapsed_s = (frame.stamp_ns - last.stamp_ns) / 1e9
-        if T_odom_base is not None and last.T_odom_base is not None:
-            base_motion = inverse(last.T_odom_base) @ T_odom_base
-            metres = float(np.linalg.norm(base_motion[:3, 3]))
-            radians = float(rotation_angle(base_motion[:3, :3]))
+            self._mounts.places(np.zeros(0, np.int64), views[0].frame.T_base_cam)
+        else:
+            motion = self._motion(last, this)
+            reference = self._mounts.T_base_reference
+            if motion is not None and reference is not None:
+                motion = inverse(reference) @ motion @ reference
+            self._belief.predict(motion, (stamp_ns - last.stamp_ns) / 1e9)
+        self._last = this
+        for view, share in zip(views, shares, strict=True):
+            if share:
+                self._last_of[view.camera] = _Past(stamp_ns, T_odom_base, view.descriptor)
+        return shares
+
+    def _share(self, stamp_ns: int, view: Description, T_odom_base: Array | None) -> float:
+        """How much of an image is new since the last of its camera, 0 to 1."""
+        last = self._last_of.get(view.camera)
+        if last is None:
+            return 1.0
+        motion = self._motion(last, _Past(stamp_ns, T_odom_base, view.descriptor))
+        if motion is not None:
+            metres = float(np.linalg.norm(motion[:3, 3]))
+            radians = float(rotation_angle(motion[:3, :3]))
             if metres < self._config.still_m and radians < self._config.still_rad:
                 return 0.0
-            motion = inverse(last.T_base_cam) @ base_motion @ frame.T_base_cam
-            travelled_m = metres + METRES_OF_A_RADIAN * radians
-        elif float(descriptor @ last.descriptor) > self._config.still_cosine:
+            way_m = metres + METRES_OF_A_RADIAN * radians
+            return min(1.0, way_m / max(self._config.belief.evidence_m, 1e-9))
+        similarity = float(view.descriptor @ last.descriptor)
+        if similarity > self._config.still_cosine:
             return 0.0
-        else:
-            motion = None
-            travelled_m = self._config.belief.drift_mps * elapsed_s
-        self._belief.predict(motion, elapsed_s)
-        self._last = this
-        return travelled_m
+        # How alike images of anywhere are, by the mean of this camera's.
+        mean = self._appearance(view).mean
+        elsewhere = min(float(mean @ mean), self._config.still_cosine - 0.01)
+        return min(1.0, (1.0 - similarity) / (1.0 - elsewhere) / NEW_VIEW)
 
-    def _decide(self, ids: Ids, found: Float) -> tuple[State, str, int]:
+    def _motion(self, last: _Past, this: _Past) -> Array | None:
+        """Motion (4, 4) of the base, None where it is not known.
+
+        Odometry that moved faster than a robot can has started over, or was corrected: what lies
+        between says nothing.
+        """
+        if last.T_odom_base is None or this.T_odom_base is None:
+            return None
+        motion = inverse(last.T_odom_base) @ this.T_odom_base
+        elapsed_s = (this.stamp_ns - last.stamp_ns) / 1e9
+        metres = float(np.linalg.norm(motion[:3, 3]))
+        # Not "greater": a motion that is not finite is none either.
+        if not metres <= JUMP_FLOOR_M + self._config.speed_limit_mps * elapsed_s:
+            return None
+        return motion
+
+    def _appearance(self, view: Description) -> Appearance:
+        if view.camera not in self._appearances:
+            self._appearances[view.camera] = Appearance(
+                self.place_map.centre, self._config.appearance)
+        return self._appearances[view.camera]
+
+    def _search(self, view: Description, share: float) -> Seen:
+        """Keyframes like an image, and what they are worth."""
+        appearance = self._appearance(view)
+        if share:
+            appearance.update(view.descriptor)
+        similarities, ids = self.place_map.search(
+            view.descriptor, self._config.candidates, appearance.mean)
+        # The index is quick and rough; what it found is compared again, whitened.
+        query = self._whitening(unit(view.descriptor - appearance.mean))
+        found = scores(self._whitening(self.place_map.centred(ids)) @ query,
+                       self._background @ query)
+        order = np.argsort(-found, kind='stable')
+        ids, similarities, found = ids[order], similarities[order], found[order]
+        log_odds = self._calibration.log_odds(found)
+        verifications = self._verifier.verify(
+            view.features, self._one_a_place(ids), view.frame.intrinsics)
+        if verifications:
+            log_odds = log_odds + spread_log_odds(
+                verifications, ids, self.place_map.T_map_cam, self._belief.radius_m)
+        T_base_cam = view.frame.T_base_cam
+        return Seen(share=share, T_base_cam=T_base_cam, ids=ids, similarities=similarities,
+                    scores=found, log_odds=log_odds, verifications=verifications,
+                    places=self._mounts.places(ids, T_base_cam))
+
+    def _one_a_place(self, ids: np.ndarray) -> list[int]:
+        """The first keyframe of each place among these."""
+        poses = self.place_map.T_map_cam[ids]
+        near = same_place(poses, poses, self._belief.radius_m, np.pi)
+        return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
+
+    def _decide(self, seen: Sequence[Seen], share: float) -> tuple[State, str, int]:
         """State, its reason, and the believed keyframe (-1: none)."""
-        if not len(ids):
+        if not len(self.place_map):
             return State.OFF_MAP, 'the map holds no keyframe', -1
         keyframe, here, elsewhere = self._belief.best()
-        if self._images < self._config.least_images:
-            return (State.INITIALISING, f'{self._images} of {self._config.least_images} images '
-                    f'from different spots', keyframe)
-        if self._belief.off_map > 0.5:
-            return State.OFF_MAP, f'off the map with {self._belief.off_map:.2f}', keyframe
-        if here < self._config.accept_probability:
-            if elsewhere > 0.5 * here and here > 0.2:
-                return (State.AMBIGUOUS,
-                        f'two places: {here:.2f} and {elsewhere:.2f}', keyframe)
-            return State.LOST, f'best place has {here:.2f}', keyframe
-        seen = float(found[np.isin(ids, self._belief.around(keyframe))].max(initial=0.0))
-        if seen < self._config.least_score:
-            return State.LOST, f'the believed place is not seen (score {seen:.1f})', keyframe
-        return State.LOCALIZED, f'one place has {here:.2f}', keyframe
+        there = self._belief.around(keyframe)
+        shown = [float(one.scores[one.at(there)].max(initial=0.0)) for one in seen]
+        state, reason = self._decider.decide(Evidence(
+            images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
+            seen=max(shown), way_m=share * self._config.belief.evidence_m))
+        return state, reason, keyframe
 
-    def _matches(self, ids: Ids, similarities: Float32, found: Float, state: State,
-                 keyframe: int) -> tuple[Match, ...]:
+    def _matches(self, seen: Sequence[Seen], state: State, keyframe: int) -> tuple[Match, ...]:
         """Best first; when localized, the first is the most similar one of the believed place."""
-        order = np.arange(len(ids))
-        accepted = -1
+        found = sorted(((view, i) for view, one in enumerate(seen) for i in range(len(one.ids))),
+                       key=lambda at: -seen[at[0]].scores[at[1]])
+        accepted = None
         if state is State.LOCALIZED:
-            there = np.isin(ids, self._belief.around(keyframe))
-            accepted = int(np.argmax(there))
-            order = np.concatenate([[accepted], np.delete(order, accepted)])
-        return tuple(
-            Match(keyframe_id=int(ids[i]), similarity=float(similarities[i]),
-                  score=float(found[i]), accepted=bool(i == accepted),
-                  probability=self._belief.probability(
-                      keyframe if i == accepted else int(ids[i])))
-            for i in order[: self._config.matches])
+            there = self._belief.around(keyframe)
+            shown = [one.at(there) for one in seen]
+            accepted = next((view, i) for view, i in found if shown[view][i])
+            found.remove(accepted)
+            found.insert(0, accepted)
+        return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted)
+                     for view, i in found[: self._config.matches])
+
+    def _match(self, one: Seen, view: int, i: int, keyframe: int, accepted: bool) -> Match:
+        place = one.places[i]
+        at = keyframe if accepted else int(place[0]) if len(place) else -1
+        # The margin of this keyframe's place over the best of another.
+        T = self.place_map.T_map_cam
+        config = self._config.belief
+        same = same_place(T[one.ids[i:i + 1]], T[one.ids], 2.0 * self._belief.radius_m,
+                          2.0 * config.place_angle_rad)[0]
+        ahead = float(one.scores[i]) - float(one.scores[~same].max(initial=-np.inf)) \
+            if not same.all() else margin(one.scores, same)
+        return Match(
+            keyframe_id=int(one.ids[i]), similarity=float(one.similarities[i]),
+            score=float(one.scores[i]), accepted=accepted, view=view,
+            probability=self._belief.probability(at) if at >= 0 else 0.0,
+            image_probability=float(self._calibration.probability(
+                np.array(one.scores[i]), np.array(ahead))),
+            verification=next((v for v in one.verifications
+                               if v.keyframe_id == one.ids[i]), None))
+
+    def _pose_prior(
+        self, views: Sequence[Description], match: Match, keyframe: int
+    ) -> PosePrior:
+        """From local features where they give a pose, else from the belief."""
+        view = views[match.view]
+        T = self.place_map.T_map_cam
+        verified: MetricPose | None = self._verifier.pose(
+            view.features, match.keyframe_id, self._belief.near_pose(T[match.keyframe_id]),
+            view.frame.intrinsics)
+        if verified is not None:
+            return estimate(self._belief, keyframe, T, view.frame.T_base_cam,
+                            self._config.pose_prior, verified)
+        reference = self._mounts.T_base_reference
+        return estimate(self._belief, keyframe, T,
+                        view.frame.T_base_cam if reference is None else reference,
+                        self._config.pose_prior)

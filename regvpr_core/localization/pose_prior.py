@@ -1,4 +1,9 @@
-"""A pose with covariance out of the belief over keyframes."""
+"""A pose with covariance: of the verified image, else out of the belief over keyframes.
+
+The covariance is (6, 6) of x, y, z (m^2) and of rotations about the map's fixed axes (rad^2), in
+that order, as geometry_msgs/PoseWithCovariance states it: the truth is
+(Exp(rotation) R, t + translation).
+"""
 
 from dataclasses import dataclass
 
@@ -8,40 +13,78 @@ from scipy.spatial.transform import Rotation
 from regvpr_core.config import check_range
 from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.belief import Belief
+from regvpr_core.localization.metric_pose import MetricPose, of_base
+
+ROUNDS = 10
+HUBER_M = 1.5
+"""Keyframes further than this from the mean count less: in a mean of squares one far keyframe of
+little belief would pull as much as all."""
+
+HUBER_RAD = 0.3
+LEAST_LENGTH_M = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosePriorConfig:
-    """How wide a pose prior is at least.
+    """How wide a pose prior is at least. Standard deviations, learnt on the town of seed 7.
 
-    position_floor_m: standard deviation of position never goes below this, 0.01 to 100.
+    spread_share: share of the variance of the belief over the place's keyframes that counts, 0 to
+        1: the belief weighs each image with caution, and its mean is better than its spread.
+    position_floor_m: of position along the road, beside the keyframes' spacing, 0.01 to 100.
+    lane_m: across it, since a robot drives beside the line on which the map was made, 0.01 to 100.
+    height_m: up and down, 0.01 to 100.
     rotation_floor_rad: of rotation, 0.001 to 3.
+    verified_scale: errors of a verified pose over those that its residuals tell: points err alike,
+        which residuals do not show, 1 to 100.
+    verified_floor_m, verified_floor_rad: a verified pose is never surer, 0.001 to 100, to 3.
     """
 
-    position_floor_m: float = 0.5
-    rotation_floor_rad: float = 0.1
+    spread_share: float = 0.12
+    position_floor_m: float = 0.2
+    lane_m: float = 0.22
+    height_m: float = 0.1
+    rotation_floor_rad: float = 0.04
+    verified_scale: float = 1.7
+    verified_floor_m: float = 0.035
+    verified_floor_rad: float = 0.005
 
     def __post_init__(self) -> None:
-        check_range('pose_prior.position_floor_m', self.position_floor_m, 0.01, 100.0)
-        check_range('pose_prior.rotation_floor_rad', self.rotation_floor_rad, 0.001, 3.0)
+        for name, low, high in (
+            ('spread_share', 0.0, 1.0),
+            ('position_floor_m', 0.01, 100.0), ('lane_m', 0.01, 100.0), ('height_m', 0.01, 100.0),
+            ('rotation_floor_rad', 0.001, 3.0), ('verified_scale', 1.0, 100.0),
+            ('verified_floor_m', 0.001, 100.0), ('verified_floor_rad', 0.001, 3.0),
+        ):
+            check_range(f'pose_prior.{name}', getattr(self, name), low, high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PosePrior:
     """Pose of the base frame in the map.
 
-    T_map_base: (4, 4). variances: (6,) of x, y, z (m^2) and of rotations about the map's axes
-    (rad^2): finite and positive, the diagonal of a covariance.
+    T_map_base: (4, 4). covariance: (6, 6), see above: positive definite. verified: whether local
+    features gave it.
     """
 
     T_map_base: Array
-    variances: Array
+    covariance: Array
+    verified: bool = False
+
+    @property
+    def variances(self) -> Array:
+        """Diagonal (6,) of the covariance: finite and positive."""
+        return np.diag(self.covariance).copy()
 
 
 def estimate(
-    belief: Belief, keyframe: int, T_map_cam: Array, T_base_cam: Array, config: PosePriorConfig
+    belief: Belief,
+    keyframe: int,
+    T_map_cam: Array,
+    T_base_cam: Array,
+    config: PosePriorConfig,
+    verified: MetricPose | None = None,
 ) -> PosePrior:
-    """Weighted mean of the keyframes that show the believed place.
+    """The verified pose where there is one, else the mean of the believed place's keyframes.
 
     Args:
         belief: after the update with this image.
@@ -49,21 +92,80 @@ def estimate(
         T_map_cam: (N, 4, 4) keyframe poses.
         T_base_cam: (4, 4) of the camera that took the image.
         config: least widths.
+        verified: pose of that camera from local features; not used where it is of another place.
     """
+    away_m = np.inf if verified is None else float(np.linalg.norm(
+        verified.T_map_cam[:3, 3] - T_map_cam[keyframe, :3, 3]))
+    # A pose of another place than the believed one is a mistake of one image.
+    if verified is not None and away_m < 2.0 * belief.radius_m:
+        return of_verified(verified, inverse(T_base_cam), config)
     ids = belief.around(keyframe)
-    weights = belief.places[ids] / belief.places[ids].sum()
+    masses = belief.masses(ids)
     T_map_base = T_map_cam[ids] @ inverse(T_base_cam)
+    mean, weights = robust_mean(T_map_base, masses / masses.sum())
+
+    # 1. What the belief leaves open.
+    steps = T_map_base[:, :3, 3] - mean[:3, 3]
+    turns = (Rotation.from_matrix(T_map_base[:, :3, :3])
+             * Rotation.from_matrix(mean[:3, :3]).inv()).as_rotvec()
+    covariance = np.zeros((6, 6))
+    shares = config.spread_share * weights[:, None]
+    covariance[:3, :3] = (shares * steps).T @ steps
+    covariance[3:, 3:] = (shares * turns).T @ turns
+    # 2. What no keyframe can tell: where between two of them (uniform: spacing^2 / 12), and
+    #    where beside the line that they stand on.
+    axes = road_axes(T_map_base, mean)
+    along = config.position_floor_m**2 + belief.spacing_m**2 / 12.0
+    least = np.diag([along, config.lane_m**2, config.height_m**2])
+    covariance[:3, :3] += axes @ least @ axes.T
+    covariance[3:, 3:] += config.rotation_floor_rad**2 * np.eye(3)
+    return PosePrior(mean, covariance)
+
+
+def of_verified(pose: MetricPose, T_cam_base: Array, config: PosePriorConfig) -> PosePrior:
+    """A verified pose of a camera as a prior of the base, with a covariance that is honest."""
+    floor = np.diag([config.verified_floor_m**2] * 3 + [config.verified_floor_rad**2] * 3)
+    covariance = config.verified_scale**2 * pose.covariance + floor
+    T_map_base, covariance = of_base(pose.T_map_cam, covariance, T_cam_base)
+    return PosePrior(T_map_base, covariance, verified=True)
+
+
+def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
+    """Mean of poses (K, 4, 4) on SE(3) by Huber's weights, and these, summing to 1.
+
+    Reweighted from the weighted mean, position and rotation each by the step or turn left; no
+    pose comes from nowhere: weights (K,) sum to 1.
+    """
+    rotations = Rotation.from_matrix(T[:, :3, :3])
+    positions = T[:, :3, 3]
+    mean, used = np.eye(4), weights
+    for _ in range(ROUNDS):
+        mean[:3, 3] = used @ positions
+        centre = rotations.mean(used)
+        mean[:3, :3] = centre.as_matrix()
+        metres = np.linalg.norm(positions - mean[:3, 3], axis=1)
+        radians = (rotations * centre.inv()).magnitude()
+        huber = np.minimum(1.0, HUBER_M / np.maximum(metres, HUBER_M)) \
+            * np.minimum(1.0, HUBER_RAD / np.maximum(radians, HUBER_RAD))
+        new = weights * huber
+        new = new / new.sum()
+        if np.abs(new - used).max() < 1e-9:
+            break
+        used = new
+    return mean, used
+
+
+def road_axes(T_map_base: Array, mean: Array) -> Array:
+    """Columns along the road, across it, and up, at a place: (3, 3) rotation.
+
+    The road is the line through the place's keyframes; where they stand together, it leads where
+    the base looks (x ahead). Up is the base's z.
+    """
     positions = T_map_base[:, :3, 3]
-    rotations = Rotation.from_matrix(T_map_base[:, :3, :3])
-
-    mean = np.eye(4)
-    mean[:3, 3] = weights @ positions
-    centre = rotations.mean(weights)
-    mean[:3, :3] = centre.as_matrix()
-
-    # Spread of the belief, plus what lies between two keyframes (uniform: spacing^2 / 12).
-    floor = config.position_floor_m**2 + belief.spacing_m**2 / 12.0
-    position = weights @ (positions - mean[:3, 3]) ** 2 + floor
-    turns = (rotations * centre.inv()).as_rotvec()
-    rotation = weights @ turns**2 + config.rotation_floor_rad**2
-    return PosePrior(mean, np.concatenate([position, rotation]))
+    _, lengths, lines = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=False)
+    along = lines[0] if lengths[0] > LEAST_LENGTH_M else mean[:3, 0]
+    up = mean[:3, 2] - (mean[:3, 2] @ along) * along
+    if np.linalg.norm(up) < 1e-6:  # a lift: the road leads up
+        up = mean[:3, 0] - (mean[:3, 0] @ along) * along
+    up /= np.linalg.norm(up)
+    return np.stack([along, np.cross(up, along), up], axis=1)

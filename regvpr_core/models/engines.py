@@ -1,6 +1,7 @@
 """What runs a network: torch on a CPU, torch on CUDA or MPS, onnxruntime.
 
-Each takes network input (B, 3, H, W) float32 on its device and gives descriptors (B, D) float32.
+Each takes network input (B, 3, H, W) float32 on its device and gives descriptors (B, D) float32;
+`with_tokens` also patch tokens (B, h, w, width) of the same pass.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 BF16_GAIN = 0.8
 """bf16 is chosen where it takes less than this share of the time of fp32."""
 
+TOKENS = 'tokens'
+"""Name of the output with the patch tokens (B, h, w, width) in an .onnx file that has it."""
+
 MEASURED_TOKENS = 257
 MEASURED_TURNS = 4
 
@@ -50,6 +54,12 @@ class CpuEngine:
         with torch.inference_mode():
             return rows(self._model(inputs))
 
+    def with_tokens(self, inputs: Tensor) -> tuple[Rows, Rows]:
+        """Unit rows (B, D) and patch tokens (B, h, w, width)."""
+        with torch.inference_mode():
+            descriptors, tokens = self._model.with_tokens(inputs)
+            return rows(descriptors), rows(tokens)
+
 
 class DeviceEngine:
     """Torch on CUDA or MPS: the backbone in half precision, batches of one as a CUDA graph."""
@@ -64,18 +74,27 @@ class DeviceEngine:
         shape = (1, 3, model.config.preprocessing.height, model.config.preprocessing.width)
         self._input = torch.zeros(shape, device=device, dtype=self._dtype)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._output = torch.zeros(0)
+        self._output = (torch.zeros(0), torch.zeros(0))
         with torch.inference_mode():
             self._capture() if device.type == 'cuda' else self._model(self._input)
 
     def __call__(self, inputs: Tensor) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
         with torch.inference_mode():
-            if self._graph is None or inputs.shape != self._input.shape:
-                return rows(self._model(inputs.to(self._dtype)))
-            self._input.copy_(inputs)
-            self._graph.replay()
-            return rows(self._output)
+            return rows(self._run(inputs)[0])
+
+    def with_tokens(self, inputs: Tensor) -> tuple[Rows, Rows]:
+        """Unit rows (B, D) and patch tokens (B, h, w, width)."""
+        with torch.inference_mode():
+            descriptors, tokens = self._run(inputs)
+            return rows(descriptors), rows(tokens)
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if self._graph is None or inputs.shape != self._input.shape:
+            return self._model.with_tokens(inputs.to(self._dtype))
+        self._input.copy_(inputs)
+        self._graph.replay()
+        return self._output
 
     def _capture(self) -> None:
         """Record one pass after warming up. Where it cannot be recorded, passes run as usual."""
@@ -88,7 +107,7 @@ class DeviceEngine:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                self._output = self._model(self._input)
+                self._output = self._model.with_tokens(self._input)
             self._graph = graph
         except RuntimeError:
             torch.cuda.synchronize()
@@ -125,8 +144,21 @@ class OnnxEngine:
 
     def __call__(self, inputs: Tensor) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
-        (out,) = self._session.run(None, {'images': inputs.cpu().numpy()})
+        (out,) = self._session.run(['descriptors'], {'images': inputs.cpu().numpy()})
         return np.asarray(out, dtype=np.float32)
+
+    def with_tokens(self, inputs: Tensor) -> tuple[Rows, Rows]:
+        """Unit rows (B, D) and patch tokens (B, h, w, width).
+
+        Raises:
+            ConfigError: the file gives no tokens.
+        """
+        if TOKENS not in {output.name for output in self._session.get_outputs()}:
+            raise ConfigError('this .onnx file gives no patch tokens; export it with --tokens, or '
+                              'use verification xfeat or none')
+        descriptors, tokens = self._session.run(
+            ['descriptors', TOKENS], {'images': inputs.cpu().numpy()})
+        return np.asarray(descriptors, np.float32), np.asarray(tokens, np.float32)
 
 
 Engine = CpuEngine | DeviceEngine | OnnxEngine

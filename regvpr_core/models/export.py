@@ -18,6 +18,7 @@ from regvpr_core.config import to_mapping
 from regvpr_core.errors import ConfigError, ExportError
 from regvpr_core.models.checkpoints import LoadedModel, METADATA_KEY
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.engines import TOKENS
 from regvpr_core.models.vit import PATCH
 
 OPSET = 17
@@ -35,27 +36,30 @@ MAX_ONNX_BYTES = 2_000_000_000
 class BakedModel(nn.Module):
     """A descriptor model bound to one input size."""
 
-    def __init__(self, model: DescriptorModel) -> None:
+    def __init__(self, model: DescriptorModel, tokens: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.outputs = ['descriptors', TOKENS] if tokens else ['descriptors']
         size = model.config.preprocessing
         grid = (size.height // PATCH, size.width // PATCH)
         positions = model.backbone.positions(grid).detach().clone()
         # The tracer must see a constant, not DINOv2's interpolation.
         model.backbone.positions = lambda _: positions  # type: ignore[assignment, method-assign]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Network input (B, 3, H, W) of the one size to unit rows (B, D)."""
-        descriptors: Tensor = self.model(images)
-        return descriptors
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Network input (B, 3, H, W) of the one size to unit rows (B, D), and patch tokens
+        (B, h, w, width) where they are among the outputs.
+        """
+        return self.model.with_tokens(images)[:len(self.outputs)]
 
 
-def export_onnx(loaded: LoadedModel, path: Path) -> float:
+def export_onnx(loaded: LoadedModel, path: Path, *, tokens: bool = False) -> float:
     """Write a model as ONNX; its weights are taken over.
 
     Args:
         loaded: from `checkpoints.load_model`.
         path: of the new .onnx file; an older one is replaced once the new one is right.
+        tokens: a second output with patch tokens, which verification `patch` needs.
 
     Returns:
         the largest difference from torch over the checked batches.
@@ -72,7 +76,8 @@ def export_onnx(loaded: LoadedModel, path: Path) -> float:
     if size > MAX_ONNX_BYTES:
         raise ExportError(f'{loaded.name} has {size} bytes of weights; an ONNX file holds at most '
                           f'{MAX_ONNX_BYTES}')
-    baked = BakedModel(loaded.model.float().cpu()).eval()  # the exporter restores this mode
+    # The exporter restores this mode.
+    baked = BakedModel(loaded.model.float().cpu(), tokens).eval()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
         write_graph(baked, part)
@@ -94,8 +99,8 @@ def write_graph(baked: BakedModel, path: Path) -> None:
             warnings.simplefilter('ignore')  # the tracer warns of every size that it fixes
             torch.onnx.export(
                 baked, (images,), str(path), dynamo=False, opset_version=OPSET,
-                input_names=['images'], output_names=['descriptors'],
-                dynamic_axes={'images': {0: 'batch'}, 'descriptors': {0: 'batch'}})
+                input_names=['images'], output_names=baked.outputs,
+                dynamic_axes={name: {0: 'batch'} for name in ('images', *baked.outputs)})
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).splitlines()[0][:300]
         raise ExportError(f'{baked.model.config.aggregator} cannot be exported: {reason}') \
@@ -138,7 +143,7 @@ def largest_difference(baked: BakedModel, path: Path) -> float:
     for batch in CHECKED_BATCHES:
         images = example(baked.model, batch)
         with torch.no_grad():
-            wanted = baked(images).numpy()
+            wanted = baked(images)[0].numpy()
         worst = float(np.maximum(worst, np.abs(engine(images) - wanted).max()))
     return worst
 

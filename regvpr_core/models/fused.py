@@ -186,6 +186,12 @@ class FusedVit(nn.Module):
 
     def forward(self, images: Tensor, last_block: int | None = None) -> tuple[Tensor, Tensor]:
         """As `DinoVisionTransformer.forward`."""
+        return self.with_tokens(images, last_block, 0)[:2]
+
+    def with_tokens(
+        self, images: Tensor, last_block: int | None, block: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `DinoVisionTransformer.with_tokens`."""
         grid = check_sides(images)
         B, width = images.shape[0], self.config.width
         first, positions = self._starts(grid)
@@ -194,11 +200,16 @@ class FusedVit(nn.Module):
         pixels = images.to(self.form.dtype).view(B, 3, grid[0], PATCH, grid[1], PATCH)
         pixels = pixels.permute(0, 2, 4, 1, 3, 5).reshape(B, grid[0] * grid[1], -1)
         x[:, 1:] = self.embed(pixels, positions.expand(B, -1, -1))
-        for block in self.blocks[: None if last_block is None else last_block + 1]:
-            x = block(x, grid)
+        tokens = x
+        for number, layer in enumerate(self.blocks[: None if last_block is None
+                                                   else last_block + 1]):
+            x = layer(x, grid)
+            if number == block:
+                tokens = x
         if last_block is None:
             x = self.norm(x)
-        return x[:, 0], x[:, 1:].transpose(1, 2).reshape(B, width, *grid)
+        return (x[:, 0], x[:, 1:].transpose(1, 2).reshape(B, width, *grid),
+                tokens[:, 1:].reshape(B, *grid, width))
 
     def _starts(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The class token with its position, and the positions of the patches, for a grid."""

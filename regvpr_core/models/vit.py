@@ -141,14 +141,30 @@ class DinoVisionTransformer(nn.Module):
         Raises:
             ImageError: a side is no multiple of 14.
         """
+        return self.with_tokens(images, last_block, 0)[:2]
+
+    def with_tokens(
+        self, images: Tensor, last_block: int | None, block: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, and the patch tokens (B, h, w, width) that leave another block.
+
+        Args:
+            images, last_block: see `forward`.
+            block: index of that block, not behind `last_block`.
+        """
         B, grid = images.shape[0], check_sides(images)
         x = torch.cat([self.cls_token.expand(B, -1, -1), self.patch_embed(images)], dim=1)
         x = x + self.positions(grid).to(x.dtype)
-        for block in self.blocks[: None if last_block is None else last_block + 1]:
-            x = block(x, grid)
+        tokens = x
+        for number, layer in enumerate(self.blocks[: None if last_block is None
+                                                   else last_block + 1]):
+            x = layer(x, grid)
+            if number == block:
+                tokens = x
         if last_block is None:
             x = self.norm(x)
-        return x[:, 0], x[:, 1:].transpose(1, 2).reshape(B, -1, *grid)
+        return (x[:, 0], x[:, 1:].transpose(1, 2).reshape(B, -1, *grid),
+                tokens[:, 1:].reshape(B, *grid, -1))
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embedding (1, 1 + h * w, width) for a grid, interpolated as DINOv2 does."""

@@ -7,9 +7,9 @@ What a crash left behind in `descriptors.f16` beyond the committed rows is never
 from collections.abc import Sequence
 import contextlib
 from dataclasses import dataclass
-import fcntl
 import os
 from pathlib import Path
+import re
 import sqlite3
 from typing import Any
 import zlib
@@ -21,26 +21,51 @@ from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, quat_xyzw
 from regvpr_core.images import encode_jpeg, RGB
 from regvpr_core.places.map_files import (
+    attachment_names,
+    check_attachment_name,
     connect,
+    create_database,
+    lock_folder,
     Manifest,
-    manifest_json,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
     memory_map,
+    note_committed,
+    read_attachment,
     read_manifest,
-    SCHEMA,
+    sync_folder,
+    write_manifest,
 )
+from regvpr_core.places.records import (
+    COLUMNS,
+    MAX_LOCAL_FEATURES_BYTES,
+    MAX_NAME_CHARACTERS,
+    MAX_THUMBNAIL_BYTES,
+    record_crc32,
+    RecordError,
+)
+
+_NO_TEXT = re.compile('[\0\ud800-\udfff]')  # what a file name of stray bytes turns into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Keyframe:
-    """One place. T_map_cam: (4, 4). covariance: (3, 3) m^2 of the position, where known."""
+    """One place.
+
+    T_map_cam: (4, 4). covariance: (3, 3) m^2 of the position, where known. source: what it came
+    from. image: name of the picture within the source. thumbnail: pixels, or the JPEG as it is
+    to be stored. local_features: as `localization.local_features` encodes them.
+    """
 
     stamp_ns: int
     camera: str
     T_map_cam: Array
     descriptor: npt.NDArray[np.float32]
     source: str = ''
+    image: str = ''
     covariance: Array | None = None
-    thumbnail: RGB | None = None
+    thumbnail: RGB | bytes | None = None
+    local_features: bytes | None = None
 
 
 class MapWriter:
@@ -55,7 +80,8 @@ class MapWriter:
         self._lock = lock
         self._count = int(database.execute('SELECT COUNT(*) FROM keyframe').fetchone()[0])
         memory_map(path, self._count, manifest.dimension)  # refuses a file that is too short
-        self._file = (path / 'descriptors.f16').open('r+b')
+        # Unbuffered: what a full disk did not take is not tried again when the file is closed.
+        self._file = (path / 'descriptors.f16').open('r+b', buffering=0)
         self._file.truncate(self._count * manifest.dimension * 2)
 
     @classmethod
@@ -70,11 +96,8 @@ class MapWriter:
             if any(path.iterdir()):
                 raise MapError(f'{path} is not empty; choose a new folder for the map')
             (path / 'descriptors.f16').touch()
-            with contextlib.closing(sqlite3.connect(path / 'map.db')) as database:
-                database.execute('PRAGMA journal_mode=WAL')
-                database.executescript(SCHEMA)
-                database.execute('INSERT INTO manifest VALUES (?)', (manifest_json(manifest),))
-                database.commit()
+            create_database(path / 'map.db', manifest)
+            sync_folder(path)
         except (OSError, sqlite3.Error) as error:
             raise MapError(f'cannot write map {path}: {error}') from error
         return cls.append_to(path)
@@ -86,19 +109,13 @@ class MapWriter:
         Raises:
             MapError: no map, a damaged one, or another writer has it.
         """
-        try:
-            lock = os.open(path / 'map.lock', os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise MapError(f'cannot write map {path}: {error.strerror}') from error
         with contextlib.ExitStack() as on_error:
+            lock = lock_folder(path)
             on_error.callback(os.close, lock)
+            database = connect(path, writable=True)
+            on_error.callback(database.close)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                database = connect(path, writable=True)
-                on_error.callback(database.close)
                 writer = cls(path, read_manifest(path, database), database, lock)
-            except BlockingIOError as error:
-                raise MapError(f'map {path} is being written by another process') from error
             except (OSError, sqlite3.Error) as error:
                 raise MapError(f'cannot write map {path}: {error}') from error
             on_error.pop_all()
@@ -119,31 +136,79 @@ class MapWriter:
             if keyframe.descriptor.shape != (self.manifest.dimension,):
                 raise MapError(f'a descriptor of shape {keyframe.descriptor.shape} does not fit a '
                                f'map of {self.manifest.dimension} numbers a place')
-            if not np.isfinite(keyframe.T_map_cam).all():
-                raise MapError(f'the pose of the keyframe at {keyframe.stamp_ns} ns is not finite')
+            _check(keyframe)
             row[:] = keyframe.descriptor
             if not (np.isfinite(row).all() and row.any()):
                 raise MapError(f'the descriptor of the keyframe at {keyframe.stamp_ns} ns has no '
                                f'direction; try the precision fp32')
-        records = [self._record(self._count + i, keyframe, row.tobytes())
+        records = [_record(self._count + i, keyframe, row.tobytes())
                    for i, (keyframe, row) in enumerate(zip(keyframes, rows, strict=True))]
         try:
-            self._file.seek(self._count * rows.shape[1] * 2)
-            self._file.write(rows.tobytes())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._write(memoryview(rows.tobytes()), self._count * rows.shape[1] * 2)
             with self._database:
                 self._database.executemany(
-                    f'INSERT INTO keyframe VALUES ({",".join("?" * 14)})', records)
+                    f'INSERT INTO keyframe ({", ".join(COLUMNS)}) '
+                    f'VALUES ({", ".join("?" * len(COLUMNS))})', records)
         except (OSError, sqlite3.Error) as error:
             raise MapError(f'cannot append to map {self.path}: {error}; the keyframes committed '
                            f'before ({self._count}) are safe') from error
         self._count += len(keyframes)
+        with contextlib.suppress(OSError):  # a help for `map verify`, no part of the map
+            note_committed(self._lock, self._count)
+
+    def attach(self, name: str, value: bytes) -> None:
+        """Keep `value` in the map under `name`, in place of what was there; safe as keyframes are.
+
+        Raises:
+            MapError: the name is none, the value is larger than 256 MiB, there are 64 others, or
+                the disk is full.
+        """
+        check_attachment_name(name)
+        if len(value) > MAX_ATTACHMENT_BYTES:
+            raise MapError(f'attachment {name!r} has {len(value)} bytes; a map takes at most '
+                           f'{MAX_ATTACHMENT_BYTES}')
+        try:
+            if len({*attachment_names(self._database), name}) > MAX_ATTACHMENTS:
+                raise MapError(f'map {self.path} has {MAX_ATTACHMENTS} attachments, the most it '
+                               f'takes')
+            with self._database:
+                self._database.execute('INSERT OR REPLACE INTO attachment VALUES (?, ?, ?)',
+                                       (name, value, zlib.crc32(value)))
+            self._checkpoint()
+        except sqlite3.Error as error:
+            raise MapError(f'cannot attach {name!r} to map {self.path}: {error}; what was there '
+                           f'before is safe') from error
+
+    def attachment(self, name: str) -> bytes | None:
+        """What is attached under a name; None where nothing is.
+
+        Raises:
+            MapError: it has changed since it was written.
+        """
+        return read_attachment(self.path, self._database, name)
+
+    def set_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest; identity, model and length of the descriptors stay.
+
+        Raises:
+            MapError: one of them differs, or the disk is full.
+        """
+        for name in ('map_id', 'fingerprint', 'dimension'):
+            if getattr(manifest, name) != getattr(self.manifest, name):
+                raise MapError(f'map {self.path} has {name} {getattr(self.manifest, name)}; it '
+                               f'cannot become {getattr(manifest, name)}')
+        try:
+            with self._database:
+                write_manifest(self._database, manifest)
+            self._checkpoint()
+        except sqlite3.Error as error:
+            raise MapError(f'cannot write the manifest of map {self.path}: {error}') from error
+        self.manifest = manifest
 
     def close(self) -> None:
         """Release the map to other writers."""
         with contextlib.suppress(sqlite3.Error):
-            self._database.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+            self._checkpoint()
         self._database.close()
         self._file.close()
         os.close(self._lock)
@@ -154,12 +219,56 @@ class MapWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _record(self, number: int, keyframe: Keyframe, row: bytes) -> tuple[Any, ...]:
-        T = keyframe.T_map_cam
-        covariance = keyframe.covariance
-        return (
-            number, int(keyframe.stamp_ns), keyframe.camera,
-            *(float(v) for v in T[:3, 3]), *(float(v) for v in quat_xyzw(T)),
-            None if covariance is None else np.asarray(covariance, dtype='<f8').tobytes(),
-            keyframe.source, zlib.crc32(row),
-            None if keyframe.thumbnail is None else encode_jpeg(keyframe.thumbnail))
+    def _checkpoint(self) -> None:
+        """Bring what is committed from the log into the database."""
+        self._database.execute('PRAGMA wal_checkpoint(TRUNCATE)')
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        """Write rows and wait until they are on the disk."""
+        while data:
+            written = os.pwrite(self._file.fileno(), data, offset)
+            data, offset = data[written:], offset + written
+        os.fsync(self._file.fileno())
+
+
+def _check(keyframe: Keyframe) -> None:
+    """Refuse what could not be read back."""
+    at = f'the keyframe at {keyframe.stamp_ns} ns'
+    if not np.isfinite(keyframe.T_map_cam).all():
+        raise MapError(f'the pose of {at} is not finite')
+    covariance = keyframe.covariance
+    if covariance is not None and (np.shape(covariance) != (3, 3)
+                                   or not np.isfinite(covariance).all()):
+        raise MapError(f'the covariance of {at} is not (3, 3) finite numbers')
+    for text in (keyframe.camera, keyframe.source, keyframe.image):
+        if len(text) > MAX_NAME_CHARACTERS or _NO_TEXT.search(text):
+            raise MapError(f'{at} has a name that cannot be kept, {text[:40]!r}; expected UTF-8 '
+                           f'text of at most {MAX_NAME_CHARACTERS} characters')
+    if keyframe.local_features is not None \
+            and len(keyframe.local_features) > MAX_LOCAL_FEATURES_BYTES:
+        raise MapError(f'the local features of {at} have {len(keyframe.local_features)} bytes; '
+                       f'at most {MAX_LOCAL_FEATURES_BYTES} can be kept')
+
+
+def _record(number: int, keyframe: Keyframe, row: bytes) -> tuple[Any, ...]:
+    """The values of `COLUMNS`."""
+    T, covariance, jpeg = keyframe.T_map_cam, keyframe.covariance, keyframe.thumbnail
+    if jpeg is not None and not isinstance(jpeg, bytes):
+        jpeg = encode_jpeg(jpeg)
+    if jpeg is not None and len(jpeg) > MAX_THUMBNAIL_BYTES:
+        raise MapError(f'the thumbnail of the keyframe at {keyframe.stamp_ns} ns has {len(jpeg)} '
+                       f'bytes; at most {MAX_THUMBNAIL_BYTES} can be kept')
+    features = keyframe.local_features
+    small = (
+        number, int(keyframe.stamp_ns), keyframe.camera,
+        # SQLite gives 0.0 back for -0.0, which the checksum would take for a change.
+        *(float(v) + 0.0 for v in (*T[:3, 3], *quat_xyzw(T))),
+        None if covariance is None else np.asarray(covariance, dtype='<f8').tobytes(),
+        keyframe.source, keyframe.image, zlib.crc32(row),
+        None if jpeg is None else zlib.crc32(jpeg),
+        None if features is None else zlib.crc32(features))
+    try:
+        return (*small, record_crc32(small), jpeg, features)
+    except RecordError as error:
+        raise MapError(f'the keyframe at {keyframe.stamp_ns} ns cannot be kept: '
+                       f'{error}') from error

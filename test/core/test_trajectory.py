@@ -23,6 +23,20 @@ def test_a_pose_between_two_is_interpolated_and_one_at_a_stamp_is_itself():
     assert trajectory.length_m == 8.0
 
 
+def test_covariances_are_interpolated_where_both_are_known():
+    covariances = np.stack([np.eye(3), 3.0 * np.eye(3), np.full((3, 3), np.nan)])
+    trajectory = make_trajectory([2, 1, 3], np.tile(np.eye(4), (3, 1, 1)),
+                                 covariances[[1, 0, 2]])
+    assert trajectory.covariance_at(1)[0, 0] == 1.0
+    assert trajectory.covariance_at(2)[0, 0] == 3.0
+    assert trajectory.covariance_at(3) is None
+    between = make_trajectory([0, 4, 8], np.tile(np.eye(4), (3, 1, 1)), covariances)
+    assert between.covariance_at(1).tolist() == (1.5 * np.eye(3)).tolist()
+    assert between.covariance_at(5) is None
+    assert between.covariance_at(9) is None
+    assert line(3).covariance_at(0) is None
+
+
 def test_what_lies_outside_or_in_a_gap_is_not_known():
     trajectory = line(5)
     assert trajectory.at(-1, 1.0) is None

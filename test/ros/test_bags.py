@@ -121,12 +121,23 @@ def test_messages_go_out_as_cdr_whatever_the_bag(make_bag, frames, tmp_path, sto
     assert message.header.frame_id == 'camera_optical'
 
 
-def test_an_odometry_pose_that_is_not_finite_is_refused(make_bag, frames, tmp_path):
-    laps = frames(3)
+def test_a_pose_that_is_not_finite_is_left_out_and_said(make_bag, frames, tmp_path):
+    laps = frames(4)
     laps[1].T_map_base[0, 3] = np.nan
     with Bag(make_bag(tmp_path / 'lap', laps)) as bag:
-        with pytest.raises(BagError, match=r'/odom in .*lap: bad pose \[nan, 0.0, 0.0\]'):
-            bag.odometry(bag.topics(ODOMETRY_TYPE)[0])
+        poses = bag.poses(bag.topics(ODOMETRY_TYPE)[0])
+    assert poses.trajectory.stamps_ns.tolist() == [laps[i].stamp_ns for i in (0, 2, 3)]
+    assert len(poses.notes) == 1
+    assert poses.notes[0].startswith('1 of 4 poses on /odom make no sense (bad pose [nan, 0.0, ')
+
+
+def test_odometry_without_one_usable_pose_is_refused(make_bag, frames, tmp_path):
+    laps = frames(2)
+    for frame in laps:
+        frame.T_map_base[0, 3] = np.inf
+    with Bag(make_bag(tmp_path / 'lap', laps)) as bag:
+        with pytest.raises(BagError, match=r'/odom in .*lap holds no pose: bad pose \[inf, 0.0'):
+            bag.poses(bag.topics(ODOMETRY_TYPE)[0])
 
 
 def test_images_without_a_pose_are_given_all_the_same(make_bag, frames, tmp_path):

@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[2] / 'docs'
 
 def test_the_table_of_parameters_is_that_of_the_code():
     text = (DOCS / 'node.md').read_text()
-    assert page(text) == text, 'run: python tools/make_docs.py'
+    assert page(text) == text, 'run: python -m tools.make_docs'
     assert text.count('| `localizer.') >= 20
 
 

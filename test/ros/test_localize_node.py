@@ -7,6 +7,7 @@ from pathlib import Path
 import signal
 import time
 from typing import Any
+import zlib
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import State, Transition
@@ -273,5 +274,7 @@ def _rewrite(place_map: Path, changes: dict[str, Any]) -> Path:
 
     with sqlite3.connect(place_map / 'map.db') as database:
         values = json.loads(database.execute('SELECT value FROM manifest').fetchone()[0])
-        database.execute('UPDATE manifest SET value = ?', (json.dumps(values | changes),))
+        text = json.dumps(values | changes)
+        database.execute('UPDATE manifest SET value = ?, crc32 = ?',
+                         (text, zlib.crc32(text.encode())))
     return place_map

@@ -70,7 +70,7 @@ def test_info_shows_a_map_as_json_and_as_a_table(make_small_map, capsys):
     assert main(['map', 'info', str(path), '--json']) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts | {'size_mb': 0} == {
-        'map': str(path), 'map_id': 'abc', 'format': 1, 'keyframes': 3, 'cameras': ['front'],
+        'map': str(path), 'map_id': 'abc', 'format': 2, 'keyframes': 3, 'cameras': ['front'],
         'model': 'm', 'fingerprint': 'f' * 16, 'descriptor': 16, 'frame': 'map', 'path_m': 4.0,
         'extent_m': [4.0, 0.0, 0.0], 'sources': [], 'size_mb': 0}
     assert main(['map', 'info', str(path)]) == 0

@@ -120,12 +120,15 @@ def test_without_extrinsics_the_poses_are_the_cameras(build, make_bag, frames, t
 def test_topics_are_listed(build, make_bag, frames, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '160')
     assert build(make_bag(tmp_path / 'lap', frames(3)), '--list') == 0
+    lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split('│')[1:-1]]
-            for line in capsys.readouterr().out.splitlines() if line.startswith('│')]
+            for line in lines if line.startswith('│')]
     assert rows == [
         ['/camera/image_raw', 'sensor_msgs/msg/Image', '3', 'images'],
         ['/odom', 'nav_msgs/msg/Odometry', '3', 'poses'],
-        ['/tf_static', 'tf2_msgs/msg/TFMessage', '1', '']]
+        ['/tf_static', 'tf2_msgs/msg/TFMessage', '1', 'extrinsics']]
+    assert lines[-1] == ('would use: images /camera/image_raw, poses /odom, extrinsics from '
+                         '/tf_static (base_link -> camera_optical) in map')
     assert not (tmp_path / 'map').exists()
 
 
@@ -146,14 +149,15 @@ def test_a_topic_that_is_not_there_lists_those_with_images(refused, make_bag, fr
     assert refused(bag, '--image-topic', '/cam') == (
         f"regvpr: {bag} has no image topic '/cam'; it has: /camera/image_raw (3)")
     assert refused(bag, '--pose-topic', '/pose') == (
-        f"regvpr: {bag} has no odometry topic '/pose'; it has: /odom (3)")
+        f"regvpr: {bag} has no pose topic '/pose'; it has: /odom (3)")
 
 
 def test_a_bag_without_odometry_says_what_it_has(refused, make_bag, frames, tmp_path):
     bag = make_bag(tmp_path / 'lap', frames(3), odometry=False)
     assert refused(bag) == (
-        f'regvpr: {bag} has no odometry topics; it has: '
-        f'/camera/image_raw [sensor_msgs/msg/Image] (3), /tf_static [tf2_msgs/msg/TFMessage] (1)')
+        f'regvpr: {bag} has no pose topics, and no TF in which the camera (camera_optical) moves; '
+        f'it has: /camera/image_raw [sensor_msgs/msg/Image] (3), '
+        f'/tf_static [tf2_msgs/msg/TFMessage] (1); give --tum FILE or --kitti FILE')
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3', 'ros1'])
@@ -184,8 +188,9 @@ def test_no_bag_is_refused(refused, tmp_path):
     assert refused(tmp_path / 'none') == f'regvpr: bag {tmp_path / "none"} does not exist'
     (tmp_path / 'notes.txt').write_text('hello')
     (tmp_path / 'folder').mkdir()
-    for name in ('notes.txt', 'folder', 'x' * 300):
+    for name in ('notes.txt', 'x' * 300):
         assert f'bag {tmp_path / name} cannot be read' in refused(tmp_path / name)
+    assert f'{tmp_path / "folder"} holds no picture (.bmp, ' in refused(tmp_path / 'folder')
 
 
 @pytest.mark.parametrize(('rgb', 'encoding', 'message'), [
@@ -208,7 +213,8 @@ def test_poses_of_another_time_are_refused(refused, make_bag, frames, tmp_path):
             [start_s * SECOND, (start_s + 9) * SECOND], np.tile(np.eye(4), (2, 1, 1))))
         assert refused(bag, '--tum', str(tmp_path / 'poses.txt')) == (
             f'regvpr: {tmp_path / "poses.txt"} covers {start_s}.000 to {start_s + 9}.000 s, but '
-            f'the images on /camera/image_raw are from 1000.000 to about 1003.000 s')
+            f'the images on /camera/image_raw are from 1000.000 to about 1003.000 s; if their '
+            f'clocks differ, --bag-time takes the times of recording')
 
 
 def test_odometry_with_a_gap_where_the_images_are_is_refused(refused, make_bag, frames, tmp_path):
@@ -249,15 +255,15 @@ def test_the_folder_for_the_map_must_be_named(make_bag, frames, tmp_path, capsys
     assert capsys.readouterr().err == 'regvpr: --out MAP is missing: the folder for the map\n'
 
 
-def test_a_broken_off_build_exits_with_130_and_leaves_nothing(
+def test_ctrl_c_before_the_first_batch_leaves_nothing(
         build, make_bag, frames, tmp_path, monkeypatch, capsys):
-    from regvpr_core.places import builder
+    from regvpr_core.places import candidates
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     bag = make_bag(tmp_path / 'lap', frames(2))
-    monkeypatch.setattr(builder, '_small', stop)
+    monkeypatch.setattr(candidates.CandidateStream, '_decide', stop)
     assert build(bag) == 130
     assert capsys.readouterr().err.endswith('regvpr: interrupted\n')
     assert [p.name for p in tmp_path.iterdir()] == ['lap']

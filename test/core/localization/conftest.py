@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.places.map_files import Manifest
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 from regvpr_core.places.place_map import PlaceMap
@@ -66,3 +68,48 @@ def map_of(tmp_path: Path) -> Callable[..., PlaceMap]:
                            for i, (T, row) in enumerate(zip(T_map_cam, rows, strict=True))])
         return PlaceMap.open(path)
     return make
+
+
+class Scene:
+    """Points along both sides of a street, each with a descriptor that only it has."""
+
+    def __init__(self, count: int = 200, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.points = np.stack([rng.uniform(5.0, 30.0, count),
+                                rng.choice([-5.0, 5.0], count) + rng.normal(0.0, 0.6, count),
+                                rng.uniform(0.0, 6.0, count)], axis=1)
+        rows = rng.normal(size=(count, 64)).astype(np.float32)
+        self.descriptors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self.camera = Intrinsics(width=640, height=480, K=np.array(
+            [[420.0, 0.0, 319.5], [0.0, 420.0, 239.5], [0.0, 0.0, 1.0]]))
+        self.rng = rng
+
+    def pose(self, x: float, y: float = 0.0, turn: tuple[float, ...] = (0.0, 0.0, 0.0)):
+        """Camera (4, 4) at a place of the street, 1.2 m up, that looks along x; turned."""
+        T = street_poses(1)[0]
+        T[:3, :3] = T[:3, :3] @ Rotation.from_rotvec(turn).as_matrix()
+        T[:3, 3] = [x, y, 1.2]
+        return T
+
+    def rays(self, T_map_cam: np.ndarray) -> np.ndarray:
+        """Exact rays x/z, y/z (N, 2) of all points."""
+        local = (self.points - T_map_cam[:3, 3]) @ T_map_cam[:3, :3]
+        return local[:, :2] / local[:, 2:]
+
+    def features(self, T_map_cam: np.ndarray, noise_px: float = 0.0,
+                 wrong: float = 0.0) -> LocalFeatures:
+        """What a camera sees, in mixed order; a share of the points is somewhere else."""
+        xy = self.rays(T_map_cam) * 420.0 + [319.5, 239.5]
+        xy += self.rng.normal(0.0, noise_px, xy.shape) if noise_px else 0.0
+        astray = self.rng.random(len(xy)) < wrong
+        xy[astray] = self.rng.uniform([0.0, 0.0], [640.0, 480.0], (astray.sum(), 2))
+        seen = np.flatnonzero(((xy > -0.5) & (xy < [639.5, 479.5])).all(axis=1))
+        seen = self.rng.permutation(seen)
+        return LocalFeatures(kind='xfeat', width=640, height=480, xy=xy[seen],
+                             descriptors=self.descriptors[seen])
+
+
+@pytest.fixture
+def make_scene() -> type[Scene]:
+    """Points of known place: `make_scene(count, seed)`."""
+    return Scene

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from regvpr_core.errors import ConfigError, ImageError, MapError
-from regvpr_core.places.builder import build_map, BuildConfig, PosedFrame
+from regvpr_core.places.builder import build_map, BuildConfig
+from regvpr_core.places.frames import PosedFrame
 from regvpr_core.places.keyframes import KeyframeConfig
 from regvpr_core.places.place_map import PlaceMap
 
@@ -108,13 +109,14 @@ def test_no_keyframe_is_no_map_and_says_why(small_encoder, tmp_path, frames, mes
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError, MapError])
-def test_nothing_is_left_of_a_build_that_was_broken_off(small_encoder, tmp_path, noise, error):
+def test_nothing_is_left_of_a_build_that_was_broken_off_before_its_first_batch(
+        small_encoder, tmp_path, noise, error):
     def broken():
-        yield from posed(noise(9))
+        yield from posed(noise(3))
         raise error('stop')
 
     with pytest.raises(error):
-        build(broken(), small_encoder, tmp_path / 'map', BuildConfig(batch=2))
+        build(broken(), small_encoder, tmp_path / 'map', BuildConfig(batch=4))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,9 +137,11 @@ def test_what_an_earlier_crash_left_is_cleared_away(small_encoder, tmp_path, noi
 def test_output_that_cannot_be_written_is_refused(small_encoder, tmp_path, noise):
     (tmp_path / 'file').write_text('in the way')
     (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
-    for where in (tmp_path / 'file' / 'map', Path('/proc/map'), tmp_path / 'link'):
+    for where in (tmp_path / 'file' / 'map', Path('/proc/map')):
         with pytest.raises(MapError, match='cannot write map'):
             build(posed(noise(2)), small_encoder, where)
+    with pytest.raises(MapError, match='link exists; choose a new folder'):
+        build(posed(noise(2)), small_encoder, tmp_path / 'link')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'link']
 
 

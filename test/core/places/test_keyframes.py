@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -53,6 +55,32 @@ def test_cameras_are_told_apart():
     assert selector.is_new('rear', pose(0.5))
 
 
+def test_time_makes_keyframes_where_it_is_wanted():
+    second = 10**9
+    for time_s, want in ((0.0, [0]), (3.0, [0, 3, 6, 9]), (1.0, list(range(10)))):
+        selector = KeyframeSelector(KeyframeConfig(time_s=time_s))
+        ids = []
+        for i in range(10):
+            if selector.is_new('front', pose(), i * second):
+                selector.keep('front', pose(), i * second)
+                ids.append(i)
+        assert ids == want
+    # A clock that was set back counts as well.
+    selector = KeyframeSelector(KeyframeConfig(time_s=3.0))
+    selector.keep('front', pose(), 100 * second)
+    assert selector.is_new('front', pose(), 90 * second)
+
+
+def test_what_the_selector_remembers_survives_json_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    T = pose(1.0 / 3.0)
+    T[:3, :3] = Rotation.random(rng=rng).as_matrix()
+    selector, other = (KeyframeSelector(KeyframeConfig()) for _ in range(2))
+    selector.keep('front', T, 1_700_000_000_123_456_789)
+    other.restore(json.loads(json.dumps(selector.state())))
+    assert other.state() == selector.state()
+
+
 def test_a_frame_that_was_not_kept_does_not_count():
     selector = KeyframeSelector(KeyframeConfig(distance_m=1.0))
     selector.keep('front', pose(0.0))
@@ -62,6 +90,7 @@ def test_a_frame_that_was_not_kept_does_not_count():
 
 @pytest.mark.parametrize(('settings', 'message'), [
     ({'distance_m': -1.0}, 'keyframes.distance_m is -1.0; expected 0.0 to 1000.0'),
+    ({'time_s': -1.0}, 'keyframes.time_s is -1.0; expected 0.0 to 86400.0'),
     ({'rotation_rad': 4.0}, 'keyframes.rotation_rad is 4.0; expected 0.0 to 3.2')])
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):

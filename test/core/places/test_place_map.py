@@ -1,4 +1,5 @@
 from collections.abc import Callable
+import contextlib
 import json
 from pathlib import Path
 import shutil
@@ -13,6 +14,7 @@ from regvpr_core.errors import MapError
 from regvpr_core.places.index import ExactIndex
 from regvpr_core.places.map_writer import MapWriter
 from regvpr_core.places.place_map import CENTRE_PRIOR, PlaceMap, unit
+from regvpr_core.places.records import COLUMNS, record_crc32, RecordError, SMALL
 
 
 def test_keyframes_come_back_as_they_were_written(tmp_path, manifest, rows, place, noise):
@@ -91,27 +93,39 @@ def test_a_query_of_another_length_is_refused(make_map):
         ExactIndex(16).search(np.ones((1, 8), np.float32), 1)
 
 
-def sql(statement: str, *values) -> Callable[[Path], None]:
-    """A damage done to the database."""
+def sql(statement: str, *values, sign: bool = False) -> Callable[[Path], None]:
+    """A damage done to the database; `sign` makes all checksums right afterwards."""
     def damage(path: Path) -> None:
         database = sqlite3.connect(path / 'map.db')
         database.execute('PRAGMA ignore_check_constraints=ON')
         database.execute(statement, values)
+        if sign:
+            for row in database.execute(f'SELECT {", ".join(SMALL)} FROM keyframe').fetchall():
+                with contextlib.suppress(RecordError):
+                    database.execute('UPDATE keyframe SET record_crc32 = ? WHERE id = ?',
+                                     (record_crc32(row), row[0]))
+            for (text,) in database.execute('SELECT value FROM manifest').fetchall():
+                database.execute('UPDATE manifest SET crc32 = ?', (zlib.crc32(text.encode()),))
         database.commit()
         database.close()
     return damage
 
 
 def manifest_with(**changes) -> Callable[[Path], None]:
-    """A damage done to the manifest; None takes a value out."""
+    """A damage done to the manifest, its checksum right; None takes a value out."""
     def damage(path: Path) -> None:
         database = sqlite3.connect(path / 'map.db')
         values = json.loads(database.execute('SELECT value FROM manifest').fetchone()[0])
-        values = {k: v for k, v in (values | changes).items() if v is not None}
-        database.execute('UPDATE manifest SET value = ?', (json.dumps(values),))
-        database.commit()
         database.close()
+        values = {k: v for k, v in (values | changes).items() if v is not None}
+        sql('UPDATE manifest SET value = ?', json.dumps(values), sign=True)(path)
     return damage
+
+
+def format_1(path: Path) -> None:
+    """What the first format looked like."""
+    sql('DROP TABLE attachment')(path)
+    sql('PRAGMA user_version = 0')(path)
 
 
 def flip(file: str, position: int) -> Callable[[Path], None]:
@@ -127,14 +141,19 @@ def nan_row(path: Path) -> None:
     content[4] = np.nan
     content.tofile(path / 'descriptors.f16')
     sql('UPDATE keyframe SET descriptor_crc32 = ? WHERE id = 4',
-        zlib.crc32(content[4].tobytes()))(path)
+        zlib.crc32(content[4].tobytes()), sign=True)(path)
 
 
 DAMAGES = {
-    'a newer format': (manifest_with(format_version=2),
-                       'has format 2; this version reads format 1: update regvpr_ros'),
-    'an older format': (manifest_with(format_version=0),
-                        'has format 0; this version reads format 1: build the map again'),
+    'a newer format': (sql('PRAGMA user_version = 3'),
+                       'has format 3; this version reads format 2: update regvpr_ros'),
+    'a newer manifest': (manifest_with(format_version=3),
+                         'has format 3; this version reads format 2: update regvpr_ros'),
+    'an older manifest': (manifest_with(format_version=0),
+                          'has format 0; this version reads format 2: build the map again'),
+    'the first format': (format_1,
+                         'has format 1; this version reads format 2: build the map again'),
+    'no format number': (sql('PRAGMA user_version = 0'), 'holds other things than a map does'),
     'a format of text': (manifest_with(format_version='1'), 'its manifest cannot be read'),
     'no format': (manifest_with(format_version=None), 'its manifest cannot be read'),
     'no fingerprint': (manifest_with(fingerprint=None), 'its manifest cannot be read'),
@@ -145,6 +164,21 @@ DAMAGES = {
     'extrinsics without a rotation': (manifest_with(extrinsics={'camera': [0.0] * 7}),
                                       'a quaternion is all zeros'),
     'extrinsics of text': (manifest_with(extrinsics='none'), "extrinsics is 'none'"),
+    'intrinsics of 8 numbers': (
+        manifest_with(intrinsics={'c': {'K': [1.0] * 8, 'D': [], 'width': 4, 'height': 4}}),
+        "intrinsics of 'c' are not K of 9"),
+    'intrinsics that are infinite': (
+        manifest_with(intrinsics={'c': {'K': [np.inf] * 9, 'D': [], 'width': 4, 'height': 4}}),
+        "intrinsics of 'c' are not K of 9"),
+    'intrinsics without a K': (manifest_with(intrinsics={'c': {}}), 'manifest cannot be read'),
+    'intrinsics of text': (manifest_with(intrinsics={'c': 'f'}), 'manifest cannot be read'),
+    'half an origin': (manifest_with(origin={'lat_deg': 50.0}), "origin has ['lat_deg']"),
+    'an origin beyond the pole': (
+        manifest_with(origin={'lat_deg': 91.0, 'lon_deg': 0.0, 'alt_m': 0.0}),
+        'origin lat_deg is 91.0; expected -90.0 to 90.0'),
+    'a manifest that has changed': (
+        sql("UPDATE manifest SET value = replace(value, 'abc', 'abd')"),
+        'its manifest cannot be read: it has changed'),
     'no dimension': (manifest_with(dimension=0), 'dimension is 0; expected 1 to 65536'),
     'a negative dimension': (manifest_with(dimension=-16), 'dimension is -16'),
     'an absurd dimension': (manifest_with(dimension=10**12), 'dimension is 1000000000000'),
@@ -152,23 +186,42 @@ DAMAGES = {
     'a larger dimension': (manifest_with(dimension=17),
                            'descriptors.f16 has 320 bytes, 10 keyframes need 340'),
     'a smaller dimension': (manifest_with(dimension=8), 'descriptor of keyframe 0 has changed'),
-    'a manifest of no JSON': (sql("UPDATE manifest SET value = '{'"), 'manifest cannot be read'),
-    'a manifest that is a list': (sql("UPDATE manifest SET value = '[1]'"), 'manifest cannot'),
-    'a manifest of brackets': (sql('UPDATE manifest SET value = ?', '[' * 100_000), 'manifest'),
-    'a huge manifest': (sql('UPDATE manifest SET value = ?', ' ' * 1_000_001), 'manifest cannot'),
+    'a manifest of no JSON': (sql("UPDATE manifest SET value = '{'", sign=True),
+                              'manifest cannot be read: Expecting property name'),
+    'a manifest that is a list': (sql("UPDATE manifest SET value = '[1]'", sign=True),
+                                  'manifest cannot'),
+    'a manifest of brackets': (sql('UPDATE manifest SET value = ?', '[' * 100_000, sign=True),
+                               'manifest'),
+    'a huge manifest': (sql('UPDATE manifest SET value = ?', ' ' * 1_000_001, sign=True),
+                        'manifest cannot'),
+    'a manifest of bytes': (sql("UPDATE manifest SET value = x'00'"), 'manifest cannot be read'),
     'no manifest': (sql('DELETE FROM manifest'), 'its manifest cannot be read'),
     'no table': (sql('DROP TABLE keyframe'), 'holds other things than a map does'),
+    'another table': (sql('CREATE TABLE more (a)'), 'holds other things than a map does'),
+    'another column': (sql('ALTER TABLE keyframe ADD COLUMN more'), 'holds other things than'),
     'a missing keyframe': (sql('DELETE FROM keyframe WHERE id = 3'), 'keyframe 3 is missing'),
-    'a keyframe too many': (sql('INSERT INTO keyframe SELECT 10, stamp_ns, camera, x, y, z, qx, '
-                                'qy, qz, qw, covariance, source, descriptor_crc32, thumbnail '
-                                'FROM keyframe WHERE id = 9'),
-                            'descriptors.f16 has 320 bytes, 11 keyframes need 352'),
-    'an infinite pose': (sql('UPDATE keyframe SET x = 9e999 WHERE id = 2'), 'not finite'),
-    'a pose of text': (sql("UPDATE keyframe SET y = 'here' WHERE id = 2"), 'could not convert'),
-    'a zero quaternion': (sql('UPDATE keyframe SET qw = 0 WHERE id = 2'), 'all zeros'),
-    'a stamp of text': (sql("UPDATE keyframe SET stamp_ns = 'now' WHERE id = 2"), 'is damaged'),
+    'a keyframe too many': (
+        sql(f'INSERT INTO keyframe SELECT 10, {", ".join(COLUMNS[1:])} FROM keyframe '
+            f'WHERE id = 9', sign=True), 'descriptors.f16 has 320 bytes, 11 keyframes need 352'),
+    'a pose that has changed': (sql('UPDATE keyframe SET x = 2.5 WHERE id = 2'),
+                                'the record of keyframe 2 has changed; `regvpr map verify'),
+    'a stamp that has changed': (sql('UPDATE keyframe SET stamp_ns = 1 WHERE id = 2'),
+                                 'the record of keyframe 2 has changed'),
+    'a name that has changed': (sql("UPDATE keyframe SET image = 'x' WHERE id = 9"),
+                                'the record of keyframe 9 has changed'),
+    'a long name': (sql('UPDATE keyframe SET source = ? WHERE id = 2', 'x' * 5000, sign=True),
+                    'holds a name that is no text of at most 4096 characters'),
+    'a long covariance': (sql('UPDATE keyframe SET covariance = zeroblob(99) WHERE id = 2'),
+                          'holds a covariance that is not 72 bytes'),
+    'an infinite pose': (sql('UPDATE keyframe SET x = 9e999 WHERE id = 2', sign=True),
+                         'not finite'),
+    'a pose of text': (sql("UPDATE keyframe SET y = 'here' WHERE id = 2"),
+                       'the record of keyframe 2 holds no number where one belongs'),
+    'a zero quaternion': (sql('UPDATE keyframe SET qw = 0 WHERE id = 2', sign=True), 'all zeros'),
+    'a stamp of text': (sql("UPDATE keyframe SET stamp_ns = 'now' WHERE id = 2"),
+                        'holds no number'),
     'a flipped bit': (flip('descriptors.f16', 7 * 32 + 5),
-                      'the descriptor of keyframe 7 has changed; build the map again'),
+                      'the descriptor of keyframe 7 has changed; `regvpr map verify'),
     'a truncated file': (lambda p: (p / 'descriptors.f16').write_bytes(b'\0' * 100),
                          'descriptors.f16 has 100 bytes, 10 keyframes need 320'),
     'no descriptors': (lambda p: (p / 'descriptors.f16').unlink(), 'descriptors.f16 has 0 bytes'),
@@ -260,7 +313,7 @@ def test_a_copy_over_something_or_to_nowhere_is_refused(make_map, tmp_path):
             place_map.copy_to(tmp_path / 'file')
         with pytest.raises(MapError, match=r'cannot write map .*file/copy: .*Not a directory'):
             place_map.copy_to(tmp_path / 'file' / 'copy')
-        (tmp_path / '.copy.partial').mkdir()
+        (tmp_path / '.copy.new' / 'map').mkdir(parents=True)
         place_map.copy_to(tmp_path / 'copy')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['copy', 'file', 'map']
 

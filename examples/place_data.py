@@ -1,0 +1,105 @@
+"""Pictures with places for training, as a folder with a manifest (see docs/training.md).
+
+    python -m examples.place_data towns build/towns --seeds 21 22 --conditions day dusk
+    python -m examples.place_data numbered build/scenes FOLDER --each 3
+"""
+
+import argparse
+from collections.abc import Sequence
+import itertools
+import math
+from pathlib import Path
+import shutil
+import sys
+
+from examples.town import LapConfig, Town, TownConfig
+from examples.town.conditions import LOOKS
+from examples.town.errors import TownError
+from regvpr_core.describing import find_images
+from regvpr_core.errors import RegvprError
+from regvpr_core.images import encode_jpeg
+from regvpr_core.training.manifest import write_manifest
+
+CELL_M = 4.0
+HEADINGS = 8
+QUALITY = 92
+SPEED_MPS = 5.0
+
+Row = dict[str, object]
+
+
+def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: float,
+          split: str = 'train') -> int:
+    """Laps through towns, rendered; a place is a square of 4 m and one of eight directions.
+
+    Each condition is another drive: other cars, another part of the lane. A town is a group.
+
+    Returns:
+        pictures written.
+    """
+    rows: list[Row] = []
+    laps = list(enumerate(conditions))
+    for town, (number, condition) in itertools.product(
+            [Town(TownConfig(seed=seed)) for seed in seeds], laps):
+        seed = town.config.seed
+        lap = LapConfig(condition=condition, seed=1 + number,
+                        lateral_m=(-0.4, 0.4, 0.0)[number % 3],
+                        start_m=number * step_m / len(conditions), speed_mps=SPEED_MPS,
+                        rate_hz=SPEED_MPS / step_m)
+        folder = out / f'town{seed}'
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, frame in enumerate(town.drive(lap)):
+            path = folder / f'{number}-{condition}-{image:04d}.jpg'
+            path.write_bytes(encode_jpeg(frame.image, QUALITY))
+            x, y = (float(v) for v in frame.T_map_base[:2, 3])
+            heading = math.atan2(frame.T_map_base[1, 0], frame.T_map_base[0, 0])
+            way = round(heading / (2 * math.pi / HEADINGS)) % HEADINGS
+            place = f'{math.floor(x / CELL_M)},{math.floor(y / CELL_M)},{way}'
+            rows.append({'image': f'{folder.name}/{path.name}', 'place': place, 'split': split,
+                         'group': folder.name, 'x': round(x, 3), 'y': round(y, 3)})
+        sys.stderr.write(f'town {seed}, {condition}: {len(rows)} pictures so far\n')
+    write_manifest(out / 'manifest.csv', rows)
+    return len(rows)
+
+
+def numbered(out: Path, folder: Path, each: int) -> int:
+    """Copies of pictures of which, in order of name, every `each` show one place."""
+    files = find_images([folder])
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for number, path in enumerate(files):
+        shutil.copyfile(path, out / path.name)
+        rows.append({'image': path.name, 'place': number // each, 'split': 'train',
+                     'group': folder.name})
+    write_manifest(out / 'manifest.csv', rows)
+    return len(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write one kind of data."""
+    parser = argparse.ArgumentParser(prog='python -m examples.place_data', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest='kind', required=True)
+    of_towns = kinds.add_parser('towns', help='rendered laps')
+    of_towns.add_argument('out', type=Path)
+    of_towns.add_argument('--seeds', type=int, nargs='+', required=True)
+    of_towns.add_argument('--conditions', nargs='+', default=list(LOOKS))
+    of_towns.add_argument('--step-m', type=float, default=2.5, help='metres between pictures')
+    of_numbers = kinds.add_parser('numbered', help='every N files show one place')
+    of_numbers.add_argument('out', type=Path)
+    of_numbers.add_argument('folder', type=Path)
+    of_numbers.add_argument('--each', type=int, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        count = (towns(options.out, options.seeds, options.conditions, options.step_m)
+                 if options.kind == 'towns'
+                 else numbered(options.out, options.folder, options.each))
+    except (TownError, RegvprError, OSError) as error:
+        sys.stderr.write(f'error: {error}\n')
+        return 1
+    sys.stdout.write(f'{options.out / "manifest.csv"}: {count} pictures\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

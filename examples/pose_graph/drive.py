@@ -1,0 +1,105 @@
+"""What a robot has at the end of a drive: keyframes by odometry, and loop closures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from examples.pose_graph.graph import Closure
+from examples.town.town import Frame
+from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.localization.local_extractor import LocalExtractor
+from regvpr_core.localization.local_features import LocalFeatures
+from regvpr_core.localization.loop_pose import loop_pose, place_apart
+from regvpr_core.localization.place_pose import View
+from regvpr_core.localization.session import LoopClosure, SessionConfig, SessionLoops
+
+VIEWS = 4
+VIEWS_WITHIN_M = 6.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keyframe:
+    """One keyframe of the session. T_true_base: the truth, to measure by."""
+
+    stamp_ns: int
+    T_odom_base: np.ndarray
+    T_true_base: np.ndarray
+    features: LocalFeatures | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drive:
+    """All keyframes of a drive, and the closures among them."""
+
+    keyframes: list[Keyframe]
+    closures: list[Closure]
+
+    @property
+    def T_odom_base(self) -> np.ndarray:
+        """(N, 4, 4) by odometry."""
+        return np.array([keyframe.T_odom_base for keyframe in self.keyframes])
+
+    @property
+    def T_true_base(self) -> np.ndarray:
+        """(N, 4, 4) in truth."""
+        return np.array([keyframe.T_true_base for keyframe in self.keyframes])
+
+
+def run_session(
+    frames: Iterable[Frame], extractor: LocalExtractor, dimension: int, camera: Intrinsics,
+    T_base_cam: np.ndarray, config: SessionConfig | None = None,
+) -> Drive:
+    """Drive, and look for places seen before.
+
+    Args:
+        frames: images with odometry, in order.
+        extractor: describes them; local features make closures metric.
+        dimension: of the descriptors.
+        camera: intrinsics.
+        T_base_cam: (4, 4) of it.
+        config: of the session.
+    """
+    session = SessionLoops(dimension, config or SessionConfig())
+    keyframes: dict[int, Keyframe] = {}
+    found: list[LoopClosure] = []
+    for frame in frames:
+        descriptor, features = extractor.describe(frame.image)
+        number, closure = session.update(frame.stamp_ns, descriptor,
+                                         frame.T_odom_base @ T_base_cam)
+        if number is None:
+            continue
+        keyframes[number] = Keyframe(frame.stamp_ns, frame.T_odom_base, frame.T_map_base, features)
+        if closure is not None:
+            found.append(closure)
+    order = {number: place for place, number in enumerate(sorted(keyframes))}
+    drive = [keyframes[number] for number in sorted(keyframes)]
+    return Drive(drive, [
+        measured(drive, order[one.reference_id], order[one.query_id], camera, T_base_cam)
+        for one in found])
+
+
+def measured(drive: list[Keyframe], reference: int, query: int, camera: Intrinsics,
+             T_base_cam: np.ndarray) -> Closure:
+    """A closure with its relative pose: in metres where local features give it."""
+    pose = None
+    features = drive[query].features
+    if features is not None:
+        # The reference first, then those of its pass that stand about it.
+        near = [k for k in sorted(range(len(drive)), key=lambda k: abs(k - reference))
+                if abs(k - reference) <= VIEWS and np.linalg.norm(
+                    drive[k].T_odom_base[:3, 3] - drive[reference].T_odom_base[:3, 3])
+                < VIEWS_WITHIN_M][:VIEWS]
+        views = [View(features=kept, camera=camera, T_world_cam=drive[k].T_odom_base @ T_base_cam)
+                 for k in near if (kept := drive[k].features) is not None]
+        pose = loop_pose(features, camera, views, T_base_cam)
+    T, covariance = place_apart() if pose is None else pose
+    return Closure(reference=reference, query=query, T_reference_query=T, covariance=covariance,
+                   verified=pose is not None)
+
+
+def wrong_closure(closures: list[Closure], keyframes: int) -> Closure:
+    """A mistake: the drive's quarter taken for its middle, as surely as the surest closure."""
+    surest = min(closures, key=lambda one: float(np.trace(one.covariance)))
+    return Closure(reference=keyframes // 8, query=keyframes // 8 + keyframes // 4,
+                   T_reference_query=np.eye(4), covariance=surest.covariance, verified=True)

@@ -1,0 +1,334 @@
+"""`regvpr evaluate`: models on data sets, by the field's protocols."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from regvpr_core.cli.console import say
+
+if TYPE_CHECKING:
+    from regvpr_core.evaluation.dataset import Dataset
+    from regvpr_core.evaluation.describers import Describer
+    from regvpr_core.evaluation.evaluator import EvaluateConfig, Result, Told
+    from regvpr_core.evaluation.robustness import Curve
+
+DEFAULT_MODEL = 'gem_vits14'
+ALL = 'all'
+
+
+def add_parser(commands: Any) -> None:
+    """Add `evaluate` to the command line."""
+    parser = commands.add_parser(
+        'evaluate', help="recall, precision and recall, and a report, by the field's protocols")
+    parser.add_argument('--model', action='append', metavar='MODEL',
+                        help='model name, checkpoint, preset, baseline, hub:REPO:ENTRY or '
+                             f'module:function; repeat it to compare (default: {DEFAULT_MODEL})')
+    parser.add_argument('--data', action='append', default=[], metavar='PROTOCOL[@NAME]=FOLDER',
+                        help='a data set; a FOLDER alone has positions in its file names; '
+                             'repeat it for more')
+    parser.add_argument('--references', type=Path, metavar='MAP|BAG|FOLDER',
+                        help='your own pair instead of --data')
+    parser.add_argument('--queries', type=Path, metavar='MAP|BAG|FOLDER')
+    parser.add_argument('--protocols', action='store_true', help='list the protocols and stop')
+    parser.add_argument('-o', '--out', type=Path, metavar='FOLDER',
+                        help='write report.html, results.json, results.csv and queries.csv')
+    parser.add_argument('--json', action='store_true', help='print the results as JSON')
+    parser.add_argument('--partial', action='store_true',
+                        help='go on with a part of a data set; the result is named so')
+    parser.add_argument('--recalls', metavar='K,K,…', help='default: 1,5,10,20')
+    parser.add_argument('--robustness', nargs='?', const=ALL, metavar='KIND,KIND,…',
+                        help='also recall@1 with blurred, dark, turned, … queries')
+    parser.add_argument('--index', default='', metavar='KIND',
+                        help='also search by an approximate index, such as rabitq')
+    parser.add_argument('--cache', type=Path, metavar='FOLDER', help='where descriptors are kept')
+    parser.add_argument('--no-cache', action='store_true', help='keep no descriptors')
+    parser.add_argument('--cache-limit-gb', type=float, default=200.0, metavar='GB',
+                        help='models not used for longest are dropped above it (default: 200)')
+    parser.add_argument('--radius-m', type=float, default=25.0,
+                        help='of protocol utm and of your own pair (default: 25)')
+    parser.add_argument('--tolerance-frames', type=int, default=2,
+                        help='of protocol frames (default: 2)')
+    parser.add_argument('--allow-code', action='store_true',
+                        help="let torch.hub run a baseline's own code on this machine")
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--batch', type=int, default=16, help='pictures a pass (default: 16)')
+    bags = parser.add_argument_group('where a side is a bag')
+    bags.add_argument('--image-topic', metavar='TOPIC')
+    bags.add_argument('--pose-topic', metavar='TOPIC', help='nav_msgs/Odometry')
+    bags.add_argument('--references-tum', type=Path, metavar='FILE', help='their poses, TUM')
+    bags.add_argument('--queries-tum', type=Path, metavar='FILE', help='their poses, TUM')
+    bags.add_argument('--spacing-m', type=float, default=1.0,
+                      help='metres between pictures that are taken (default: 1)')
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate every model on every data set, print a table, write the report."""
+    from regvpr_core.evaluation.evaluator import evaluate
+    from regvpr_core.evaluation.model_specs import check_spec
+    from regvpr_core.evaluation.robustness import DEGRADATIONS, robustness
+
+    if options.protocols:
+        _print_protocols()
+        return
+    console = Console(stderr=True)
+    config = _config(options)
+    kinds = _kinds(options.robustness, tuple(DEGRADATIONS))
+    for spec in options.model or ():
+        check_spec(spec, options.allow_code)
+    _check_output(options)
+    cache = _cache(options, console)
+    with _datasets(options, cache, console) as datasets, _progress(console) as told:
+        results: list[Result] = []
+        curves: list[Curve] = []
+        for describer in _describers(options, datasets, console):
+            for dataset in datasets:
+                result = evaluate(dataset, describer, config, cache, told)
+                results.append(result)
+                if kinds and describer is not None and result.curve is not None:
+                    curves += robustness(result.dataset, describer, config, cache,
+                                         float(result.right.mean()), kinds, told)
+        _write(options, results, curves, console)
+        if options.json:
+            record = [r.figures() for r in results]
+            robust = [_curve_record(c) for c in curves]
+            print(json.dumps({'results': record, 'robustness': robust}, indent=1))  # noqa: T201
+        else:
+            _print_results(results, curves)
+
+
+def _config(options: argparse.Namespace) -> 'EvaluateConfig':
+    from regvpr_core.config import nearest
+    from regvpr_core.errors import ConfigError
+    from regvpr_core.evaluation.evaluator import EvaluateConfig
+    from regvpr_core.evaluation.searching import INDEXES
+
+    recalls = None
+    if options.recalls is not None:
+        try:
+            recalls = tuple(int(k) for k in options.recalls.split(','))
+        except ValueError as error:
+            raise ConfigError(f'--recalls is {options.recalls!r}; expected numbers such as '
+                              f'1,5,10') from error
+    if options.index and options.index not in INDEXES:
+        raise ConfigError(f'unknown index {options.index!r}{nearest(options.index, INDEXES)}')
+    return EvaluateConfig(recalls=recalls, batch=options.batch, index=options.index,
+                          partial=options.partial)
+
+
+def _kinds(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    from regvpr_core.config import nearest
+    from regvpr_core.errors import ConfigError
+
+    if text is None:
+        return ()
+    if text == ALL:
+        return known
+    for kind in text.split(','):
+        if kind not in known:
+            raise ConfigError(f'unknown degradation {kind!r}{nearest(kind, known)}')
+    return tuple(text.split(','))
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse what cannot be written before hours of work, not after."""
+    from regvpr_core.evaluation.plots import check_matplotlib
+
+    if options.out is not None:
+        check_matplotlib()
+        options.out.mkdir(parents=True, exist_ok=True)
+
+
+def _cache(options: argparse.Namespace, console: Console) -> Path | None:
+    from regvpr_core.config import check_range
+    from regvpr_core.evaluation.descriptor_cache import trim
+    from regvpr_core.models.backbones import cache_folder
+
+    check_range('--cache-limit-gb', options.cache_limit_gb, 0.0, 1e6)
+    if options.no_cache:
+        return None
+    folder: Path = options.cache or cache_folder() / 'descriptors'
+    removed = trim(folder, int(options.cache_limit_gb * 1e9))
+    if removed:
+        say(console, f'{len(removed)} models that were not used for longest were dropped from '
+                     f'the cache {folder}', 'dim')
+    return folder
+
+
+@contextlib.contextmanager
+def _datasets(options: argparse.Namespace, cache: Path | None,
+              console: Console) -> Iterator[list['Dataset']]:
+    """What is to be measured on: protocols, or the user's own pair."""
+    from regvpr_core.errors import ConfigError
+    from regvpr_core.evaluation.protocols import load_datasets, LoadConfig
+
+    pair = options.references, options.queries
+    if (pair[0] is None) != (pair[1] is None):
+        raise ConfigError('--references and --queries belong together')
+    if bool(options.data) == (pair[0] is not None):
+        raise ConfigError('give --data PROTOCOL=FOLDER, or --references and --queries; '
+                          '--protocols lists the protocols')
+    if options.data:
+        yield load_datasets(options.data, LoadConfig(
+            radius_m=options.radius_m, tolerance_frames=options.tolerance_frames,
+            partial=options.partial))
+        return
+    from regvpr_core.cli.evaluate_recordings import open_pair
+
+    with open_pair(options, cache, console) as dataset:
+        yield [dataset]
+
+
+def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
+                console: Console) -> 'Iterator[Describer | None]':
+    """The models, one after the other; None where maps bring their descriptors along."""
+    from regvpr_core.evaluation.model_specs import open_describer
+
+    if not options.model and all(d.given_references and d.given_queries for d in datasets):
+        yield None
+        return
+    specs = options.model or [_default_model(datasets)]
+    seen: set[str] = set()
+    for spec in specs:
+        describer = open_describer(
+            spec, device=options.device, precision=options.precision,
+            allow_code=options.allow_code, notice=lambda line: say(console, line, 'dim'))
+        if describer.name in seen:  # two checkpoints may bear one name
+            describer.name = spec
+        seen.add(describer.name)
+        say(console, describer.notice)
+        yield describer
+
+
+def _default_model(datasets: Sequence['Dataset']) -> str:
+    """The model that a map was built with, else the package's."""
+    for dataset in datasets:
+        for given in (dataset.given_references, dataset.given_queries):
+            if given is not None:
+                return given.model
+    return DEFAULT_MODEL
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator['Told']:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress('{task.description}', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task('', total=None)
+
+        def told(what: str, done: int, total: int) -> None:
+            bar.update(task, description=Text(what).plain.replace('[', r'\['), completed=done,
+                       total=total)
+
+        yield told
+
+
+def _write(options: argparse.Namespace, results: 'list[Result]', curves: 'list[Curve]',
+           console: Console) -> None:
+    """The files of `--out`, and submissions of challenges wherever there are any."""
+    from regvpr_core.evaluation import msls, tables
+    from regvpr_core.evaluation.report import write_report
+
+    out: Path | None = options.out
+    for result in results:
+        if result.dataset.positives is None:
+            name = ''.join(c if c.isalnum() or c in '-_.' else '_'
+                           for c in f'{result.dataset.name}_{result.model}')
+            path = (out or Path()) / f'{name}.txt'
+            lines = msls.submission_lines(result.dataset, result.ranking.references)
+            path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+            say(console, f'submission: {path}')
+    if out is None:
+        return
+    tables.write_json(out / 'results.json', results,
+                      {'robustness': [_curve_record(c) for c in curves]})
+    tables.write_csv(out / 'results.csv', results)
+    tables.write_queries_csv(out / 'queries.csv', results)
+    if curves:
+        tables.write_curves_csv(out / 'robustness.csv', curves)
+    write_report(out / 'report.html', results, curves)
+    say(console, f'report: {out / "report.html"}')
+
+
+def _curve_record(curve: 'Curve') -> dict[str, Any]:
+    return {'model': curve.model, 'data': curve.data, 'kind': curve.kind, 'unit': curve.unit,
+            'strengths': list(curve.strengths),
+            'recall_at_1': [round(v, 5) for v in curve.recall_at_1]}
+
+
+def _print_results(results: 'list[Result]', curves: 'list[Curve]') -> None:
+    """The table like the paper's, what else was counted, and recall under degradation."""
+    from regvpr_core.evaluation.tables import comparison
+
+    console = Console()
+    data, ks, rows = comparison(results)
+    if rows:
+        table = Table(title='recall@k (%)', title_justify='left')
+        table.add_column('model', overflow='fold')
+        for name in data:
+            for k in ks:
+                table.add_column(Text(f'{name}\nR@{k}' if k == ks[0] else f'\nR@{k}'),
+                                 justify='right')
+        for row in rows:
+            cells = ['–' if value is None else f'{value:.1f}'
+                     for name in data for k in ks for value in [row.figures.get((name, k))]]
+            table.add_row(Text(f'{row.method} (quoted)' if row.source else row.method), *cells,
+                          style='dim' if row.source else '')
+        console.print(table)
+        for source in dict.fromkeys(row.source for row in rows if row.source):
+            say(console, f'quoted: {source}', 'dim')
+    for result in results:
+        say(console, _summary(result))
+    for curve in curves:
+        points = ', '.join(f'{s:g}: {100 * v:.1f}' for s, v in
+                           zip(curve.strengths, curve.recall_at_1, strict=True))
+        say(console, f'{curve.model}, {curve.data}, {curve.kind} ({curve.unit}): R@1 {points}')
+
+
+def _summary(result: 'Result') -> str:
+    f = result.figures()
+    line = (f'{f["model"]} on {result.dataset.title}: {f["queries"]} queries, {f["references"]} '
+            f'references, right is {f["rule"]}')
+    if result.curve is None:
+        return f'{line}; ground truth hidden'
+    line += (f'; AP {f["average_precision"]:.3f}, recall at 100 % precision '
+             f'{100 * f["recall_at_100_precision"]:.1f} %')
+    if f['error_m']:
+        line += f', median error {f["error_m"]["median"]:.1f} m'
+    if f['queries_without_positives']:
+        line += f'; {f["queries_without_positives"]} queries without a right reference are misses'
+    if f['queries_removed']:
+        line += f'; {f["queries_removed"]} queries without a right reference were removed'
+    if f['partial']:
+        line += f'; partial: {f["partial"]}'
+    if f['warning']:
+        line += f'; careful: {f["warning"]}'
+    if result.approximate is not None:
+        a = result.approximate
+        recalls = ', '.join(f'R@{k} {100 * v:.1f}' for k, v in a.recalls.items())
+        alone_ms, together_ms = (1000.0 * s / f['queries']
+                                 for s in (a.seconds, result.ranking.seconds))
+        line += (f'; index {a.kind}: {recalls}, {100 * a.agreement:.1f} % of the exact '
+                 f'neighbours, {alone_ms:.1f} ms a query asked alone (exact, asked together: '
+                 f'{together_ms:.1f} ms), built in {a.build_s:.1f} s, '
+                 f'{a.resident_bytes / 1e6:.1f} MB in memory')
+    return line
+
+
+def _print_protocols() -> None:
+    from regvpr_core.evaluation.protocols import PROTOCOLS
+
+    table = Table('protocol', 'queries', 'references', 'what it is')
+    for name, protocol in PROTOCOLS.items():
+        table.add_row(name, *('any' if n is None else f'{n:,}'
+                              for n in (protocol.queries, protocol.references)), protocol.about)
+    Console().print(table)

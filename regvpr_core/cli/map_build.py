@@ -1,0 +1,155 @@
+"""`regvpr map build`: bags and folders become a place map."""
+
+import argparse
+from collections.abc import Callable, Iterator
+import contextlib
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from rich.console import Console
+
+from regvpr_core.cli.console import download_bar, print_facts, say
+from regvpr_core.cli.map_sources import add_source_arguments, print_list, Sources, summary
+
+if TYPE_CHECKING:
+    from regvpr_core.places.builder import BuildReport
+
+DEFAULT_MODEL_HELP = 'model name or checkpoint file (default: gem_vits14)'
+
+
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `map build`, also those of the ROS executable `build_map`."""
+    add_source_arguments(parser)
+    parser.add_argument('--out', type=Path, metavar='MAP', help='folder to create')
+    parser.add_argument('--resume', action='store_true',
+                        help='go on with a build of MAP that was broken off')
+    parser.add_argument('--list', action='store_true',
+                        help='show what the sources hold and what would be used, and stop')
+    parser.add_argument('--map-frame', metavar='FRAME',
+                        help='name of the world frame of the poses (default: map)')
+    parser.add_argument('--model', default='gem_vits14', help=DEFAULT_MODEL_HELP)
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--config', type=Path, metavar='FILE', help='YAML of the build settings')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
+                        help='one setting, e.g. keyframes.distance_m=2')
+    parser.add_argument('--json', action='store_true', help='print the result as JSON')
+
+
+def run_build(options: argparse.Namespace) -> None:
+    """Build a map from bags and folders."""
+    import os
+
+    from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
+    from regvpr_core.errors import ConfigError, MapError
+    from regvpr_core.places.builder import build_map, BuildConfig
+    from regvpr_core.places.frames import joined
+
+    values = read_yaml(options.config) if options.config else {}
+    config = with_overrides(from_mapping(BuildConfig, values), options.set)
+    console = Console(stderr=True)
+    with Sources(options, config) as opened:
+        if options.list:
+            print_list(options, opened)
+            return
+        if options.out is None:
+            raise ConfigError('--out MAP is missing: the folder for the map')
+        if os.path.lexists(options.out):
+            raise MapError(f'{options.out} exists; choose a new folder for the map or remove it')
+        sources = opened.open()
+        for source in sources:
+            say(console, f'{source.name}: {summary(source)}' if len(sources) > 1
+                else summary(source))
+            for note in source.notes:
+                say(console, note, 'yellow')
+        encoder = _encoder(options, console)
+        origin = next((source.origin for source in sources if source.origin), None)
+        with (_kept(console, options.out),
+              _progress(console, sum(source.total for source in sources)) as told):
+            report = build_map(
+                joined(sources), encoder, options.out, config,
+                map_frame=options.map_frame or 'map',
+                extrinsics=_merged(source.extrinsics for source in sources),
+                intrinsics=_merged(source.intrinsics for source in sources),
+                origin=to_mapping(origin) if origin else {},
+                sources=[source.name for source in sources],
+                about={'source': [source.identity for source in sources]},
+                resume=options.resume, progress=told)
+    if report.other_bits:
+        say(console, 'the network rounds otherwise now than when this build was begun: the '
+                     'descriptors made since agree with what one run would have made to 0.001')
+    _print_report(options, report)
+
+
+def _encoder(options: argparse.Namespace, console: Console) -> Any:
+    """The network; a build that is resumed goes on in the precision that it was begun in."""
+    from regvpr_core.models.encoder import load_encoder
+    from regvpr_core.places.partial_map import begun_with
+
+    begun = begun_with(options.out) if options.resume else None
+    precision = options.precision
+    if begun and precision == 'auto':
+        precision = str(begun.get('precision', 'auto'))
+    if options.resume and not begun:
+        say(console, f'nothing of {options.out} to go on with: built from the start')
+    with download_bar(console) as progress:
+        encoder = load_encoder(options.model, options.device, precision, download=True,
+                               progress=progress, notice=lambda line: say(console, line, 'dim'))
+    say(console, f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
+    return encoder
+
+
+@contextlib.contextmanager
+def _kept(console: Console, out: Path) -> Iterator[None]:
+    """Say how to go on when a build is broken off and something of it is kept."""
+    from regvpr_core.places.partial_map import kept_keyframes
+
+    try:
+        yield
+    except BaseException:
+        if count := kept_keyframes(out):
+            say(console, f'{count} keyframes are kept; the same command with --resume goes on '
+                         f'from there')
+        raise
+
+
+@contextlib.contextmanager
+def _progress(console: Console, total: int) -> 'Iterator[Callable[[BuildReport], None]]':
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress('images', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  '{task.fields[rate]}', console=console, transient=True,
+                  disable=not console.is_terminal) as progress:
+        task = progress.add_task('build', total=total, rate='')
+
+        def told(report: 'BuildReport') -> None:
+            progress.update(task, completed=report.seen,
+                            rate=f'{report.kept} places, {report.places_per_s:.1f} places/s')
+
+        yield told
+
+
+def _merged(tables: Any) -> dict[str, Any]:
+    """By camera; of cameras of one name the first counts."""
+    merged: dict[str, Any] = {}
+    for table in tables:
+        for camera, values in table.items():
+            merged.setdefault(camera, values)
+    return merged
+
+
+def _print_report(options: argparse.Namespace, report: 'BuildReport') -> None:
+    facts: dict[str, Any] = {
+        'map': str(options.out),
+        'frames_seen': report.seen,
+        'keyframes': report.kept,
+        **({'of them made before': report.resumed} if report.resumed else {}),
+        **{f'dropped: {reason}': count for reason, count in sorted(report.dropped.items())},
+        'path_m': round(report.length_m, 1),
+        'seconds': round(report.seconds, 1),
+        'places_per_s': round(report.places_per_s, 1),
+        'size_mb': round(report.size_bytes / 1e6, 2),
+    }
+    if report.first_image_error:
+        facts['first image error'] = report.first_image_error
+    print_facts(facts, options.json)

@@ -1,0 +1,117 @@
+"""`regvpr map push | pull | compress`."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from regvpr_core.cli.console import print_facts
+
+TOKEN_HELP = 'environment variable with the token, user:password (default: %(default)s)'
+
+
+def add_parsers(verbs: Any) -> None:
+    """Add the verbs to `map`."""
+    verb = verbs.add_parser('push', help='a map goes to a Milvus collection')
+    verb.add_argument('map', type=Path, metavar='MAP')
+    _add_place(verb)
+    verb.add_argument('--partition', metavar='SITE', help="default: the folder's name")
+    verb.add_argument('--index', default='AUTOINDEX', metavar='TYPE',
+                      help='of a new collection: AUTOINDEX, FLAT, HNSW, IVF_SQ8, IVF_RABITQ, '
+                           'DISKANN (default: %(default)s)')
+    verb.add_argument('--json', action='store_true', help='print JSON')
+    verb.set_defaults(run=run_push)
+    verb = verbs.add_parser('pull', help='a map comes from a Milvus collection')
+    _add_place(verb)
+    verb.add_argument('--partition', metavar='SITE', help='default: the only one')
+    verb.add_argument('--map-id', default='', metavar='ID', help='where a site has several maps')
+    verb.add_argument('--out', type=Path, required=True, metavar='MAP', help='folder to create')
+    verb.add_argument('--json', action='store_true', help='print JSON')
+    verb.set_defaults(run=run_pull)
+    verb = verbs.add_parser('compress', help='shorter descriptors by PCA, and the recall it costs')
+    verb.add_argument('map', type=Path, metavar='MAP')
+    verb.add_argument('--to', required=True, metavar='pca:NUMBER')
+    verb.add_argument('--out', type=Path, required=True, metavar='MAP', help='folder to create')
+    verb.add_argument('--radius', type=float, default=5.0, metavar='M',
+                      help='a place, for the recall told (default: %(default)s)')
+    verb.add_argument('--json', action='store_true', help='print JSON')
+    verb.set_defaults(run=run_compress)
+
+
+def run_push(options: argparse.Namespace) -> None:
+    """Push a map."""
+    import re
+
+    from regvpr_core.places.fleet import push
+    from regvpr_core.places.index_milvus import check_site, Collection
+    from regvpr_core.places.place_map import PlaceMap
+
+    with PlaceMap.open(options.map, index='none') as place_map:
+        site = options.partition or re.sub(r'\W+', '_', options.map.resolve().name)
+        with Collection(options.uri, place_map.model, options.collection, options.token_env,
+                        create=options.index) as collection, _progress('pushed') as told:
+            report = push(place_map, collection, check_site(site), told)
+    print_facts({'map': str(options.map), 'uri': options.uri, **dataclasses.asdict(report)},
+                options.json)
+
+
+def run_pull(options: argparse.Namespace) -> None:
+    """Pull a map."""
+    from regvpr_core.errors import MapError
+    from regvpr_core.places.fleet import any_model, pull
+    from regvpr_core.places.index_milvus import check_site, Collection
+    from regvpr_core.places.map_files import map_bytes
+
+    if options.out.exists():
+        raise MapError(f'{options.out} exists; choose a new folder for the map or remove it')
+    model = any_model(options.uri, options.collection, options.token_env)
+    with Collection(options.uri, model, options.collection, options.token_env) as collection:
+        sites = collection.sites()
+        if not options.partition and len(sites) != 1:
+            raise MapError(f'{collection.name} holds {len(sites)} partitions; choose with '
+                           f'--partition: {", ".join(sites[:20])}')
+        site = check_site(options.partition or sites[0])
+        with _progress('pulled') as told:
+            keyframes = pull(collection, site, options.out, options.map_id, told)
+    print_facts({'map': str(options.out), 'uri': options.uri, 'collection': collection.name,
+                 'site': site, 'keyframes': keyframes, 'model': model.name,
+                 'size_mb': round(map_bytes(options.out) / 1e6, 2)}, options.json)
+
+
+def run_compress(options: argparse.Namespace) -> None:
+    """Compress a map."""
+    from regvpr_core.places.compression import compress_map
+
+    with _progress('compressed') as told:
+        report = compress_map(options.map, options.to, options.out, radius_m=options.radius,
+                              progress=told)
+    facts = {name: round(value, 4) if isinstance(value, float) else value
+             for name, value in dataclasses.asdict(report).items()}
+    print_facts({'map': str(options.out), **facts}, options.json)
+
+
+def _add_place(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument('--uri', required=True, metavar='URI',
+                      help='http://HOST:19530, or a Milvus Lite file FLEET.db')
+    verb.add_argument('--collection', default='', metavar='NAME',
+                      help='default: named after the model')
+    verb.add_argument('--token-env', default='REGVPR_MILVUS_TOKEN', metavar='VAR', help=TOKEN_HELP)
+
+
+def _progress(word: str) -> Any:
+    import contextlib
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    @contextlib.contextmanager
+    def bar() -> Any:
+        console = Console(stderr=True)
+        with Progress(f'keyframes {word}', BarColumn(), MofNCompleteColumn(),
+                      TimeRemainingColumn(), console=console, transient=True,
+                      disable=not console.is_terminal) as progress:
+            task = progress.add_task(word, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return bar()

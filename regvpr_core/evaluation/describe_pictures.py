@@ -1,0 +1,166 @@
+"""Pictures to descriptors, through the cache: streamed, in bounded memory, resumable."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+import itertools
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import ImageError
+from regvpr_core.evaluation.dataset import Matrix, Picture
+from regvpr_core.evaluation.describers import Describer
+from regvpr_core.evaluation.descriptor_cache import DescriptorCache, picture_digest
+from regvpr_core.images import decode, RGB
+
+DECODERS = 2
+AHEAD_BATCHES = 2
+
+Degrade = Callable[[RGB, int], RGB]
+
+
+@dataclass(slots=True, kw_only=True)
+class DescribeProgress:
+    """How far a run is; told after every batch."""
+
+    total: int
+    found: int = 0
+    described: int = 0
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Descriptors of some pictures, on disk until they are asked for.
+
+    numbers: (N,) rows of the matrix; -1 for a picture that cannot be read.
+    """
+
+    matrix: Matrix
+    numbers: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a descriptor."""
+        return int(self.matrix.shape[1])
+
+    def block(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Descriptors (stop - start, D) float32."""
+        return np.asarray(self.matrix[self.numbers[start:stop]], dtype=np.float32)
+
+    def select(self, which: npt.NDArray[np.int64]) -> 'Rows':
+        """Only some of the pictures."""
+        return Rows(self.matrix, self.numbers[which])
+
+
+def open_cache(folder: Path | None, describer: Describer) -> DescriptorCache:
+    """The cache of a model; one that is thrown away where nothing can be kept.
+
+    Args:
+        folder: of all caches; None keeps nothing.
+    """
+    if folder is not None and describer.fingerprint:
+        return DescriptorCache(folder, describer.fingerprint, describer.name)
+    temporary = tempfile.mkdtemp(prefix='regvpr-evaluate-')
+    return _Thrown(Path(temporary), describer.fingerprint or describer.name, describer.name)
+
+
+class _Thrown(DescriptorCache):
+    """A cache for one run."""
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def describe_pictures(
+    pictures: Sequence[Picture],
+    describer: Describer,
+    cache: DescriptorCache,
+    *,
+    batch: int = 16,
+    degrade: Degrade | None = None,
+    degrade_mark: str = '',
+    progress: Callable[[DescribeProgress], None] | None = None,
+) -> tuple[Rows, dict[int, str]]:
+    """Describe pictures that the cache does not know yet.
+
+    Args:
+        pictures: of one side of a data set.
+        describer: the model.
+        cache: of that model.
+        batch: pictures a pass, 1 or more.
+        degrade: changes the pixels of picture i before they are described.
+        degrade_mark: names that change; part of what the cache finds rows by.
+        progress: told after every batch.
+
+    Returns:
+        rows in the order of the pictures, and the number and reason of each unreadable one.
+
+    Raises:
+        EvaluationError: the model gives no usable descriptors.
+    """
+    report = DescribeProgress(total=len(pictures))
+    digests: list[bytes | None] = [None] * len(pictures)
+    new = _new_pictures(pictures, describer, cache, batch, degrade, degrade_mark, digests, report)
+    # A picture that is there twice may come twice in one batch: the later row is then found.
+    while group := list(itertools.islice(new, batch)):
+        rows = describer.describe([prepared for _, prepared in group])
+        cache.append([digest for digest, _ in group], rows)
+        report.described += len(group)
+        if progress:
+            progress(report)
+    if progress:
+        progress(report)
+    numbers = np.full(len(pictures), -1, dtype=np.int64)
+    for i, digest in enumerate(digests):
+        row = None if digest is None else cache.row_of(digest)
+        numbers[i] = -1 if row is None else row
+    return Rows(cache.matrix(), numbers), report.unreadable
+
+
+def _new_pictures(
+    pictures: Sequence[Picture], describer: Describer, cache: DescriptorCache, batch: int,
+    degrade: Degrade | None, mark: str, digests: list[bytes | None], report: DescribeProgress,
+) -> Iterator[tuple[bytes, Any]]:
+    """Digest and network input of each picture that is to be described, read ahead in threads."""
+    def load(i: int) -> tuple[bytes, Any]:
+        data = pictures[i].encoded()
+        digest = picture_digest(data + f'|{mark}|{i}'.encode() if mark else data)
+        if cache.row_of(digest) is not None:
+            return digest, None
+        rgb = decode(data, pictures[i].name)
+        return digest, describer.prepare(rgb if degrade is None else degrade(rgb, i))
+
+    waiting: deque[tuple[int, Future[tuple[bytes, Any]]]] = deque()
+    rest = iter(range(len(pictures)))
+    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
+        try:
+            while True:
+                for i in itertools.islice(rest, AHEAD_BATCHES * batch - len(waiting)):
+                    waiting.append((i, pool.submit(load, i)))
+                if not waiting:
+                    return
+                i, future = waiting.popleft()
+                try:
+                    digest, prepared = future.result()
+                except ImageError as error:
+                    report.unreadable[i] = str(error)
+                    continue
+                digests[i] = digest
+                if prepared is None:
+                    report.found += 1
+                else:
+                    yield digest, prepared
+        finally:
+            pool.shutdown(cancel_futures=True)

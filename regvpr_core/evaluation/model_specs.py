@@ -1,0 +1,265 @@
+"""From what the command line calls a model to something that describes pictures.
+
+    gem_vits14, FILE.safetensors, FILE.onnx    our own models
+    config/models/NAME.yaml[@FILE]             a preset, untrained, or with a checkpoint's weights
+    efficientnet_lite0_gem                     the baseline that needs no download
+    cosplace, boq, …                           published methods (`baselines.py`), by torch.hub
+    hub:OWNER/REPO:ENTRY[?size=322x322&…]      any torch.hub entry, also of a local folder
+    package.module:function, FILE.py:function  a function from pictures to descriptors
+
+Code of others runs only with leave: torch.hub entries need `allow_code`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+import hashlib
+import importlib
+import importlib.util
+from pathlib import Path
+import re
+import sys
+from typing import Any
+from urllib.parse import parse_qsl
+
+import yaml
+
+from regvpr_core.config import from_mapping, nearest, read_yaml
+from regvpr_core.errors import CheckpointError
+from regvpr_core.evaluation.baselines import Baseline, BASELINES
+from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
+from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
+from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
+from regvpr_core.models.backbones import find_backbone
+from regvpr_core.models.checkpoints import (
+    fingerprint,
+    load_model,
+    load_strictly,
+    LoadedModel,
+    MODELS,
+    UNPUBLISHED,
+)
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.encoder import choose_device, load_encoder, torch_encoder
+from regvpr_core.models.peers import PEERS
+from regvpr_core.models.vit import check_weights
+
+FUNCTION = re.compile(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*')
+SEED = 0
+"""Of the weights of untrained presets."""
+
+
+def open_describer(
+    spec: str, *, device: str = 'auto', precision: str = 'auto', allow_code: bool = False,
+    notice: Callable[[str], None] | None = None,
+) -> Describer:
+    """Make a model ready by what it is called.
+
+    Args:
+        spec: as in the module's table.
+        device, precision: as for `load_encoder`; the latter only for our own models.
+        allow_code: whether torch.hub may run code of other people.
+        notice: told of downloads.
+
+    Raises:
+        EvaluationError: code of others without leave, or it fails.
+        CheckpointError: unknown name or unusable weights of our own models.
+        ConfigError: unknown device or precision.
+    """
+    if spec == EFFICIENTNET:
+        return efficientnet_lite0_gem(choose_device(device))
+    if spec in BASELINES:
+        return _published(spec, BASELINES[spec], device, allow_code)
+    if spec.startswith('hub:'):
+        return _hub(spec, device, allow_code)
+    preset, at, weights = spec.partition('@')
+    if preset.endswith(('.yaml', '.yml')):
+        return _preset(Path(preset), Path(weights) if at else None, device, precision)
+    path, colon, name = spec.rpartition(':')
+    if colon and path.endswith('.py'):
+        return _function(spec, _import_file(Path(path)), name)
+    if FUNCTION.fullmatch(spec):
+        return _function(spec, _import_module(path), name)
+    try:
+        encoder = load_encoder(spec, device, precision, download=True, notice=notice)
+    except CheckpointError as error:
+        if str(error).startswith('unknown model'):
+            raise _unknown(spec) from error
+        raise
+    return EncoderDescriber(encoder)
+
+
+def check_spec(spec: str, allow_code: bool) -> None:
+    """Refuse, without loading anything, what `open_describer` would refuse by its name alone.
+
+    Raises:
+        EvaluationError: code of others without leave, a method without an entry, or an unknown
+            name.
+    """
+    if spec in BASELINES:
+        baseline = BASELINES[spec]
+        if not baseline.hub:
+            raise _unloadable(spec, baseline)
+        _check_leave(spec, baseline.hub, allow_code)
+    elif spec.startswith('hub:'):
+        _check_leave(spec, spec.removeprefix('hub:'), allow_code)
+    elif spec != EFFICIENTNET and not re.search(r'[./:\\]', spec) and spec not in UNPUBLISHED \
+            and spec not in MODELS and spec not in PEERS and not Path(spec).is_file():
+        raise _unknown(spec)
+
+
+def _check_leave(name: str, repository: str, allow_code: bool) -> None:
+    if not allow_code:
+        raise EvaluationError(f'{name} runs the code of {repository} on this machine: give '
+                              f'--allow-code if you trust it')
+
+
+def _unknown(spec: str) -> EvaluationError:
+    known = (*MODELS, *PEERS, *BASELINES, EFFICIENTNET)
+    return EvaluationError(f'unknown model {spec!r}{nearest(spec, known)}')
+
+
+def _unloadable(name: str, baseline: Baseline) -> EvaluationError:
+    return EvaluationError(f'{name} cannot be loaded by name: {baseline.note}; write a function '
+                           f'from pictures to descriptors and give it as module:function')
+
+
+def _published(name: str, baseline: Baseline, device: str, allow_code: bool) -> Describer:
+    if not baseline.hub:
+        raise _unloadable(name, baseline)
+    return _load_hub(name, baseline.hub, baseline.entry, baseline.arguments, baseline.shown,
+                     device, allow_code)
+
+
+def _hub(spec: str, device: str, allow_code: bool) -> Describer:
+    """`hub:REPO:ENTRY?key=value`; size, mean, std, interpolation and one_by_one are ours."""
+    source, _, query = spec.removeprefix('hub:').partition('?')
+    repository, colon, entry = source.rpartition(':')
+    if not colon or not repository or not entry.isidentifier():
+        raise EvaluationError(f'{spec!r}: expected hub:OWNER/REPO:ENTRY?key=value or '
+                              f'hub:FOLDER:ENTRY?key=value')
+    arguments: dict[str, Any] = {}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        try:
+            arguments[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise EvaluationError(f'{spec!r}: {key} is {text!r}') from error
+    ours: dict[str, Any] = {
+        key: arguments.pop(key) for key in ('mean', 'std', 'interpolation', 'one_by_one')
+        if key in arguments}
+    size = arguments.pop('size', None)
+    if size is not None:
+        found = re.fullmatch(r'(\d+)(?:x(\d+))?', str(size))
+        if not found:
+            raise EvaluationError(f'{spec!r}: size is {size!r}; expected 322 or 320x240')
+        ours |= {'height': int(found[2] or found[1]), 'width': int(found[1])}
+    return _load_hub(spec, repository, entry, arguments, from_mapping(Shown, ours, 'hub: '),
+                     device, allow_code)
+
+
+def _load_hub(name: str, repository: str, entry: str, arguments: dict[str, Any], shown: Shown,
+              device: str, allow_code: bool) -> Describer:
+    """A network of torch.hub: a folder is taken as it is, else it is downloaded and kept."""
+    import torch
+
+    place = choose_device(device)
+    _check_leave(name, repository, allow_code)
+    local = Path(repository).is_dir()
+    try:
+        load: Any = torch.hub.load
+        model = load(repository, entry, source='local' if local else 'github',
+                     trust_repo=True, verbose=False, **arguments)
+    except Exception as error:  # someone else's code, or no network
+        raise EvaluationError(f'{name}: torch.hub cannot load {entry} of {repository}: '
+                              f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+                              ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise EvaluationError(f'{name}: {entry} of {repository} gives '
+                              f'{type(model).__name__}, expected a torch module')
+    if isinstance(model, torch.nn.DataParallel):
+        model = model.module
+    model.eval().requires_grad_(False).to(place)
+    label = f'{repository}:{entry}'
+    return ModuleDescriber(
+        model, shown, place, name=entry if name.startswith('hub:') else name,
+        fingerprint=module_fingerprint(model, label, repr(sorted(arguments.items())), repr(shown)),
+        notice=f'model {name}: weights and code of torch.hub {label}')
+
+
+def _preset(path: Path, weights: Path | None, device: str, precision: str) -> Describer:
+    """A model of config/models: untrained, on the backbone at hand, or with a checkpoint."""
+    config = from_mapping(ModelConfig, read_yaml(path))
+    if weights is None:
+        loaded = untrained(config, path.stem)
+    else:
+        loaded = load_model(weights, download=True)
+        if _architecture(loaded.model.config) != _architecture(config):
+            raise EvaluationError(f'{weights} holds another model than {path} describes')
+        loaded = replace(loaded, name=path.stem)
+    return EncoderDescriber(torch_encoder(loaded, choose_device(device), precision))
+
+
+def untrained(config: ModelConfig, name: str) -> LoadedModel:
+    """A model whose head has random weights (seed 0), on the backbone's own where they are."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = DescriptorModel(config)
+    try:
+        backbone = find_backbone(config.backbone)
+    except CheckpointError:
+        said, sha256 = 'backbone random', None
+    else:
+        expected = model.backbone.state_dict()
+        check_weights({key: expected[key] for key in expected if key in backbone.tensors},
+                      backbone.tensors, str(backbone.path))
+        load_strictly(model.backbone, expected | backbone.tensors, str(backbone.path))
+        said, sha256 = backbone.notice, backbone.source.sha256
+    model.eval().requires_grad_(False)
+    head = {key: value for key, value in model.state_dict().items()
+            if sha256 is None or not key.startswith('backbone.')}
+    return LoadedModel(model, f'{name} (untrained)', fingerprint(config, sha256, head),
+                       f'model {name}: UNTRAINED, its head as it starts (seed {SEED}); {said}')
+
+
+def _architecture(config: ModelConfig) -> ModelConfig:
+    return replace(config, train='frozen', train_norm=None)
+
+
+def _function(spec: str, module: Any, name: str) -> Describer:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise EvaluationError(f'{spec!r} has no function {name!r}')
+    mark = getattr(function, 'fingerprint', '')
+    mark = str(mark() if callable(mark) else mark)
+    kept = '' if mark else ' (its descriptors are not kept: it has no attribute `fingerprint`)'
+    return CallableDescriber(function, name, f'model {spec}: a function{kept}',
+                             f'{spec} {mark}' if mark else '')
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # someone else's code
+        file = Path(*name.split('.')).with_suffix('.py')
+        hint = f'; give the file, {file}:FUNCTION' if file.is_file() else ''
+        raise EvaluationError(f'module {name!r} cannot be imported: {type(error).__name__}: '
+                              f'{" ".join(str(error).split())[:300]}{hint}') from error
+
+
+def _import_file(path: Path) -> Any:
+    # A name of its own: it must not stand for a module that is called the same.
+    name = f'regvpr_evaluate_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}'
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise EvaluationError(f'{path} does not exist or is no Python file')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # someone else's code
+        del sys.modules[name]
+        raise EvaluationError(f'{path} cannot be imported: {type(error).__name__}: '
+                              f'{" ".join(str(error).split())[:300]}') from error
+    return module

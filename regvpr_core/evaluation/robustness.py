@@ -1,0 +1,145 @@
+"""How recall falls as the queries get worse: blur, noise, light, JPEG, crop, turn, occlusion.
+
+Only the queries are changed; the references stay as they are. Every strength is stated, and the
+random ones are drawn by a seed and the number of the picture, so a curve comes out the same again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from regvpr_core.evaluation.dataset import Dataset
+from regvpr_core.evaluation.describe_pictures import Degrade
+from regvpr_core.evaluation.describers import Describer
+from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.evaluation.evaluator import degraded, EvaluateConfig
+from regvpr_core.images import decode, encode_jpeg, RGB
+
+SEED = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """One way of getting worse. unit: of the strengths; neutral: the one that does nothing."""
+
+    apply: Callable[[RGB, float, int], RGB]
+    unit: str
+    strengths: tuple[float, ...]
+    neutral: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Recall@1 at each strength, the neutral one first."""
+
+    model: str
+    data: str
+    kind: str
+    unit: str
+    strengths: tuple[float, ...]
+    recall_at_1: tuple[float, ...]
+
+
+def blur(rgb: RGB, strength: float, number: int) -> RGB:
+    """Gaussian, sigma in percent of the longer side."""
+    sigma = strength / 100.0 * max(rgb.shape[:2])
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), dtype=np.uint8)
+
+
+def noise(rgb: RGB, strength: float, number: int) -> RGB:
+    """Gaussian on every channel, standard deviation in grey values of 255."""
+    drawn = np.random.default_rng((SEED, number)).normal(0.0, strength, rgb.shape)
+    return np.clip(np.rint(rgb + drawn), 0, 255).astype(np.uint8)
+
+
+def brightness(rgb: RGB, strength: float, number: int) -> RGB:
+    """All values times a factor, clipped as a camera clips."""
+    return np.asarray(np.clip(np.rint(rgb * float(strength)), 0, 255), dtype=np.uint8)
+
+
+def jpeg(rgb: RGB, strength: float, number: int) -> RGB:
+    """Encoded and decoded at a quality of 1 to 100."""
+    return decode(encode_jpeg(rgb, int(strength)))
+
+
+def crop(rgb: RGB, strength: float, number: int) -> RGB:
+    """The middle, with so many percent of each side cut off in all."""
+    h, w = rgb.shape[:2]
+    top, left = (int(side * strength / 200.0) for side in (h, w))
+    return np.ascontiguousarray(rgb[top:max(top + 1, h - top), left:max(left + 1, w - left)])
+
+
+def rotation(rgb: RGB, strength: float, number: int) -> RGB:
+    """Turned about the middle by so many degrees, to the left or the right; edges mirrored."""
+    h, w = rgb.shape[:2]
+    sign = 1.0 if np.random.default_rng((SEED, number)).random() < 0.5 else -1.0
+    turn = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), sign * strength, 1.0)
+    return np.asarray(cv2.warpAffine(rgb, turn, (w, h), flags=cv2.INTER_LINEAR,
+                                     borderMode=cv2.BORDER_REFLECT), dtype=np.uint8)
+
+
+def occlusion(rgb: RGB, strength: float, number: int) -> RGB:
+    """A grey box of the picture's shape over so many percent of its area, anywhere."""
+    h, w = rgb.shape[:2]
+    share = (strength / 100.0) ** 0.5
+    high, wide = max(1, round(h * share)), max(1, round(w * share))
+    random = np.random.default_rng((SEED, number))
+    top, left = int(random.integers(0, h - high + 1)), int(random.integers(0, w - wide + 1))
+    covered = rgb.copy()
+    covered[top:top + high, left:left + wide] = 128
+    return covered
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    'blur': Degradation(apply=blur, unit='sigma, % of the longer side',
+                        strengths=(0.25, 0.5, 1.0, 2.0)),
+    'noise': Degradation(apply=noise, unit='standard deviation, of 255',
+                         strengths=(10.0, 20.0, 40.0, 80.0)),
+    'darker': Degradation(apply=brightness, unit='factor', strengths=(0.6, 0.4, 0.2, 0.1),
+                          neutral=1.0),
+    'brighter': Degradation(apply=brightness, unit='factor', strengths=(1.4, 1.8, 2.4, 3.2),
+                            neutral=1.0),
+    'jpeg': Degradation(apply=jpeg, unit='quality', strengths=(40.0, 20.0, 10.0, 5.0),
+                        neutral=100.0),
+    'crop': Degradation(apply=crop, unit='% of each side cut off',
+                        strengths=(10.0, 20.0, 30.0, 50.0)),
+    'rotation': Degradation(apply=rotation, unit='degrees', strengths=(5.0, 10.0, 20.0, 45.0)),
+    'occlusion': Degradation(apply=occlusion, unit='% of the area covered',
+                             strengths=(10.0, 20.0, 40.0, 60.0)),
+}
+"""Name to degradation, from weak to strong."""
+
+
+def robustness(
+    dataset: Dataset, describer: Describer, config: EvaluateConfig, cache_folder: Path | None,
+    baseline: float, kinds: Sequence[str] = tuple(DEGRADATIONS),
+    told: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Curve]:
+    """Recall@1 of one model on one data set at every strength of each kind.
+
+    Args:
+        baseline: recall@1 with the queries as they are.
+
+    Raises:
+        EvaluationError: an unknown kind, or a data set without pictures or ground truth.
+    """
+    for kind in kinds:
+        if kind not in DEGRADATIONS:
+            raise EvaluationError(f'unknown degradation {kind!r}; known: '
+                                  f'{", ".join(DEGRADATIONS)}')
+    steps = [(f'{kind} {strength:g}', _step(DEGRADATIONS[kind], strength)) for kind in kinds
+             for strength in DEGRADATIONS[kind].strengths]
+    # All in one go: the references are read once.
+    values = iter(degraded(dataset, describer, config, cache_folder, steps, told))
+    return [Curve(
+        model=describer.name, data=dataset.title, kind=kind, unit=about.unit,
+        strengths=(about.neutral, *about.strengths),
+        recall_at_1=(baseline, *(next(values) for _ in about.strengths)))
+        for kind in kinds for about in [DEGRADATIONS[kind]]]
+
+
+def _step(about: Degradation, strength: float) -> Degrade:
+    return lambda rgb, number: about.apply(rgb, strength, number)

@@ -1,0 +1,181 @@
+"""The k most similar references of every query: exactly and in blocks, or by another index.
+
+Memory is that of one block of references, one of queries and the ranking, however many there are.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import nearest
+from regvpr_core.evaluation.describe_pictures import Rows
+from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.evaluation.ground_truth import Matches
+from regvpr_core.places.index import ExactIndex
+from regvpr_core.places.index_rows import CENTRE_PRIOR, unit
+
+BLOCK_ROWS = 4096
+MAX_BLOCK_BYTES = 128_000_000
+MAX_SPARE = 4096
+INDEXES = ('exact', 'rabitq')
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """references: (Q, k) numbers, best first, -1 where there is none. similarities: (Q, k)."""
+
+    references: Int64
+    similarities: Float32
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Indexed:
+    """What an index found, and what it took. resident_bytes: held in memory for it."""
+
+    ranking: Ranking
+    build_s: float
+    resident_bytes: int
+
+
+def block_rows(dimension: int) -> int:
+    """Rows of a block: 4096, fewer where descriptors are long, so that it has 128 MB at most."""
+    return max(1, min(BLOCK_ROWS, MAX_BLOCK_BYTES // (4 * dimension)))
+
+
+def exact_search(queries: Rows, references: Rows, k: int,
+                 progress: Callable[[int], None] | None = None) -> Ranking:
+    """Exact cosine search, block by block, each block of references read once.
+
+    Args:
+        queries, references: unit rows of one length.
+        k: references a query, 1 or more.
+        progress: told how many references are done.
+    """
+    start_s = time.monotonic()
+    count, size = len(queries), block_rows(references.dimension)
+    width = min(k, len(references))
+    scores = np.full((count, width), -np.inf, np.float32)
+    ids = np.full((count, width), -1, np.int64)
+    for start in range(0, len(references), size):
+        index = ExactIndex(references.dimension)
+        index.add(references.block(start, min(start + size, len(references))))
+        for row in range(0, count, size):
+            part = slice(row, min(row + size, count))
+            found, numbers = index.search(queries.block(part.start, part.stop), width)
+            all_scores = np.concatenate([scores[part], found], axis=1)
+            all_ids = np.concatenate([ids[part], numbers + start], axis=1)
+            # Equal similarities keep the order of the references.
+            order = np.lexsort((all_ids, -all_scores), axis=1)[:, :width]
+            scores[part] = np.take_along_axis(all_scores, order, axis=1)
+            ids[part] = np.take_along_axis(all_ids, order, axis=1)
+        if progress:
+            progress(min(start + size, len(references)))
+    return Ranking(ids, scores, time.monotonic() - start_s)
+
+
+def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexed:
+    """Search by an index of the place map, one query after the other as a robot asks.
+
+    Args:
+        queries, references: unit rows of one length.
+        k: references a query, 1 or more.
+        kind: rabitq.
+
+    Raises:
+        EvaluationError: an unknown kind.
+    """
+    if kind != 'rabitq':
+        raise EvaluationError(f'unknown index {kind!r}{nearest(kind, INDEXES)}')
+    from regvpr_core.places.index_rabitq import encode, RabitqConfig, RabitqIndex
+
+    start_s = time.monotonic()
+    rows, config = _CodedRows(references), RabitqConfig()
+    as_map_rows: Any = rows
+    index = RabitqIndex(as_map_rows, encode(as_map_rows, config), config)
+    built_s = time.monotonic()
+    scores, ids = [], []
+    for i in range(len(queries)):
+        found, numbers = index.search(rows.asked(queries.block(i, i + 1)), k)
+        scores.append(found)
+        ids.append(numbers)
+    ranking = Ranking(np.concatenate(ids).astype(np.int64), np.concatenate(scores),
+                      time.monotonic() - built_s)
+    return Indexed(ranking, built_s - start_s, index.resident_bytes)
+
+
+class _CodedRows:
+    """References as an index of a map reads them: coded less their mean, compared as they are.
+
+    The exact search that the index is compared with takes no mean off either.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.dimension = rows.dimension
+        self._size = block_rows(rows.dimension)
+        total = np.zeros(rows.dimension)
+        for start in range(0, len(rows), self._size):
+            total += rows.block(start, min(start + self._size, len(rows))).sum(axis=0)
+        self._centre = (total / (len(rows) + CENTRE_PRIOR)).astype(np.float32)
+        self._query = self._centre
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def asked(self, query: Float32) -> Float32:
+        """The query (1, D) as codes are compared with it; `best` takes it as it is."""
+        self._query = query[0]
+        return unit(query - self._centre)
+
+    def blocks(self) -> Iterator[Float32]:
+        """All rows less their mean, unit, some at a time."""
+        for start in range(0, len(self), self._size):
+            yield unit(self._rows.block(start, min(start + self._size, len(self))) - self._centre)
+
+    def best(self, query: Float32, candidates: Int64, k: int) -> tuple[Float32, Int64]:
+        """The k most similar of the candidates, best first."""
+        ids = np.sort(candidates[candidates >= 0])
+        rows = np.asarray(self._rows.matrix[self._rows.numbers[ids]], dtype=np.float32)
+        similarities = rows @ self._query
+        order = np.argsort(-similarities, kind='stable')[:k]
+        return similarities[order], ids[order]
+
+
+def without_excluded(ranking: Ranking, excluded: Matches | None, k: int) -> Ranking:
+    """The first k of each query that it may be matched with."""
+    if excluded is None:
+        return ranking
+    barred = excluded.hits(ranking.references)
+    order = np.argsort(barred, axis=1, kind='stable')[:, :k]
+    ids = np.take_along_axis(np.where(barred, -1, ranking.references), order, axis=1)
+    scores = np.where(barred, -np.inf, ranking.similarities).astype(np.float32)
+    return Ranking(ids, np.take_along_axis(scores, order, axis=1), ranking.seconds)
+
+
+def spare(excluded: Matches | None) -> int:
+    """How many more references are to be ranked, so that k are left.
+
+    Raises:
+        EvaluationError: a query excludes more than 4096.
+    """
+    most = int(excluded.counts.max()) if excluded is not None and len(excluded) else 0
+    if most > MAX_SPARE:
+        raise EvaluationError(f'a query excludes {most} references; at most {MAX_SPARE}')
+    return most
+
+
+def agreement(exact: Ranking, other: Ranking, k: int) -> float:
+    """Share of the exact first k that another search also ranks among its first k."""
+    shares = []
+    for wanted, found in zip(exact.references[:, :k], other.references[:, :k], strict=True):
+        wanted = wanted[wanted >= 0]
+        shares.append(np.isin(wanted, found).mean() if len(wanted) else 1.0)
+    return float(np.mean(shares)) if shares else float('nan')

@@ -1,0 +1,164 @@
+"""Positions on the Earth as metres in a local plane, and headings from motion."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import check_range
+from regvpr_core.errors import BagError, ConfigError
+from regvpr_core.geometry import Array
+
+MAX_REACH_M = 1_000_000.0
+"""Beyond this from the origin the plane stretches by more than 0.4 %."""
+
+MIN_SEGMENT = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpsConfig:
+    """How fixes become poses.
+
+    max_speed_mps: a step faster than this is a jump, and a few fixes between jumps are left out;
+    1 to 1000. heading_step_m: the heading is that of a motion of at least so far, 0.1 to 100.
+    """
+
+    max_speed_mps: float = 70.0
+    heading_step_m: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range('gps.max_speed_mps', self.max_speed_mps, 1.0, 1000.0)
+        check_range('gps.heading_step_m', self.heading_step_m, 0.1, 100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A place on WGS84 that is (0, 0, 0) of a map: x east, y north, z up."""
+
+    lat_deg: float
+    lon_deg: float
+    alt_m: float = 0.0
+
+    def metres(
+        self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike, alt_m: npt.ArrayLike
+    ) -> Array:
+        """Positions (N, 3) of places, azimuthal equidistant; an altitude of NaN counts as 0 m up.
+
+        Raises:
+            ConfigError: pyproj is not installed.
+            BagError: a place is too far away for one plane.
+        """
+        projection = _pyproj().Proj(proj='aeqd', lat_0=self.lat_deg, lon_0=self.lon_deg,
+                                    ellps='WGS84')
+        x, y = projection(np.asarray(lon_deg, dtype=float), np.asarray(lat_deg, dtype=float))
+        up = np.nan_to_num(np.asarray(alt_m, dtype=float) - self.alt_m, nan=0.0)
+        positions = np.stack([np.asarray(x), np.asarray(y), up], axis=-1)
+        reach = float(np.linalg.norm(positions[..., :2], axis=-1).max(initial=0.0))
+        if not reach <= MAX_REACH_M:
+            raise BagError(f'positions {reach / 1e3:.0f} km from the origin (latitude '
+                           f'{self.lat_deg:.4f}, longitude {self.lon_deg:.4f}) do not fit one '
+                           f'map; build one for each area')
+        return positions
+
+    def places(self, positions: Array) -> Array:
+        """Latitude, longitude (deg) and altitude (m) (N, 3) of positions (N, 3): `metres` undone.
+
+        Raises:
+            ConfigError: pyproj is not installed.
+        """
+        projection = _pyproj().Proj(proj='aeqd', lat_0=self.lat_deg, lon_0=self.lon_deg,
+                                    ellps='WGS84')
+        lon, lat = projection(positions[:, 0], positions[:, 1], inverse=True)
+        return np.stack([lat, lon, positions[:, 2] + self.alt_m], axis=-1)
+
+
+def from_utm(
+    easting: npt.ArrayLike, northing: npt.ArrayLike, zone: int, north: bool
+) -> tuple[Array, Array]:
+    """Latitudes and longitudes (deg) of UTM coordinates in one zone.
+
+    Raises:
+        ConfigError: pyproj is not installed.
+    """
+    hemisphere = {} if north else {'south': True}
+    projection = _pyproj().Proj(proj='utm', zone=zone, ellps='WGS84', **hemisphere)
+    lon, lat = projection(np.asarray(easting, dtype=float), np.asarray(northing, dtype=float),
+                          inverse=True)
+    return np.asarray(lat), np.asarray(lon)
+
+
+def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which places are on the Earth, and not the 0, 0 of a receiver without a fix."""
+    lat, lon = np.asarray(lat_deg, dtype=float), np.asarray(lon_deg, dtype=float)
+    with np.errstate(invalid='ignore'):
+        return np.asarray((np.abs(lat) <= 90.0) & (np.abs(lon) <= 360.0)
+                          & ((lat != 0.0) | (lon != 0.0)))
+
+
+def without_jumps(
+    stamps_ns: npt.NDArray[np.int64],
+    positions: Array,
+    max_speed_mps: float,
+    resolution_s: float = 0.02,
+) -> npt.NDArray[np.bool_]:
+    """Which of the fixes (N, 3) to keep.
+
+    Steps too fast to be driven cut the drive into pieces; pieces of fewer than five fixes are
+    left out, or all but the longest ones where no piece has five. `resolution_s` is that of the
+    stamps: what lies closer together counts as so far apart.
+    """
+    if len(positions) < 2:
+        return np.ones(len(positions), dtype=bool)
+    seconds = np.maximum(np.diff(stamps_ns) / 1e9, resolution_s)
+    speed = np.linalg.norm(np.diff(positions[:, :2], axis=0), axis=1) / seconds
+    piece = np.concatenate([[0], np.cumsum(speed > max_speed_mps)])
+    lengths = np.bincount(piece)
+    return np.asarray(lengths[piece] >= min(MIN_SEGMENT, int(lengths.max())))
+
+
+def headings(positions: Array, step_m: float) -> Array:
+    """Yaw (N,) rad, counter-clockwise from x, of a motion through positions (N, 2 or 3).
+
+    Measured between way-points at least `step_m` apart, at a way-point from the one before to the
+    one behind it. Before any motion it is that of the first; NaN where there is none at all. A
+    vehicle that backs up is taken for one that turned round.
+    """
+    xy = np.asarray(positions, dtype=float)[:, :2]
+    # Way-points at least a step apart: between two of them the direction is well measured.
+    marks = [0] if len(xy) else []
+    for i in range(1, len(xy)):
+        if np.hypot(*(xy[i] - xy[marks[-1]])) >= step_m:
+            marks.append(i)
+    yaw = np.full(len(xy), np.nan)
+    if len(marks) < 2:
+        return yaw
+    before = np.clip(np.searchsorted(marks, np.arange(len(xy)), side='left') - 1, 0, None)
+    after = np.clip(np.searchsorted(marks, np.arange(len(xy)), side='right'), None, len(marks) - 1)
+    points = xy[marks]
+    motion = points[after] - points[np.minimum(before, after - 1)]
+    yaw[:] = np.arctan2(motion[:, 1], motion[:, 0])
+    return yaw
+
+
+def yaw_poses(positions: Array, yaw_rad: Array) -> Array:
+    """`T_world_body` (N, 4, 4) of bodies with x ahead and z up; a yaw of NaN counts as 0."""
+    yaw = np.nan_to_num(np.asarray(yaw_rad, dtype=float), nan=0.0)
+    T = np.tile(np.eye(4), (len(yaw), 1, 1))
+    T[:, 0, 0], T[:, 0, 1] = np.cos(yaw), -np.sin(yaw)
+    T[:, 1, 0], T[:, 1, 1] = np.sin(yaw), np.cos(yaw)
+    T[:, :3, 3] = positions
+    return T
+
+
+def yaw_of_heading(heading_deg: npt.ArrayLike) -> Array:
+    """Yaw in rad, counter-clockwise from east, of a compass heading, clockwise from north."""
+    return np.asarray(np.radians(90.0 - np.asarray(heading_deg, dtype=float)))
+
+
+def _pyproj() -> Any:
+    try:
+        import pyproj
+    except ImportError as error:
+        raise ConfigError("positions by GPS need pyproj: pip install 'regvpr_ros[gps]'") from error
+    return pyproj

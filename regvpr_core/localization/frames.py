@@ -1,0 +1,37 @@
+"""One image with its camera, and what the network made of it."""
+
+from dataclasses import dataclass
+
+from regvpr_core.geometry import Array
+from regvpr_core.images import RGB
+from regvpr_core.localization.appearance import Float32
+from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.localization.local_features import LocalFeatures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera.
+
+    camera: its name, where there are several. intrinsics: for verification, where known.
+    """
+
+    stamp_ns: int
+    rgb: RGB
+    T_base_cam: Array
+    camera: str = ''
+    intrinsics: Intrinsics | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Description:
+    """What the network made of a frame. descriptor: (D,) unit. features: where verified."""
+
+    frame: Frame
+    descriptor: Float32
+    features: LocalFeatures | None = None
+
+    @property
+    def camera(self) -> str | bytes:
+        """Which camera took it, by name or by where it is mounted."""
+        return self.frame.camera or self.frame.T_base_cam.tobytes()

@@ -1,0 +1,55 @@
+"""How two images of one session lie to each other, when the robot comes back to a place."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from regvpr_core.geometry import Array, inverse
+from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.localization.local_features import LocalFeatures
+from regvpr_core.localization.place_pose import place_pose, View
+from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig
+
+PLACE_STD_M = (2.5, 1.0, 0.5)
+"""Ahead, aside and up: how far apart the images of a closure are that is not verified."""
+
+PLACE_STD_RAD = 0.2
+
+
+def loop_pose(
+    features: LocalFeatures,
+    camera: Intrinsics,
+    views: Sequence[View],
+    T_base_cam: Array,
+    config: PosePriorConfig | None = None,
+) -> tuple[Array, Array] | None:
+    """Pose of the robot in the one it had at a keyframe, in metres, from local features.
+
+    Args:
+        features: of the image. camera: that took it.
+        views: the keyframe first, then others of its pass, by odometry: over the few metres
+            between them it is as good as a map.
+        T_base_cam: (4, 4) of the camera, the same in all.
+        config: widths of a verified pose.
+
+    Returns:
+        `T_reference_query` (4, 4) of the base, and its covariance (6, 6) of x, y, z (m^2) and of
+        rotations (rad^2) about the reference's axes; None where the views do not give it.
+    """
+    pose = place_pose(features, camera, views)
+    if pose is None:
+        return None
+    T_cam_base = inverse(T_base_cam)
+    prior = of_verified(pose, T_cam_base, config or PosePriorConfig())
+    T_world_reference = views[0].T_world_cam @ T_cam_base
+    axes = np.kron(np.eye(2), T_world_reference[:3, :3].T)
+    return inverse(T_world_reference) @ prior.T_map_base, axes @ prior.covariance @ axes.T
+
+
+def place_apart() -> tuple[Array, Array]:
+    """The same for a closure without a verified pose: the place is the same, where in it is open.
+
+    Its axes are those of a base that looks along x.
+    """
+    std = np.array([*PLACE_STD_M, *[PLACE_STD_RAD] * 3])
+    return np.eye(4), np.diag(std**2)

@@ -1,0 +1,435 @@
+"""Loop closures of a running session: the robot's own keyframes, seen again.
+
+A false closure bends a whole map and a missed one costs little, so one image is never enough: the
+images before it must have seen, along odometry, what the keyframes before the reference show
+(after Milford and Wyeth, SeqSLAM, ICRA 2012; here the reference may be driven at any speed). What
+an unrelated sequence scores is learnt from the session itself, from each image's best sequence at
+any other place.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from regvpr_core.config import check_range
+from regvpr_core.errors import ImageError
+from regvpr_core.geometry import Array, inverse, rotation_angle
+from regvpr_core.localization.belief import Float, Ids
+from regvpr_core.localization.calibration import same_place, SAMPLE, scores
+from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.local_extractor import LocalExtractor
+from regvpr_core.localization.session_store import SessionStore
+from regvpr_core.localization.verification import (
+    Verification,
+    VerificationConfig,
+    Verifier,
+)
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.places.keyframes import KeyframeConfig
+from regvpr_core.places.place_map import PlaceMap
+
+CANDIDATES = 24
+TOP_SCORE = 8.0
+"""One image's score counts up to this, so that none carries a sequence alone."""
+
+PLACE_RAD = 0.7
+WINDOW_KEYFRAMES = 24
+"""A sequence's references are sought among so many keyframes before and after."""
+
+DRIFT_M, DRIFT_SHARE = 2.0, 0.1
+"""How far from where odometry puts them: this and a share of the way."""
+
+UNRELATED = (2.1, 0.65, 20.0)
+"""Score of unrelated sequences before the session has shown any: middle, spread, and how many
+images these count for. Learnt on the town of seed 7."""
+
+ODDS = (-4.3, 1.2, 0.2)
+"""Log odds of a true closure: intercept, and weights of the score over unrelated ones and of the
+margin, both in their spreads. A logistic regression over the town of seed 7: day then rain, day
+then dusk, day then other streets."""
+
+SPREAD_FLOOR = 0.3
+MEMORY = 500
+OUT_OF_ORDER_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """Settings of loop closing.
+
+    keyframes: which images are kept.
+    still_cosine: without odometry an image is kept when its descriptor is less similar than this
+        to the last one kept, 0 to 1.
+    exclude_s: keyframes younger than this are no loop, 0 to 3600.
+    exclude_m: nor those less of the way back, 0 to 1000.
+    sequence: keyframes in a row that must agree, 1 to 20.
+    accept_probability: that a closure needs, 0.5 to 1.
+    place_m: the robot reports the next closure when the reference is this far from the last one's,
+        0 (each keyframe's) to 1000.
+    speed_limit_mps: odometry that moves faster has started over or jumped, 0.1 to 1000.
+    max_keyframes: kept in memory, 100 to 1e6; what goes first is told in `session_store`.
+    verification: of closures by local features.
+    """
+
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    still_cosine: float = 0.9
+    exclude_s: float = 30.0
+    exclude_m: float = 20.0
+    sequence: int = 8
+    accept_probability: float = 0.98
+    place_m: float = 5.0
+    speed_limit_mps: float = 60.0
+    max_keyframes: int = 20_000
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ('still_cosine', 0.0, 1.0), ('exclude_s', 0.0, 3600.0), ('exclude_m', 0.0, 1000.0),
+            ('sequence', 1, 20), ('accept_probability', 0.5, 1.0), ('place_m', 0.0, 1000.0),
+            ('speed_limit_mps', 0.1, 1000.0), ('max_keyframes', 100, 10**6),
+        ):
+            check_range(f'session.{name}', getattr(self, name), low, high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoopClosure:
+    """Two images of one session that show one place.
+
+    query_id, reference_id: keyframe numbers of the session, in the order of time; the query is
+        the newest keyframe. similarity: whitened cosine of the two. probability: that it is true.
+    T_reference_query: (4, 4), pose of the query's camera in the reference's, where local features
+        gave one, else None. covariance: (6, 6) of it: x, y, z (m^2) and rotations about the
+        reference camera's axes (rad^2).
+    """
+
+    query_stamp_ns: int
+    reference_stamp_ns: int
+    query_id: int
+    reference_id: int
+    similarity: float
+    probability: float
+    T_reference_query: Array | None = None
+    covariance: Array | None = None
+    verification: Verification | None = None
+
+    @property
+    def relative_pose_valid(self) -> bool:
+        """Whether `T_reference_query` is known."""
+        return self.T_reference_query is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Hypothesis:
+    """The best sequence of the newest keyframe, accepted or not."""
+
+    query_id: int
+    reference_id: int
+    similarity: float
+    score: float
+    margin: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Query:
+    """A keyframe of the running sequence. first: id of the first keyframe that it was compared
+    with; scores: of all that it was compared with, by place in the order of time."""
+
+    T_odom_cam: Array
+    along_m: float
+    ids: Ids
+    scores: Float
+
+
+class SessionLoops:
+    """Keeps keyframes and finds those seen before. Not to be shared between threads."""
+
+    def __init__(self, encoder: Encoder, config: SessionConfig,
+                 intrinsics: dict[str, dict[str, Any]] | None = None) -> None:
+        """Begin a session.
+
+        Args:
+            encoder: describes images that come without a description, and names saved maps.
+            config: see there.
+            intrinsics: of the cameras, as a map's manifest has them; for verification.
+        """
+        self._encoder = encoder
+        self._config = config
+        kind = config.verification.kind
+        self._features = '' if kind == 'none' else kind
+        self._extractor = LocalExtractor(self._features, encoder, config.verification.keypoints)
+        self._intrinsics = intrinsics or {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the session."""
+        self.store = SessionStore(self._encoder.dimension, self._config.max_keyframes,
+                                  self._features)
+        self._sequences: dict[str | bytes, deque[_Query]] = {}
+        self._kept: dict[str | bytes, tuple[Description, Array | None]] = {}
+        self._unrelated: deque[float] = deque(maxlen=MEMORY)
+        self._last: tuple[int, Array | None] | None = None
+        self._along_m = 0.0
+        self._closed: LoopClosure | None = None
+        self.hypothesis: Hypothesis | None = None
+
+    def __len__(self) -> int:
+        """Keyframes in memory."""
+        return len(self.store)
+
+    def describe(self, frame: Frame) -> Description:
+        """What the network makes of an image; a `Localization` has it, too.
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        return Description(frame, *self._extractor.describe(frame.rgb))
+
+    def update(
+        self, view: Frame | Description, T_odom_base: Array | None = None
+    ) -> tuple[LoopClosure, ...]:
+        """Take an image in; the loop that it closes, if it closes one.
+
+        Args:
+            view: newer than the one before. Up to a second older counts as late and is left out;
+                still older starts over.
+            T_odom_base: (4, 4) odometry at its stamp, None where there is none.
+
+        Raises:
+            ImageError: the image cannot be used; the session stays as it was.
+        """
+        # 1. Describe, and go along.
+        description = self.describe(view) if isinstance(view, Frame) else view
+        if not np.isfinite(description.descriptor).all():
+            raise ImageError('the descriptor of the image is not finite')
+        if not self._go(description.frame.stamp_ns, T_odom_base):
+            return ()
+        # 2. Only keyframes count.
+        self.hypothesis = None
+        if not self._is_new(description, T_odom_base):
+            return ()
+        self._kept[description.camera] = (description, T_odom_base)
+        # 3. Compare with all that is far enough back.
+        query, similarities = self._compare(description, T_odom_base)
+        keyframe_id = self.store.append(description, T_odom_base, self._along_m)
+        sequence = self._sequences.setdefault(
+            description.camera, deque(maxlen=self._config.sequence))
+        sequence.append(query)
+        # 4. Ask whether the images before agree, and how often such a score is by chance.
+        found = self._best_sequence(sequence)
+        if found is None:
+            return ()
+        at, score, margin = found
+        self.hypothesis = Hypothesis(
+            query_id=keyframe_id, reference_id=int(query.ids[at]), score=score, margin=margin,
+            similarity=float(similarities[at]), probability=self._probability(score, margin))
+        if len(sequence) < self._config.sequence \
+                or self.hypothesis.probability < self._config.accept_probability:
+            return ()
+        # 5. One closure a place.
+        self.store.mark_revisit(keyframe_id, self.hypothesis.reference_id)
+        return self._close(description, self.hypothesis)
+
+    def save(self, path: Path) -> int:
+        """Write the session as a place map, in odometry's frame; gives its keyframes.
+
+        Raises:
+            MapError: no keyframe has odometry, or the folder exists or cannot be written.
+        """
+        return self.store.save(path, model=self._encoder.name,
+                               fingerprint=self._encoder.fingerprint)
+
+    def _go(self, stamp_ns: int, T_odom_base: Array | None) -> bool:
+        """Measure the way; False for an image that came late."""
+        if self._last is not None and stamp_ns < self._last[0] - OUT_OF_ORDER_NS:
+            self.reset()
+        if self._last is not None:
+            last_ns, last = self._last
+            if stamp_ns < last_ns:
+                return False
+            if last is not None and T_odom_base is not None:
+                metres = float(np.linalg.norm(T_odom_base[:3, 3] - last[:3, 3]))
+                limit = 1.0 + self._config.speed_limit_mps * (stamp_ns - last_ns) / 1e9
+                if metres <= limit:
+                    self._along_m += metres
+                else:  # odometry began anew: sequences do not run across
+                    self._sequences.clear()
+        self._last = (stamp_ns, T_odom_base)
+        return True
+
+    def _is_new(self, description: Description, T_odom_base: Array | None) -> bool:
+        """Whether an image is a keyframe."""
+        if description.camera not in self._kept:
+            return True
+        last, T_last = self._kept[description.camera]
+        if T_last is None or T_odom_base is None:
+            return float(last.descriptor @ description.descriptor) < self._config.still_cosine
+        motion = inverse(T_last) @ T_odom_base
+        return (float(np.linalg.norm(motion[:3, 3])) >= self._config.keyframes.distance_m
+                or float(rotation_angle(motion[:3, :3])) >= self._config.keyframes.rotation_rad)
+
+    def _compare(
+        self, description: Description, T_odom_base: Array | None
+    ) -> tuple[_Query, Float]:
+        """Scores of an image with the keyframes of long enough ago, and similarities."""
+        frame, store, config = description.frame, self.store, self._config
+        old = store.stamps_ns <= frame.stamp_ns - int(config.exclude_s * 1e9)
+        if T_odom_base is not None:
+            old &= store.along_m <= self._along_m - config.exclude_m
+        count = int(old.sum())  # time and way only grow: the old ones come first
+        similarities = store.similarities(description.descriptor)[:count]
+        sample = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(int))
+        found = np.minimum(scores(similarities, similarities[sample]), TOP_SCORE)
+        T_odom = np.full((4, 4), np.nan) if T_odom_base is None else T_odom_base
+        return (_Query(T_odom @ frame.T_base_cam, self._along_m, store.ids[:count], found),
+                similarities.astype(np.float64))
+
+    def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
+        """Place in time, score and margin of the best reference of the newest keyframe.
+
+        The margin is over the best sequence at any other place, which is an unrelated one.
+        """
+        query = sequence[-1]
+        if len(query.ids) < 2:
+            return None
+        candidates = np.argsort(-query.scores, kind='stable')[:CANDIDATES]
+        totals = np.array([self._sequence_score(int(at), sequence) for at in candidates])
+        best = int(np.argmax(totals))
+        at, score = int(candidates[best]), float(totals[best])
+        elsewhere = ~self._same_place(at, candidates)
+        if elsewhere.any():
+            unrelated = float(totals[elsewhere].max())
+            self._unrelated.append(unrelated)
+        else:  # all that is alike lies at one place
+            unrelated = self._unrelated_scores()[0]
+        return at, score, score - unrelated
+
+    def _sequence_score(self, at: int, sequence: deque[_Query]) -> float:
+        """Mean score of a sequence that ends with the newest keyframe at a reference."""
+        newest = sequence[-1]
+        total = float(newest.scores[at])
+        T_reference = self.store.T_odom_cam[at]
+        window = np.arange(max(0, at - WINDOW_KEYFRAMES),
+                           min(len(newest.ids), at + WINDOW_KEYFRAMES + 1))
+        for back, query in enumerate(reversed(list(sequence)[:-1]), start=1):
+            T = newest.T_odom_cam
+            if np.isfinite(T).all() and np.isfinite(T_reference).all():
+                # Where that image would have been taken, had this one been at the reference.
+                expected = T_reference @ inverse(T) @ query.T_odom_cam
+                way_m = newest.along_m - query.along_m
+                near = window[same_place(expected[None], self.store.T_odom_cam[window],
+                                         DRIFT_M + DRIFT_SHARE * way_m, PLACE_RAD)[0]]
+            else:
+                near = np.arange(max(0, at - 2 * back), max(0, at - (back + 1) // 2 + 1))
+            # A keyframe may have gone, or be too young for that image: ids say which is which.
+            spots = np.searchsorted(query.ids, self.store.ids[near])
+            known = spots < len(query.ids)
+            known[known] = query.ids[spots[known]] == self.store.ids[near][known]
+            total += float(query.scores[spots[known]].max(initial=0.0))
+        return total / len(sequence)
+
+    def _same_place(self, at: int, others: Ids) -> np.ndarray:
+        """Which keyframes may show what the one at this place in time shows."""
+        reach = self._config.sequence
+        near = np.abs(others - at) <= reach
+        # What an earlier lap was found to show again.
+        ids, of = self.store.ids, self.store.revisit_of
+        near |= (of[at] >= 0) & (np.abs(ids[others] - of[at]) <= reach)
+        near |= (of[others] >= 0) & (np.abs(of[others] - ids[at]) <= reach)
+        near |= (of[at] >= 0) & (of[others] >= 0) & (np.abs(of[others] - of[at]) <= reach)
+        T = self.store.T_odom_cam
+        if np.isfinite(T[at]).all():
+            metres = np.linalg.norm(T[others, :3, 3] - T[at, :3, 3], axis=1)
+            along = np.abs(self.store.along_m[others] - self.store.along_m[at])
+            way_m = max(2.0 * self._config.exclude_m, 10.0)
+            # Laps before the last are the same place too, as far as odometry can tell.
+            near |= metres <= way_m
+            near |= along <= 0.5 * way_m
+        return np.asarray(near)
+
+    def _unrelated_scores(self) -> tuple[float, float]:
+        """Middle and spread of unrelated sequences' scores in this session."""
+        middle, spread, weight = UNRELATED
+        seen = np.array(self._unrelated)
+        if len(seen):
+            share = len(seen) / (len(seen) + weight)
+            median = float(np.median(seen))
+            mad = 1.4826 * float(np.median(np.abs(seen - median)))
+            middle = share * median + (1.0 - share) * middle
+            spread = share * mad + (1.0 - share) * spread
+        return middle, max(spread, SPREAD_FLOOR)
+
+    def _probability(self, score: float, margin: float) -> float:
+        middle, spread = self._unrelated_scores()
+        bias, of_score, of_margin = ODDS
+        odds = bias + (of_score * (score - middle) + of_margin * margin) / spread
+        return 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
+
+    def _close(self, description: Description, found: Hypothesis) -> tuple[LoopClosure, ...]:
+        """The closure, unless its place was reported on this pass or local features refuse it."""
+        at = int(np.searchsorted(self.store.ids, found.reference_id))
+        if self._closed is not None and self._config.place_m > 0.0:
+            before = int(np.searchsorted(self.store.ids, self._closed.reference_id))
+            before = min(before, len(self.store) - 1)
+            # The same reference's place, and the robot has not gone away in between.
+            if abs(self.store.along_m[at] - self.store.along_m[before]) < self._config.place_m \
+                    and self._way_since(self._closed) < 2.0 * self._config.exclude_m:
+                return ()
+        closure = self._verified(description, found, at)
+        if closure is None:
+            return ()
+        self._closed = closure
+        return (closure,)
+
+    def _way_since(self, closure: LoopClosure) -> float:
+        at = min(int(np.searchsorted(self.store.ids, closure.query_id)), len(self.store) - 1)
+        return self._along_m - float(self.store.along_m[at])
+
+    def _verified(
+        self, description: Description, found: Hypothesis, at: int
+    ) -> LoopClosure | None:
+        """The closure with its relative pose; None where local features speak against it."""
+        frame, store = description.frame, self.store
+        verification, T_reference_query, covariance = None, None, None
+        if self._features:
+            verifier = Verifier(self._encoder, cast(PlaceMap, _AsMap(store, self._intrinsics)),
+                                self._config.verification)
+            checked = verifier.verify(description.features, [at], frame.intrinsics)
+            if not checked or checked[0].log_odds < 0.0:
+                return None
+            verification = checked[0]
+            near = np.flatnonzero(np.abs(np.arange(len(store)) - at) <= self._config.sequence)
+            pose = verifier.pose(description.features, at, near, frame.intrinsics) \
+                if np.isfinite(store.T_odom_cam[near]).all() else None
+            if pose is not None:
+                T_reference = store.T_odom_cam[at]
+                T_reference_query = inverse(T_reference) @ pose.T_map_cam
+                turn = np.kron(np.eye(2), T_reference[:3, :3].T)
+                covariance = turn @ pose.covariance @ turn.T
+        return LoopClosure(
+            query_stamp_ns=frame.stamp_ns, reference_stamp_ns=int(store.stamps_ns[at]),
+            query_id=found.query_id, reference_id=found.reference_id,
+            similarity=found.similarity, probability=found.probability,
+            T_reference_query=T_reference_query, covariance=covariance,
+            verification=verification)
+
+
+class _AsMap:
+    """The session as a verifier wants a map."""
+
+    path = Path('session')
+
+    def __init__(self, store: SessionStore, intrinsics: dict[str, dict[str, Any]]) -> None:
+        self.T_map_cam, self.cameras = store.T_odom_cam, store.cameras
+        self.manifest = _Manifest(store.features, intrinsics)
+        self.local_features = store.local_features
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    features: str
+    intrinsics: dict[str, dict[str, Any]]

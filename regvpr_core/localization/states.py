@@ -1,0 +1,82 @@
+"""What the localizer says of itself, and when it changes its mind.
+
+| from | to | when |
+|---|---|---|
+| any | INITIALISING | fewer than `least_images` images from different spots |
+| any | OFF_MAP | off the map has more than half of the belief |
+| any | AMBIGUOUS | two places share what there is |
+| any | LOST | no place has `accept_probability`, or the image does not show it |
+| not LOCALIZED | LOCALIZED | one place has `accept_probability` over `confirm_m` |
+| LOCALIZED | itself | it still has `keep_probability`, and the image shows it |
+"""
+
+from dataclasses import dataclass
+import enum
+
+from regvpr_core.localization.settings import LocalizerConfig
+
+
+class State(enum.IntEnum):
+    """As in the messages."""
+
+    INITIALISING = 0
+    LOST = 1
+    AMBIGUOUS = 2
+    LOCALIZED = 3
+    OFF_MAP = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known after an image.
+
+    images: from different spots so far. off_map: probability. here, elsewhere: of the best place
+    and the next. seen: score of the best place in this image. way_m: since the image before.
+    """
+
+    images: int
+    off_map: float
+    here: float
+    elsewhere: float
+    seen: float
+    way_m: float
+
+
+class Decider:
+    """Turns belief into a state, with hysteresis."""
+
+    def __init__(self, config: LocalizerConfig) -> None:
+        self._config = config
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was decided."""
+        self._localized = False
+        self._believed_m = 0.0
+
+    def decide(self, evidence: Evidence) -> tuple[State, str]:
+        """The state after an image, and its reason in one short line."""
+        state, reason = self._state(evidence)
+        self._localized = state is State.LOCALIZED
+        return state, reason
+
+    def _state(self, evidence: Evidence) -> tuple[State, str]:
+        config, here = self._config, evidence.here
+        # How much of the way one place has been believed.
+        believed = here >= config.accept_probability
+        self._believed_m = self._believed_m + evidence.way_m if believed else 0.0
+        if evidence.images < config.least_images:
+            return State.INITIALISING, (f'{evidence.images} of {config.least_images} images '
+                                        f'from different spots')
+        if evidence.off_map > 0.5:
+            return State.OFF_MAP, f'off the map with {evidence.off_map:.2f}'
+        if here < (config.keep_probability if self._localized else config.accept_probability):
+            if evidence.elsewhere > 0.5 * here and here > 0.2:
+                return State.AMBIGUOUS, f'two places: {here:.2f} and {evidence.elsewhere:.2f}'
+            return State.LOST, f'best place has {here:.2f}'
+        if evidence.seen < (config.keep_score if self._localized else config.least_score):
+            return State.LOST, f'the believed place is not seen (score {evidence.seen:.1f})'
+        if not self._localized and self._believed_m < config.confirm_m:
+            return State.LOST, (f'one place has {here:.2f}, so far over {self._believed_m:.1f} of '
+                                f'{config.confirm_m:.1f} m')
+        return State.LOCALIZED, f'one place has {here:.2f}'

@@ -1,0 +1,114 @@
+"""What the images of one stamp, each of its own camera, say together of the robot's place.
+
+The belief is about where one camera is, the reference: that of the session's first image. What
+another camera saw is carried to it by how the two are mounted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.geometry import Array, inverse
+from regvpr_core.localization.appearance import Float32
+from regvpr_core.localization.belief import Belief, Float, Ids
+from regvpr_core.localization.calibration import SAMPLE
+from regvpr_core.localization.verification import Verification
+
+SAME_MOUNT = 1e-6
+COVERED = 0.5
+"""Where fewer of the places can be seen by a camera, that it found nothing says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What one image found in the map.
+
+    share: how much of the image is new, 0 to 1.
+    ids, similarities, scores, log_odds: (K,) of the keyframes found, most similar first.
+    places: (K,) lists of keyframes at which the reference camera then is.
+    """
+
+    share: float
+    T_base_cam: Array
+    ids: Ids
+    similarities: Float32
+    scores: Float
+    log_odds: Float
+    places: Sequence[Ids]
+    verifications: tuple[Verification, ...] = ()
+
+    def at(self, there: Ids) -> npt.NDArray[np.bool_]:
+        """Which of the keyframes found put the reference camera at one of these: (K,)."""
+        sizes = np.array([len(place) for place in self.places], dtype=np.int64)
+        if not sizes.sum():
+            return np.zeros(len(sizes), dtype=bool)
+        inside = np.isin(np.concatenate(list(self.places)), there)
+        return np.bincount(np.repeat(np.arange(len(sizes)), sizes), inside,
+                           minlength=len(sizes)) > 0
+
+
+class Mounts:
+    """Carries keyframes seen by any camera to the reference camera."""
+
+    def __init__(self, belief: Belief, T_map_cam: Array) -> None:
+        self._belief = belief
+        self._T = T_map_cam
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the reference; the next camera is it."""
+        self.T_base_reference: Array | None = None
+        self._covered: dict[bytes, bool] = {}
+
+    def places(self, ids: Ids, T_base_cam: Array) -> list[Ids]:
+        """Where the reference camera is when this camera is at keyframes (K,): lists of ids."""
+        if self.T_base_reference is None:
+            self.T_base_reference = T_base_cam
+        if self._is_reference(T_base_cam):
+            return [ids[i:i + 1] for i in range(len(ids))]
+        poses = self._T[ids] @ inverse(T_base_cam) @ self.T_base_reference
+        return [self._belief.near_pose(pose) for pose in poses]
+
+    def log_odds(self, seen: Sequence[Seen], limit: float) -> tuple[Ids, Float, float]:
+        """Evidence of all images: keyframes (M,), log odds of each, and of all others.
+
+        Args:
+            seen: images of one stamp.
+            limit: most that one image may say.
+        """
+        ids = np.unique(np.concatenate([np.zeros(0, np.int64),
+                                        *[place for one in seen for place in one.places]]))
+        total, others = np.zeros(len(ids)), 0.0
+        for one in seen:
+            if not len(one.ids):
+                continue
+            odds = np.clip(one.log_odds, -limit, limit) * one.share
+            # Keyframes that were not found are at most as similar as the last that was; where a
+            # camera looks to where the map does not, it cannot find any.
+            least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
+            best = np.full(len(ids), -np.inf)
+            for place, value in zip(one.places, odds, strict=True):
+                spots = np.searchsorted(ids, place)
+                best[spots] = np.maximum(best[spots], value)
+            total += np.where(np.isfinite(best), np.maximum(best, least), least)
+            others += least
+        return ids, total, others
+
+    def _is_reference(self, T_base_cam: Array) -> bool:
+        return self.T_base_reference is not None and bool(
+            np.abs(T_base_cam - self.T_base_reference).max() < SAME_MOUNT)
+
+    def _covers(self, T_base_cam: Array) -> bool:
+        """Whether the map looks where this camera does, at most places."""
+        if self._is_reference(T_base_cam):
+            return True
+        key = T_base_cam.tobytes()
+        if key not in self._covered:
+            ids = np.unique(np.linspace(0, len(self._T) - 1, SAMPLE // 4).astype(np.int64))
+            poses = (self._T[ids] @ inverse(self.T_base_reference) @ T_base_cam
+                     if self.T_base_reference is not None else self._T[ids])
+            found = [len(self._belief.near_pose(pose)) > 0 for pose in poses]
+            self._covered[key] = bool(np.mean(found) >= COVERED)
+        return self._covered[key]

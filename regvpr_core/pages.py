@@ -1,0 +1,92 @@
+"""Self-contained HTML pages: no network, nothing from a stranger runs in them.
+
+A page is markup, one style sheet, one script of ours and data as JSON. The content security policy
+lets the browser run and apply exactly these (by their digests) and show pictures that are in the
+page; whatever else a name in the data may look like is text.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import ConfigError
+
+LONGEST_LABEL = 200
+
+# Control characters, marks that turn the reading direction, and halves of surrogate pairs.
+_UNSHOWN = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff'
+                      '\ud800-\udfff]')
+
+
+def label(text: object, longest: int = LONGEST_LABEL) -> str:
+    """A name of unknown origin as one line to show: nothing invisible in it, not endless."""
+    shown = _UNSHOWN.sub('\N{REPLACEMENT CHARACTER}', str(text))
+    return shown if len(shown) <= longest else f'{shown[:longest - 1]}…'
+
+
+def packed(values: npt.NDArray[Any], dtype: str) -> str:
+    """An array for the page's script: base64 of its values in a little-endian `dtype`."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
+
+
+def page(*, title: str, body: str, style: str, script: str, data: dict[str, Any]) -> str:
+    """Put a page together.
+
+    Args:
+        title: plain text.
+        body: markup of ours; nothing of the data is put into it.
+        style, script: of ours; the only ones that the browser accepts.
+        data: plain values; the script reads them from the element `data`. No value may be NaN.
+    """
+    policy = (f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+              f"script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f'<title>{html.escape(label(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n'
+        f'{body}\n<script id="data" type="application/json">{_json(data)}</script>\n'
+        f'<script>{script}</script>\n</body>\n</html>\n')
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page; the file is the whole page or, after an error, what it was before.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    try:
+        partial.write_text(text, encoding='utf-8')
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f'cannot write {path}: {error.strerror or error}; name another '
+                          f'file') from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def finite(value: float, otherwise: float = 0.0) -> float:
+    """`value` for JSON, which knows no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else otherwise
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(',', ':'))
+    return text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
+
+
+def _digest(text: str) -> str:
+    """As the policy names a text that may run."""
+    return f'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'

@@ -1,0 +1,154 @@
+"""A map with shorter descriptors, and what that costs in recall."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+import shutil
+
+import numpy as np
+
+from regvpr_core.errors import MapError
+from regvpr_core.places.index_rows import Float32, Ids
+from regvpr_core.places.map_files import new_folder, new_map_id
+from regvpr_core.places.map_writer import MapWriter
+from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.places.projection import learn, Projection, target
+
+BLOCK = 256
+
+SAMPLE_A_DIRECTION, LEAST_SAMPLE = 4, 2048
+"""Keyframes that directions are learnt from, spread over the map: so many for each, at least."""
+
+ASKED = 500
+"""Keyframes asked for their neighbours, spread over the map."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressReport:
+    """What compression cost, leaving one out within the map.
+
+    dimension_before, dimension_after: numbers a place. asked: keyframes asked for the most
+    similar other one. recall_before, recall_after: share of them that were given one within
+    `radius_m`. same: share that was given the same one as before. size_bytes_before,
+    size_bytes_after: of `descriptors.f16`. The directions were learnt from the same keyframes, so
+    another drive may lose more.
+    """
+
+    keyframes: int
+    dimension_before: int
+    dimension_after: int
+    asked: int
+    radius_m: float
+    recall_before: float
+    recall_after: float
+    same: float
+    size_bytes_before: int
+    size_bytes_after: int
+
+
+def compress_map(path: Path, compress: str, out: Path | None = None, *, radius_m: float = 5.0,
+                 progress: Progress = lambda done, total: None) -> CompressReport:
+    """Write a map whose descriptors are whitened and shortened by PCA learnt from it.
+
+    Args:
+        path: the map; it stays as it is where `out` is given.
+        compress: `pca:NUMBER`.
+        out: the new folder; None replaces the map, as at the end of a build.
+        radius_m: keyframes nearer than this show one place, in the report.
+        progress: told of keyframes done and in all.
+
+    Raises:
+        MapError: the map is compressed already, holds too few keyframes for so many numbers, or
+            `out` exists or cannot be written.
+    """
+    size = target(compress)
+    place = path.with_name(f'.{path.name}.compressed') if out is None else out
+    with PlaceMap.open(path, index='none') as place_map:
+        manifest = place_map.manifest
+        if manifest.compress:
+            raise MapError(f'map {path} is compressed already ({manifest.compress}); compress the '
+                           f'map it was made from')
+        # 1. Learn the directions.
+        count = min(len(place_map), max(LEAST_SAMPLE, SAMPLE_A_DIRECTION * size))
+        if not count:
+            raise MapError(f'map {path} holds no keyframe to learn {size} directions from')
+        projection = learn(_read(place_map, _spread(len(place_map), count)), size)
+        # 2. Write every keyframe anew, and what is attached but was learnt from the descriptors.
+        if out is None:
+            shutil.rmtree(place, ignore_errors=True)
+        compressed = replace(manifest, dimension=size, compress=compress,
+                             map_id=manifest.map_id if out is None else new_map_id())
+        with new_folder(place) as folder, MapWriter.create(folder, compressed) as writer:
+            for start in range(0, len(place_map), BLOCK):
+                writer.append([
+                    replace(keyframe, descriptor=projection.apply(keyframe.descriptor))
+                    for keyframe in place_map.keyframes(
+                        range(start, min(start + BLOCK, len(place_map))))])
+                progress(len(writer), len(place_map))
+            writer.attach('pca', projection.to_bytes())
+        # 3. Compare the neighbours before and after.
+        with PlaceMap.open(place, index='none') as shorter:
+            report = _compare(place_map, shorter, projection, radius_m)
+    if out is None:
+        _replace(path, place)
+    return report
+
+
+def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,
+             radius_m: float) -> CompressReport:
+    asked = _spread(len(before), ASKED)
+    first = [_neighbours(place_map, asked) for place_map in (before, after)]
+    positions = before.T_map_cam[:, :3, 3]
+    recalls = [float((np.linalg.norm(positions[ids] - positions[asked], axis=1)
+                      <= radius_m).mean()) for ids in first]
+    dimension, shorter = before.manifest.dimension, after.manifest.dimension
+    return CompressReport(
+        keyframes=len(before), dimension_before=dimension, dimension_after=shorter,
+        asked=len(asked), radius_m=radius_m, recall_before=recalls[0], recall_after=recalls[1],
+        same=float((first[0] == first[1]).mean()),
+        size_bytes_before=2 * dimension * len(before), size_bytes_after=2 * shorter * len(before))
+
+
+def _neighbours(place_map: PlaceMap, asked: Ids) -> Ids:
+    """The most similar other keyframe of each of `asked`, all compared as in a search."""
+    total = np.zeros(place_map.manifest.dimension)
+    for start in range(0, len(place_map), BLOCK):
+        total += place_map.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)
+    centre = (total / len(place_map)).astype(np.float32)
+    queries = _read(place_map, asked) - centre
+    best = np.full(len(asked), -np.inf)
+    ids = np.full(len(asked), -1, dtype=np.int64)
+    for start in range(0, len(place_map), BLOCK):
+        rows = place_map.descriptors(start, start + BLOCK) - centre
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        products = queries @ rows.T
+        own = np.flatnonzero((asked >= start) & (asked < start + len(rows)))
+        products[own, asked[own] - start] = -np.inf
+        column = products.argmax(axis=1)
+        value = products[np.arange(len(asked)), column]
+        ids[value > best] = start + column[value > best]
+        best = np.maximum(best, value)
+    return ids
+
+
+def _read(place_map: PlaceMap, ids: Ids) -> Float32:
+    return np.concatenate([place_map.descriptors(int(i), int(i) + 1) for i in ids])
+
+
+def _spread(total: int, count: int) -> Ids:
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64)) if total \
+        else np.zeros(0, np.int64)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put the finished map in the place of the old one."""
+    old = path.with_name(f'.{path.name}.uncompressed')
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        raise MapError(f'cannot replace map {path}: {error}; the old one may be {old}') from error
+    shutil.rmtree(old, ignore_errors=True)

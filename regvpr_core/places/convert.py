@@ -1,0 +1,162 @@
+"""The places of a map described by another model: from its thumbnails, or the pictures anew."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+import itertools
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import to_mapping
+from regvpr_core.errors import ImageError, MapError
+from regvpr_core.images import RGB
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.places.folders import find_pictures, read_upright
+from regvpr_core.places.map_files import map_bytes, new_folder, new_map_id
+from regvpr_core.places.map_writer import MapWriter
+from regvpr_core.places.picture_records import text_of_name
+from regvpr_core.places.place_map import PlaceMap
+
+BLOCK = 256
+
+Pictures = Iterator[tuple[int, Callable[[], RGB | None]]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class ConvertReport:
+    """What became of the keyframes. left_out: no picture of them could be had."""
+
+    kept: int = 0
+    from_originals: int = 0
+    from_thumbnails: int = 0
+    left_out: int = 0
+    first_error: str = ''
+    size_bytes: int = 0
+
+
+def convert_map(
+    place_map: PlaceMap,
+    encoder: Encoder,
+    out: Path,
+    originals: Iterable[tuple[int, Callable[[], RGB | None]]] = (),
+    *,
+    thumbnails: bool = True,
+    batch: int = 8,
+    progress: Progress = lambda done, total: None,
+) -> ConvertReport:
+    """Write a new map with the same places, described by `encoder`.
+
+    Poses, stamps, names and thumbnails stay; local features and what was learnt from the old
+    descriptors do not. Ids are counted anew where keyframes had to be left out.
+
+    Args:
+        place_map: may be open with the index `none`.
+        encoder: of the new model.
+        out: the new folder.
+        originals: ids of keyframes and their pictures in full, in any order.
+        thumbnails: describe the keyframes that `originals` does not name from their thumbnails;
+            else leave them out.
+        batch: images a network pass.
+        progress: told of keyframes described and in all.
+
+    Raises:
+        MapError: no keyframe could be described, one is damaged, or `out` exists or cannot be
+            written.
+    """
+    report = ConvertReport()
+    with new_folder(out) as folder:
+        # Pictures come in any order, rows are appended in that of the ids: they wait on the disk.
+        shape = (max(len(place_map), 1), encoder.dimension)
+        rows = np.memmap(folder.parent / 'rows.f16', dtype='<f2', mode='w+', shape=shape)
+        described = np.zeros(len(place_map), dtype=bool)
+
+        def describe(pictures: Pictures) -> int:
+            before = int(described.sum())
+            for ids, images in _batches(_decoded(pictures, described, report), batch):
+                rows[ids] = encoder.describe_batch(images)
+                described[ids] = True
+                progress(int(described.sum()), len(place_map))
+            return int(described.sum()) - before
+
+        report.from_originals = describe(iter(originals))
+        if thumbnails:
+            report.from_thumbnails = describe(_thumbnails(place_map, ~described))
+        report.left_out = int((~described).sum())
+        if not described.any():
+            because = f' ({report.first_error})' if report.first_error else ''
+            raise MapError(f'no keyframe of {place_map.path} can be described anew: no thumbnail '
+                           f'is stored and no picture was found{because}; give --bag SOURCE')
+        manifest = replace(
+            place_map.manifest, map_id=new_map_id(), model=encoder.name,
+            fingerprint=encoder.fingerprint, dimension=encoder.dimension, features='',
+            compress='', preprocessing=to_mapping(encoder.preprocessing))
+        ids = np.flatnonzero(described)
+        with MapWriter.create(folder, manifest) as writer:
+            for start in range(0, len(ids), BLOCK):
+                part = ids[start:start + BLOCK]
+                writer.append([
+                    replace(keyframe, descriptor=np.asarray(row, np.float32), local_features=None)
+                    for row, keyframe in zip(rows[part], place_map.keyframes(part), strict=True)])
+            report.kept = len(writer)
+    report.size_bytes = map_bytes(out)
+    return report
+
+
+class Recorded:
+    """The keyframes of a map by camera and stamp, to be found in a recording."""
+
+    def __init__(self, place_map: PlaceMap) -> None:
+        pairs = zip(place_map.cameras, place_map.stamps_ns.tolist(), strict=True)
+        self._ids = {key: i for i, key in enumerate(pairs)}
+
+    def find(self, camera: str, stamp_ns: int) -> int | None:
+        """Id of the keyframe of an image; None where it is none."""
+        return self._ids.get((camera, stamp_ns))
+
+
+def from_folder(place_map: PlaceMap, folder: Path) -> Pictures:
+    """The pictures in a folder that keyframes of the map are named after.
+
+    Names in the map are only compared with those in the folder, never opened: the map may be a
+    stranger's.
+
+    Raises:
+        BagError: the folder cannot be read.
+    """
+    files = {text_of_name(name): folder / name for name in find_pictures(folder)}
+    source = text_of_name(folder.absolute().name)
+    renamed = source not in place_map.sources
+    for i, (name, of) in enumerate(zip(place_map.images, place_map.sources, strict=True)):
+        if name in files and (renamed or of == source):
+            yield i, partial(read_upright, files[name])
+
+
+def _thumbnails(place_map: PlaceMap, wanted: npt.NDArray[np.bool_]) -> Pictures:
+    return ((int(i), partial(place_map.thumbnail, int(i))) for i in np.flatnonzero(wanted))
+
+
+def _decoded(
+    pictures: Pictures, done: npt.NDArray[np.bool_], report: ConvertReport
+) -> Iterator[tuple[int, RGB]]:
+    taken = done.copy()
+    for i, picture in pictures:
+        if taken[i]:
+            continue
+        try:
+            rgb = picture()
+        except ImageError as error:
+            report.first_error = report.first_error or str(error)
+            continue
+        if rgb is not None:
+            taken[i] = True
+            yield i, rgb
+
+
+def _batches(
+    items: Iterator[tuple[int, RGB]], size: int
+) -> Iterator[tuple[list[int], list[RGB]]]:
+    while group := list(itertools.islice(items, size)):
+        yield [i for i, _ in group], [rgb for _, rgb in group]

@@ -1,0 +1,120 @@
+"""Frames that would make bad places: blurred, black, overexposed, or the same picture again."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import check_range
+from regvpr_core.errors import MapError
+from regvpr_core.images import RGB
+
+MEASURED_PX = 320
+"""Sharpness is measured with the longer side at so many pixels, so cameras can be compared."""
+
+SIGNATURE_PX = 32
+
+BLURRED = 'blurred'
+BLACK = 'too dark'
+WHITE = 'overexposed'
+DUPLICATE = 'the same picture as the last keyframe'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityConfig:
+    """Which frames are left out; 0 (sharpness, change) or 1 (shares) switches a test off.
+
+    sharpness: least variance of the second derivative (the two parts of the Laplacian, along the
+    rows and along the columns: motion blurs one of them), in squared grey levels, at 320 pixels;
+    0 to 1e6.
+    black_share, white_share: most of a picture that may be at 10 or below, at 245 or above; 0 to
+    1. change: least mean difference in grey levels from the last keyframe of the camera; 0 to
+    255.
+    """
+
+    sharpness: float = 2.0
+    black_share: float = 0.95
+    white_share: float = 0.95
+    change: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range('quality.sharpness', self.sharpness, 0.0, 1e6)
+        check_range('quality.black_share', self.black_share, 0.0, 1.0)
+        check_range('quality.white_share', self.white_share, 0.0, 1.0)
+        check_range('quality.change', self.change, 0.0, 255.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measures:
+    """What a picture is judged by. signature: (32, 32) uint8, the picture in small and grey."""
+
+    sharpness: float
+    black: float
+    white: float
+    signature: npt.NDArray[np.uint8]
+
+
+def measure(rgb: RGB) -> Measures:
+    """Measure a picture (H, W, 3). Threads may call it at once."""
+    # Scaled by area first: what noise a sensor adds to single pixels says nothing about sharpness.
+    scale = MEASURED_PX / max(rgb.shape[:2])
+    if scale < 1.0:
+        size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    grey = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    return Measures(
+        sharpness=float(min(cv2.Sobel(grey, cv2.CV_32F, 2, 0, ksize=1).var(),
+                            cv2.Sobel(grey, cv2.CV_32F, 0, 2, ksize=1).var())),
+        black=float(np.count_nonzero(grey <= 10)) / grey.size,
+        white=float(np.count_nonzero(grey >= 245)) / grey.size,
+        signature=np.asarray(cv2.resize(grey, (SIGNATURE_PX, SIGNATURE_PX),
+                                        interpolation=cv2.INTER_AREA), dtype=np.uint8))
+
+
+class QualityGate:
+    """Judges pictures in order, for each camera of its own."""
+
+    def __init__(self, config: QualityConfig) -> None:
+        self._config = config
+        self._last: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def refuses(self, camera: str, measures: Measures) -> str:
+        """Why a picture is no good for a place; empty where it is."""
+        config = self._config
+        if measures.black > config.black_share:
+            return BLACK
+        if measures.white > config.white_share:
+            return WHITE
+        if measures.sharpness < config.sharpness:
+            return BLURRED
+        if camera in self._last:
+            change = np.abs(measures.signature.astype(np.int16) - self._last[camera]).mean()
+            if change < config.change:
+                return DUPLICATE
+        return ''
+
+    def keep(self, camera: str, measures: Measures) -> None:
+        """Make this picture the one to compare with."""
+        self._last[camera] = measures.signature
+
+    def state(self) -> dict[str, str]:
+        """What it remembers, as JSON can keep it."""
+        return {camera: base64.b64encode(signature.tobytes()).decode('ascii')
+                for camera, signature in self._last.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            MapError: that is damaged.
+        """
+        try:
+            self._last = {
+                camera: np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(
+                    SIGNATURE_PX, SIGNATURE_PX)
+                for camera, text in state.items()}
+        except (ValueError, TypeError) as error:
+            raise MapError(f'the state of the unfinished map is damaged: {error}') from error

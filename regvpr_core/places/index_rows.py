@@ -1,0 +1,146 @@
+"""The descriptors of a map as they are compared: unit rows seen from their mean, read when needed.
+
+Rows stay in the memory-mapped file. Each is checked against its checksum before it is first used.
+
+A search runs in one thread, here and in `index_rabitq`. A second would save little, and where
+other processes keep the cores busy, as on a robot, threads that wait for each other at every step
+make a search of 1 ms last 75 ms (seen with a load of 6 on two cores). Hence `einsum` and small
+pieces, in which neither BLAS nor torch takes more threads.
+"""
+
+from collections.abc import Callable, Iterator
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import MapError
+
+BLOCK = 1024
+"""Rows read at once, so that a large map never stands in memory."""
+
+PIECE = 32_768
+"""Numbers that torch converts in the calling thread."""
+
+CENTRE_PRIOR = 10.0
+"""Keyframes' worth of a mean of zero in a map's mean descriptor."""
+
+Float32 = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Changed = Callable[[Ids, npt.NDArray[np.float16]], None]
+"""Given ids and their rows as read, raises MapError where one is not what was written."""
+
+
+class CentredRows:
+    """Rows (N, D) of `descriptors.f16`, scaled to length 1, less their centre, to length 1 again.
+
+    What all images of a map share says nothing about the place, so it is taken off.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.float16], check: Changed, name: str = '') -> None:
+        """Nothing is read yet. `check` refuses changed rows; `name` of the map is for errors."""
+        self._rows = rows
+        self._name = name
+        self._check = check
+        self._checked = np.zeros(len(rows), dtype=bool)
+        self.set_centre(np.zeros(rows.shape[1], np.float32))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers a row."""
+        return int(self._rows.shape[1])
+
+    def find_centre(self) -> None:
+        """Read and check every row, and take the mean of them as the centre.
+
+        A few keyframes say little about what is shared: their mean counts for less.
+
+        Raises:
+            MapError: a row has changed or has no direction.
+        """
+        total = np.zeros(self.dimension)
+        for start in range(0, len(self), BLOCK):
+            total += unit(self.read(np.arange(start, min(start + BLOCK, len(self))))).sum(
+                axis=0, dtype=np.float64)
+        if not np.isfinite(total).all():
+            raise MapError(f'map {self._name} is damaged: a descriptor in it has no direction; '
+                           f'build the map again')
+        self.set_centre((total / (len(self) + CENTRE_PRIOR)).astype(np.float32))
+
+    def set_centre(self, centre: Float32) -> None:
+        """Take a centre (D,) that `find_centre` gave for the same rows."""
+        self.centre: Float32 = centre
+        self._squared = float(centre @ centre)
+
+    def read(self, ids: Ids) -> Float32:
+        """Rows (len(ids), D) as stored.
+
+        Raises:
+            MapError: one has changed since it was written.
+        """
+        block = np.array(self._rows[_slice(ids)])  # a copy: what is checked is what is used
+        new = ~self._checked[ids]
+        if new.any():
+            self._check(ids[new], block[new])
+            self._checked[ids] = True
+        return as_float32(block)
+
+    def centred(self, ids: Ids) -> Float32:
+        """Rows (len(ids), D) as they are compared, length 1."""
+        return unit(unit(self.read(ids)) - self.centre)
+
+    def blocks(self) -> Iterator[Float32]:
+        """All rows as they are compared, some at a time, in order."""
+        for start in range(0, len(self), BLOCK):
+            yield self.centred(np.arange(start, min(start + BLOCK, len(self))))
+
+    def similarities(self, query: Float32, ids: Ids) -> Float32:
+        """Cosines (len(ids),) of a unit query (D,) with rows as they are compared."""
+        rows = self.read(ids)
+        length = np.sqrt(np.einsum('nd,nd->n', rows, rows))
+        along, shared = (np.einsum('nd,d->n', rows, v) / length for v in (query, self.centre))
+        # |unit row - centre|^2; the centre is a mean of unit rows, shrunk, so it is never one.
+        apart = np.sqrt(np.maximum(1.0 - 2.0 * shared + self._squared, 1e-12))
+        return np.asarray((along - float(query @ self.centre)) / apart, dtype=np.float32)
+
+    def best(self, query: Float32, candidates: Ids, k: int) -> tuple[Float32, Ids]:
+        """The k most similar of the candidates by their rows: similarities and ids, best first."""
+        ids = np.sort(candidates[candidates >= 0])  # ascending: the file is read forwards
+        similarities = self.similarities(query, ids)
+        order = np.argsort(-similarities, kind='stable')[:k]
+        return similarities[order], ids[order]
+
+
+def nothing(queries: int) -> tuple[Float32, Ids]:
+    """What so many queries find in an empty map."""
+    return np.zeros((queries, 0), np.float32), np.zeros((queries, 0), np.int64)
+
+
+def as_float32(block: npt.NDArray[np.float16]) -> Float32:
+    """Rows (N, D) of half precision in single; torch does it twenty times as fast as NumPy."""
+    if block.size < PIECE:
+        return block.astype(np.float32)
+    torch: Any = importlib.import_module('torch')
+    single = np.empty(block.shape, np.float32)
+    from_, to = torch.from_numpy(block), torch.from_numpy(single)
+    step = max(1, PIECE // block.shape[1])
+    for start in range(0, len(block), step):
+        to[start:start + step].copy_(from_[start:start + step])
+    return single
+
+
+def _slice(ids: Ids) -> Ids | slice:
+    """Ids that count on are read as one piece."""
+    if len(ids) > 1 and ids[-1] - ids[0] == len(ids) - 1 and bool((np.diff(ids) == 1).all()):
+        return slice(int(ids[0]), int(ids[-1]) + 1)
+    return ids
+
+
+def unit(rows: npt.NDArray[Any]) -> Float32:
+    """Vectors (..., D) scaled to length 1; NaN where there is no direction."""
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)

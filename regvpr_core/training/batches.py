@@ -1,0 +1,105 @@
+"""Which pictures each step sees: P places of K pictures, from the seed and the epoch alone."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from regvpr_core.training.config import BatchConfig
+from regvpr_core.training.place_set import Int64, PlaceSet
+
+NEAREST_LOOK_AHEAD = 512
+"""So many places are looked at to find one that is far enough from the others of a batch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One step's pictures. images: (B) numbers in the set; copies: (B) which copy of each, 0 the
+    plain one; places: (B) labels. Pictures of a place follow one another.
+    """
+
+    images: Int64
+    copies: Int64
+    places: Int64
+
+    def share(self, rank: int, processes: int) -> 'Batch':
+        """The part of one process: whole places, as many in each."""
+        part = slice(rank * len(self.images) // processes,
+                     (rank + 1) * len(self.images) // processes)
+        return Batch(self.images[part], self.copies[part], self.places[part])
+
+
+class Batches:
+    """The batches of any epoch. Two runs with one seed see the same, whatever came before."""
+
+    def __init__(
+        self, places: PlaceSet, config: BatchConfig, seed: int, copies: int = 1,
+        processes: int = 1,
+    ) -> None:
+        self._places = places
+        self._config = config
+        self._seed = seed
+        self._copies = copies
+        self._processes = processes
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch. The last one may be smaller; below two places it is left out."""
+        count, P = len(self._places.members), self._config.places
+        rest = count % P - count % P % self._processes
+        return count // P + (rest >= 2 * self._processes)
+
+    def epoch(self, number: int) -> list[Batch]:
+        """All batches of an epoch, in order."""
+        rng = np.random.default_rng([self._seed, number])
+        queue, batches = deque(self._order(rng)), []
+        for _ in range(self.steps):
+            chosen = self._take(queue)
+            chosen = chosen[: len(chosen) - len(chosen) % self._processes]
+            batches.append(self._draw(chosen, rng))
+        return batches
+
+    def _order(self, rng: np.random.Generator) -> list[int]:
+        """Places in the order of the epoch."""
+        count = len(self._places.members)
+        if self._config.shuffle == 'all':
+            return [int(i) for i in rng.permutation(count)]
+        of_group: dict[str, list[int]] = {}
+        for place, group in enumerate(self._places.groups):
+            of_group.setdefault(group, []).append(place)
+        return [int(place) for members in of_group.values() for place in rng.permutation(members)]
+
+    def _take(self, queue: deque[int]) -> list[int]:
+        """The next places that are not too near to one another; the others wait."""
+        chosen: list[int] = []
+        waiting: list[int] = []
+        while queue and len(chosen) < self._config.places and len(waiting) < NEAREST_LOOK_AHEAD:
+            place = queue.popleft()
+            (waiting if self._too_near(place, chosen) else chosen).append(place)
+        queue.extendleft(reversed(waiting))
+        return chosen
+
+    def _too_near(self, place: int, chosen: list[int]) -> bool:
+        position, apart = self._places.positions[place], self._places.apart[place]
+        if not chosen or not apart or np.isnan(position[0]):
+            return False
+        others = self._places.positions[chosen]
+        same = others[:, 0] == position[0]
+        near = np.hypot(*(others[:, 1:] - position[1:]).T) < apart
+        return bool((same & near).any())
+
+    def _draw(self, chosen: list[int], rng: np.random.Generator) -> Batch:
+        """K pictures of each place, each once while there are enough."""
+        K = self._config.images
+        images, copies = [], []
+        for place in chosen:
+            members = self._places.members[place]
+            count = len(members)
+            # Every picture once before any comes again, and then in another copy.
+            order = np.concatenate([rng.permutation(count) for _ in range(-(-K // count))])[:K]
+            of_member = rng.permuted(np.tile(np.arange(self._copies), (count, 1)), axis=1)
+            images.append(members[order])
+            copies.append(of_member[order, np.arange(K) // count % self._copies])
+        return Batch(np.concatenate(images).astype(np.int64),
+                     np.concatenate(copies).astype(np.int64),
+                     np.repeat(np.asarray(chosen, dtype=np.int64), K))

@@ -1,0 +1,62 @@
+"""The pictures of batches; what cannot be read is replaced, counted and named."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regvpr_core.errors import ImageError
+from regvpr_core.models.preprocessing import Preprocessing
+from regvpr_core.training.batches import Batch
+from regvpr_core.training.errors import TrainingError
+from regvpr_core.training.pictures import read_groups
+from regvpr_core.training.place_set import Int64, PlaceSet
+
+
+@dataclass(slots=True)
+class PictureLoader:
+    """Reads pictures at the network's input size.
+
+    unreadable: names of pictures that could not be read so far, and why.
+    """
+
+    places: PlaceSet
+    preprocessing: Preprocessing
+    threads: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """Each batch with its pictures (B, 3, height, width) uint8.
+
+        A picture that cannot be read gives way to another one of its place, or, where none of them
+        can be read, to another one of the batch, with its label.
+
+        Raises:
+            TrainingError: no picture of a batch can be read.
+        """
+        groups = [[self.places.paths[i] for i in batch.images] for batch in batches]
+        for batch, found in zip(batches, read_groups(groups, self.preprocessing, self.threads),
+                                strict=True):
+            for number, picture in zip(batch.images, found, strict=True):
+                if isinstance(picture, ImageError):
+                    self.unreadable[self.places.names[number]] = str(picture)
+            there = {i: picture for i, picture in enumerate(found) if isinstance(picture, Tensor)}
+            if not there:
+                raise TrainingError(f'none of the {len(found)} pictures of a batch can be read, '
+                                    f'e.g. {next(iter(self.unreadable.values()))}')
+            source = fillers(batch.places, list(there))
+            yield (Batch(batch.images[source], batch.copies[source], batch.places[source]),
+                   torch.stack([there[int(i)] for i in source]))
+
+
+def fillers(places: Int64, there: Sequence[int]) -> Int64:
+    """For each slot of a batch the slot that fills it: itself, one of its place, or any."""
+    source = np.arange(len(places))
+    good = np.asarray(there)
+    for slot in np.setdiff1d(source, good):
+        same = good[places[good] == places[slot]]
+        those = same if len(same) else good
+        source[slot] = those[slot % len(those)]
+    return source

@@ -1,0 +1,72 @@
+"""What is trained, seen from its input: the whole model, or what lies behind kept tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn, Tensor
+
+from regvpr_core.models.backbones import (
+    BackboneWeights,
+    fetch_backbone,
+    find_backbone,
+    Progress,
+)
+from regvpr_core.models.checkpoints import load_model
+from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.vit import check_weights, load_backbone_weights
+from regvpr_core.training.config import TrainConfig
+from regvpr_core.training.errors import TrainingError
+
+
+class TokenNetwork(nn.Module):
+    """The part of a model behind one block."""
+
+    def __init__(self, model: DescriptorModel, block: int) -> None:
+        super().__init__()
+        self.model = model
+        self.block = block
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 1 + h * w, width) that the block gives, to unit rows (B, D)."""
+        size, vit = self.model.config.preprocessing, self.model.backbone
+        grid = (size.height // 14, size.width // 14)
+        last = self.model.config.last_block
+        x = tokens
+        for block in vit.blocks[self.block + 1: None if last is None else last + 1]:
+            x = block(x, grid)
+        if last is None:
+            x = vit.norm(x)
+        patches = x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid)  # (B, width, h, w)
+        descriptors: Tensor = self.model.aggregator(x[:, 0], patches)
+        return descriptors
+
+
+def build_model(
+    config: TrainConfig, progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> tuple[DescriptorModel, BackboneWeights]:
+    """The model at its start: backbone weights, and a new head or that of a checkpoint.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit.
+        TrainingError: the checkpoint to start from is of another model.
+    """
+    backbone, origin = config.model.backbone, config.backbone_origin
+    if config.backbone_path:
+        weights = find_backbone(backbone, origin, Path(config.backbone_path))
+    else:
+        weights = fetch_backbone(backbone, origin, progress, notice)
+    torch.manual_seed(config.seed)
+    model = DescriptorModel(config.model)
+    load_backbone_weights(model.backbone, weights.tensors, str(weights.path))
+    if config.start is not None:
+        path = Path(config.backbone_path) if config.backbone_path else None
+        start = load_model(config.start, path).model
+        tensors = start.state_dict()
+        check_weights(model.state_dict(), tensors, config.start)
+        if start.config.last_block != config.model.last_block:
+            raise TrainingError(f'{config.start} takes block {start.config.last_block}, the '
+                                f'config says {config.model.last_block}')
+        model.load_state_dict({key: value.clone() for key, value in tensors.items()})
+    return model, weights

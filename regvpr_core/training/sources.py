@@ -1,0 +1,192 @@
+"""Where a run's input comes from: picture files, or kept tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from regvpr_core.errors import ImageError
+from regvpr_core.evaluation.dataset import Dataset, PictureFile
+from regvpr_core.models.backbones import BackboneWeights
+from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.training.augmentation import Augmenter
+from regvpr_core.training.batches import Batch
+from regvpr_core.training.config import AugmentationConfig, TokensConfig, TrainConfig
+from regvpr_core.training.errors import TrainingError
+from regvpr_core.training.loading import PictureLoader
+from regvpr_core.training.networks import TokenNetwork
+from regvpr_core.training.pictures import normalised, read_groups, unit_range
+from regvpr_core.training.place_set import PlaceSet
+from regvpr_core.training.processes import Processes
+from regvpr_core.training.recompute import recompute
+from regvpr_core.training.tokens import keep_tokens, TokenPlan, TokenStore
+
+Told = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much. It may raise, to stop."""
+
+NOTHING = AugmentationConfig(operations=0)
+
+
+class Source(Protocol):
+    """Input of training and validation, and the network that takes it.
+
+    copies: of each picture, augmented beforehand, the plain one counted.
+    unreadable: names of pictures that could not be read so far, and why.
+    """
+
+    network: nn.Module
+    places: PlaceSet
+    copies: int
+    unreadable: dict[str, str]
+
+    def batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """Each batch with what is read for it."""
+
+    def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
+        """What was read, as network input on the device."""
+
+    def validation_inputs(
+        self, number: int, chosen: Sequence[int], batch: int
+    ) -> Iterator[Tensor]:
+        """Network input of pictures of one validation set (references first), batch by batch."""
+
+
+class PictureSource:
+    """Pictures are read for each batch and augmented on the device."""
+
+    def __init__(
+        self, network: nn.Module, loader: PictureLoader, augmentation: AugmentationConfig,
+        validation: Sequence[Sequence[Path]], device: torch.device,
+    ) -> None:
+        self.network = network
+        self.places = loader.places
+        self.copies = 1
+        self.unreadable = loader.unreadable
+        self.batches = loader.batches
+        self._loader = loader
+        self._augment = None if augmentation == NOTHING else Augmenter(augmentation)
+        self._validation = validation
+        self._device = device
+
+    def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
+        """Augmented and normalised."""
+        x = unit_range(read, self._device)
+        if self._augment is not None:
+            x = self._augment(x, random)
+        return normalised(x, self._loader.preprocessing)
+
+    def validation_inputs(
+        self, number: int, chosen: Sequence[int], batch: int
+    ) -> Iterator[Tensor]:
+        """Pictures as an encoder is shown them.
+
+        Raises:
+            ImageError: one cannot be read: recall would mean something else without it.
+        """
+        paths = [self._validation[number][i] for i in chosen]
+        groups = [paths[start:start + batch] for start in range(0, len(paths), batch)]
+        for found in read_groups(groups, self._loader.preprocessing, self._loader.threads):
+            for picture in found:
+                if isinstance(picture, ImageError):
+                    raise picture
+            pictures = torch.stack([p for p in found if isinstance(p, Tensor)])
+            yield normalised(unit_range(pictures, self._device), self._loader.preprocessing)
+
+
+class TokenSource:
+    """Tokens that were computed before; their copies are augmented already."""
+
+    def __init__(
+        self, network: nn.Module, places: PlaceSet, store: TokenStore,
+        validation: Sequence[TokenStore], copies: int, device: torch.device,
+    ) -> None:
+        self.network = network
+        self.places = places.without(store.unreadable)
+        self.copies = copies
+        self.unreadable = {places.names[i]: why for i, why in store.unreadable.items()}
+        self.batches = store.batches
+        self._validation = validation
+        self._device = device
+
+    def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
+        """As float32."""
+        return read.to(self._device).float()
+
+    def validation_inputs(
+        self, number: int, chosen: Sequence[int], batch: int
+    ) -> Iterator[Tensor]:
+        """Tokens of the plain pictures."""
+        for start in range(0, len(chosen), batch):
+            images = np.asarray(chosen[start:start + batch], dtype=np.int64)
+            read = self._validation[number].read(images, np.zeros_like(images))
+            yield read.to(self._device).float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceParts:
+    """What a source is made of. folder: of the run. told: how far reading ahead is."""
+
+    config: TrainConfig
+    folder: Path
+    model: DescriptorModel
+    backbone: BackboneWeights
+    places: PlaceSet
+    validation: Sequence[Dataset]
+    device: torch.device
+    processes: Processes
+    told: Told
+
+
+def open_source(parts: SourceParts) -> Source:
+    """Pictures, or tokens where the config asks for them (computed here if need be)."""
+    config, model = parts.config, parts.model
+    files = [validation_files(dataset) for dataset in parts.validation]
+    if config.tokens is None:
+        recompute(model.backbone, config.recompute_blocks, config.model.last_block)
+        loader = PictureLoader(parts.places, config.model.preprocessing, config.workers)
+        return PictureSource(model, loader, config.augmentation,
+                             [[file.path for file in of_set] for of_set in files], parts.device)
+    tokens = config.tokens
+    root = Path(tokens.folder) if tokens.folder else parts.folder / 'tokens'
+    places = parts.places
+    store = keep(parts, tokens, root / 'train', places.paths, places.names, tokens.copies)
+    checks = [keep(parts, tokens, root / f'validation-{number}',
+                   [file.path for file in of_set], [file.name for file in of_set], 0)
+              for number, of_set in enumerate(files)]
+    for dataset, check in zip(parts.validation, checks, strict=True):
+        if check.unreadable:
+            raise TrainingError(f'{dataset.title}: {len(check.unreadable)} pictures cannot be '
+                                f'read, e.g. {next(iter(check.unreadable.values()))}')
+    return TokenSource(TokenNetwork(model, tokens.block), places, store, checks,
+                       1 + tokens.copies, parts.device)
+
+
+def keep(
+    parts: SourceParts, tokens: TokensConfig, folder: Path, paths: Sequence[Path],
+    names: Sequence[str], copies: int,
+) -> TokenStore:
+    """Tokens of some pictures; the first process computes them, the others wait."""
+    config = parts.config
+    plan = TokenPlan(paths=paths, names=names, model=config.model, block=tokens.block,
+                     augmentation=config.augmentation, copies=copies, seed=config.seed)
+
+    def made() -> TokenStore:
+        return keep_tokens(folder, plan, parts.backbone, parts.device, config.workers,
+                           lambda done, total: parts.told(f'tokens of {folder.name}', done, total))
+
+    store = made() if parts.processes.first else None
+    parts.processes.wait()
+    return made() if store is None else store
+
+
+def validation_files(dataset: Dataset) -> list[PictureFile]:
+    """References, then queries."""
+    pictures = [*dataset.references, *dataset.queries]
+    files = [picture for picture in pictures if isinstance(picture, PictureFile)]
+    if len(files) < len(pictures):
+        raise TrainingError(f'{dataset.title} holds pictures that are no files')
+    return files

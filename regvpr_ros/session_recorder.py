@@ -1,0 +1,130 @@
+"""The running session: its loop closures, and its own map on disk."""
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+
+from regvpr_core.config import to_mapping
+from regvpr_core.errors import MapError
+from regvpr_core.geometry import Array, quat_xyzw
+from regvpr_core.images import thumbnail
+from regvpr_core.localization.frames import Description
+from regvpr_core.localization.session import LoopClosure, SessionConfig, SessionLoops
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.places.map_files import Manifest, new_map_id
+from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.places.session_map import SessionMap
+from regvpr_ros.pipeline import View
+
+THUMBNAIL_PX = 160
+EDGES = 5000
+
+
+class SessionRecorder:
+    """Loop closures of one camera; kept on disk too where a folder is given."""
+
+    def __init__(self, encoder: Encoder, config: SessionConfig, folder: str) -> None:
+        """Begin a session.
+
+        Raises:
+            MapError: the folder is not empty.
+        """
+        self._encoder = encoder
+        self._loops = SessionLoops(encoder, config)
+        self._folder = Path(folder).expanduser() if folder else None
+        self._map: SessionMap | None = None
+        self._part = 0
+        self._frame = 'odom'
+        if self._folder is not None and self._folder.exists() and any(self._folder.iterdir()):
+            raise MapError(f"parameter 'session_path': {self._folder} is not empty; choose a new "
+                           f'folder, or move the session of before away')
+        self.reset()
+
+    def __len__(self) -> int:
+        return len(self._loops)
+
+    def reset(self) -> None:
+        """Begin a new session: odometry or time began anew. On disk it is a new part beside the
+        last."""
+        self._loops.reset()
+        self._newest = -1
+        self.map_id = new_map_id()
+        self._edges: deque[Array] = deque(maxlen=EDGES)
+        self.close()
+
+    @property
+    def edges(self) -> Array:
+        """Positions (N, 2, 3) of now and then of each closure, in the odometry frame."""
+        return np.array(self._edges).reshape(-1, 2, 3)
+
+    def look(self, view: View, description: Description | None,
+             frame: str) -> tuple[LoopClosure, ...]:
+        """Take in an image; the closure if there is one.
+
+        Args:
+            view: the image, with odometry where it is known.
+            description: of it, where the localizer has made one for the same model.
+            frame: of the odometry.
+
+        Raises:
+            ImageError: the image cannot be used.
+            MapError: the disk is full or gone; the session goes on in memory.
+        """
+        self._frame = frame or 'odom'
+        if description is None or len(description.descriptor) != self._encoder.dimension:
+            description = self._loops.describe(view.frame)
+        closures = self._loops.update(description, view.T_odom_base)
+        for closure in closures:
+            ends = self.pose_of(closure.query_id), self.pose_of(closure.reference_id)
+            if np.isfinite(ends).all():
+                self._edges.append(np.stack([T[:3, 3] for T in ends]))
+        store = self._loops.store
+        if self._folder is not None and len(store) and store.ids[-1] != self._newest:
+            self._newest = int(store.ids[-1])
+            self._record(view, description, store.T_odom_cam[-1])
+        return closures
+
+    def pose_of(self, number: int) -> Array:
+        """`T_odom_cam` (4, 4) of a keyframe in memory; NaN where it is not known."""
+        store = self._loops.store
+        at = int(np.searchsorted(store.ids, number))
+        return np.asarray(store.T_odom_cam[min(at, len(store) - 1)])
+
+    def save(self, path: Path) -> int:
+        """Write the session as a map to a new folder; how many keyframes it holds.
+
+        Raises:
+            MapError: no keyframe has a pose, or the folder exists or cannot be written.
+        """
+        if self._map is None:
+            return self._loops.save(path)
+        self._map.flush()
+        with PlaceMap.open(self._map.path) as place_map:
+            place_map.copy_to(path)
+            return len(place_map)
+
+    def close(self) -> None:
+        """Commit what the disk lacks."""
+        if self._map is not None:
+            done, self._map = self._map, None
+            done.close()
+
+    def _record(self, view: View, description: Description, T_odom_cam: Array) -> None:
+        if not np.isfinite(T_odom_cam).all():
+            return  # a map without poses is of no use
+        if self._map is None:
+            self._part += 1
+            self._map = SessionMap(self._folder / f'part{self._part:03d}',
+                                   self._manifest(view.frame.T_base_cam))
+        self._map.add(view.frame.stamp_ns, view.camera or 'camera', description.descriptor,
+                      T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX))
+
+    def _manifest(self, T_base_cam: Array) -> Manifest:
+        encoder = self._encoder
+        return Manifest(
+            map_id=self.map_id, model=encoder.name, fingerprint=encoder.fingerprint,
+            dimension=encoder.dimension, map_frame=self._frame,
+            extrinsics={'camera': [float(v) for v in (*T_base_cam[:3, 3],
+                                                      *quat_xyzw(T_base_cam))]},
+            preprocessing=to_mapping(encoder.preprocessing), sources=['session'])

@@ -1,0 +1,62 @@
+"""Pages in headless Chromium: what they say, and that they ask nothing of the network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+import shutil
+import tempfile
+
+import pytest
+
+NAMES = ('chromium', 'chromium-browser', 'google-chrome')
+FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync')
+
+
+class Tab:
+    """One tab. page: playwright's. errors: of console and script. requests: addresses."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.dialogs: list[str] = []
+        page.on('console', lambda message: self.errors.append(message.text)
+                if message.type in ('error', 'warning') else None)
+        page.on('pageerror', lambda error: self.errors.append(str(error)))
+        page.on('request', lambda request: self.requests.append(request.url))
+        page.on('dialog', self._dismiss)
+
+    def open(self, file: Path) -> None:
+        """Load a file afresh; what was noted before is forgotten."""
+        self.errors.clear()
+        self.requests.clear()
+        self.dialogs.clear()
+        self.page.goto(file.resolve().as_uri())
+        self.page.wait_for_function('document.readyState === "complete"')
+
+    def assert_clean(self) -> None:
+        """No error, no dialog, and nothing but files and data was asked for."""
+        assert self.errors == []
+        assert self.dialogs == []
+        assert self.requests
+        assert [url for url in self.requests if not url.startswith(('file:', 'data:'))] == []
+
+    def _dismiss(self, dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+
+@pytest.fixture(scope='session')
+def tab() -> Iterator[Tab]:
+    """A tab of 1400 x 900 in a browser of its own; tests are skipped where there is none."""
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    found = [path for name in NAMES if (path := shutil.which(name))]
+    if not found:
+        pytest.skip(f'no Chromium here (looked for {", ".join(NAMES)})')
+    with tempfile.TemporaryDirectory() as profile, playwright.sync_playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            profile, executable_path=found[0], args=list(FLAGS), timeout=90_000,
+            viewport={'width': 1400, 'height': 900})
+        context.set_default_timeout(60_000)
+        yield Tab(context.pages[0])
+        context.close()
