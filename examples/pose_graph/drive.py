@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
 from examples.pose_graph.graph import Closure
 from examples.town.town import Frame
 from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.localization.frames import Description, Frame as CameraFrame
 from regvpr_core.localization.local_extractor import LocalExtractor
 from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.localization.loop_pose import loop_pose, place_apart
@@ -60,18 +62,19 @@ def run_session(
         T_base_cam: (4, 4) of it.
         config: of the session.
     """
-    session = SessionLoops(dimension, config or SessionConfig())
+    # The session is given descriptions, so of its encoder it reads only the descriptors' size.
+    session = SessionLoops(SimpleNamespace(dimension=dimension), config or SessionConfig())
     keyframes: dict[int, Keyframe] = {}
     found: list[LoopClosure] = []
     for frame in frames:
         descriptor, features = extractor.describe(frame.image)
-        number, closure = session.update(frame.stamp_ns, descriptor,
-                                         frame.T_odom_base @ T_base_cam)
-        if number is None:
+        before = session.store.ids[-1] if len(session) else -1
+        image = CameraFrame(stamp_ns=frame.stamp_ns, rgb=frame.image, T_base_cam=T_base_cam)
+        found += session.update(Description(image, descriptor), frame.T_odom_base)
+        if not len(session) or session.store.ids[-1] == before:
             continue
-        keyframes[number] = Keyframe(frame.stamp_ns, frame.T_odom_base, frame.T_map_base, features)
-        if closure is not None:
-            found.append(closure)
+        keyframes[int(session.store.ids[-1])] = Keyframe(
+            frame.stamp_ns, frame.T_odom_base, frame.T_map_base, features)
     order = {number: place for place, number in enumerate(sorted(keyframes))}
     drive = [keyframes[number] for number in sorted(keyframes)]
     return Drive(drive, [

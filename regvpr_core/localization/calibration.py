@@ -36,7 +36,7 @@ CHANGED = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)
 taken seconds apart, a robot comes back at dusk (0.4 is left on the town of seed 7) or in winter
 (0.5). A second traverse needs no such guess."""
 
-TEMPER = 0.5
+TEMPER = 0.7
 """Share of the log likelihood ratio that is used: the errors of images in a row are alike."""
 
 LOGISTIC_PRIOR = 0.002

@@ -289,14 +289,17 @@ class Localizer:
         return state, reason, keyframe
 
     def _matches(self, seen: Sequence[Seen], state: State, keyframe: int) -> tuple[Match, ...]:
-        """Best first; when localized, the first is the most similar one of the believed place."""
+        """Best first; when localized, the first is the most likely one of the believed place."""
         found = sorted(((view, i) for view, one in enumerate(seen) for i in range(len(one.ids))),
                        key=lambda at: -seen[at[0]].scores[at[1]])
         accepted = None
         if state is State.LOCALIZED:
             there = self._belief.around(keyframe)
             shown = [one.at(there) for one in seen]
-            accepted = next((view, i) for view, i in found if shown[view][i])
+            # Of those that this image shows there, the one that the belief lies on.
+            accepted = max(
+                ((view, i) for view, i in found if shown[view][i]),
+                key=lambda at: float(self._belief.masses(seen[at[0]].places[at[1]]).sum()))
             found.remove(accepted)
             found.insert(0, accepted)
         return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted)

@@ -20,7 +20,7 @@ from regvpr_core.localization.relative_pose import (
     poselib_or_none,
 )
 
-LEAST_POINTS = 12
+LEAST_POINTS = 20
 LEAST_PARALLAX_RAD = 0.02
 """Points that keyframes see under smaller angles have no depth."""
 

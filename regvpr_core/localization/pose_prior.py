@@ -23,6 +23,9 @@ little belief would pull as much as all."""
 HUBER_RAD = 0.3
 LEAST_LENGTH_M = 1e-3
 
+GATE = 11.34
+"""99 % of a chi-squared number of 3 degrees of freedom."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosePriorConfig:
@@ -44,8 +47,8 @@ class PosePriorConfig:
     lane_m: float = 0.22
     height_m: float = 0.1
     rotation_floor_rad: float = 0.04
-    verified_scale: float = 1.7
-    verified_floor_m: float = 0.035
+    verified_scale: float = 2.0
+    verified_floor_m: float = 0.03
     verified_floor_rad: float = 0.005
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ def estimate(
     config: PosePriorConfig,
     verified: MetricPose | None = None,
 ) -> PosePrior:
-    """The verified pose where there is one, else the mean of the believed place's keyframes.
+    """The verified pose where there is one that fits, else the mean of the believed place.
 
     Args:
         belief: after the update with this image.
@@ -92,13 +95,23 @@ def estimate(
         T_map_cam: (N, 4, 4) keyframe poses.
         T_base_cam: (4, 4) of the camera that took the image.
         config: least widths.
-        verified: pose of that camera from local features; not used where it is of another place.
+        verified: pose of that camera from local features; not used where the belief
+            contradicts it.
     """
-    away_m = np.inf if verified is None else float(np.linalg.norm(
-        verified.T_map_cam[:3, 3] - T_map_cam[keyframe, :3, 3]))
-    # A pose of another place than the believed one is a mistake of one image.
-    if verified is not None and away_m < 2.0 * belief.radius_m:
-        return of_verified(verified, inverse(T_base_cam), config)
+    believed = of_belief(belief, keyframe, T_map_cam, T_base_cam, config)
+    if verified is None:
+        return believed
+    measured = of_verified(verified, inverse(T_base_cam), config)
+    # What all images so far contradict is a mistake of this one.
+    step = measured.T_map_base[:3, 3] - believed.T_map_base[:3, 3]
+    both = (measured.covariance + believed.covariance)[:3, :3]
+    return measured if step @ np.linalg.solve(both, step) < GATE else believed
+
+
+def of_belief(
+    belief: Belief, keyframe: int, T_map_cam: Array, T_base_cam: Array, config: PosePriorConfig
+) -> PosePrior:
+    """Robust mean of the keyframes that show the believed place; arguments as `estimate`."""
     ids = belief.around(keyframe)
     masses = belief.masses(ids)
     T_map_base = T_map_cam[ids] @ inverse(T_base_cam)

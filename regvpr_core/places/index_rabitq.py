@@ -162,7 +162,7 @@ class RabitqIndex:
         # The estimate's error falls with the root of the length, so short rows need more.
         least = self._config.candidates or int(CANDIDATES * max(
             1.0, (CANDIDATES_DIMENSION / self._rows.dimension) ** 0.5))
-        return min(max(least, 2 * k + CANDIDATES // 2), len(self))
+        return min(max(least, min(4 * k, 2 * k + 2 * CANDIDATES)), len(self))
 
 
 def _coder(padded: int, config: RabitqConfig) -> Any:

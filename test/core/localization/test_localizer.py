@@ -12,7 +12,8 @@ from regvpr_core.places.place_map import PlaceMap
 
 COUNT = 60
 SECOND = 10**9
-CONFIG = LocalizerConfig(belief=BeliefConfig(place_radius_m=2.6))
+CONFIG = LocalizerConfig(confirm_m=1.0, belief=BeliefConfig(place_radius_m=2.6, evidence_m=1.5))
+"""The wall's places are half as long as a street's."""
 
 
 def base_pose(x: float) -> np.ndarray:
@@ -74,7 +75,7 @@ def test_a_second_lap_at_dusk_finds_its_keyframes(small_encoder, wall_map, wall,
     for r, k in localized:
         assert abs(r.matches[0].keyframe_id - k) <= 2
         assert r.matches[0].accepted
-        assert r.matches[0].probability >= 0.9
+        assert r.matches[0].probability >= CONFIG.keep_probability
         assert abs(r.pose_prior.T_map_base[0, 3] - k) < 3.0
         assert (r.pose_prior.variances > 0.0).all()
     for r in results:

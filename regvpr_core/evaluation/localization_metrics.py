@@ -1,0 +1,156 @@
+"""Figures of localization: matches, fixes, poses and the covariances that come with them.
+
+The literature's words: precision and recall of matches, recall at 100 % precision, time to the
+first fix, normalised error squared (NEES; Bar-Shalom, Li and Kirubarajan 2001, 5.4.2).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import ConfigError
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+CHI2_95 = {1: 3.841, 2: 5.991, 3: 7.815, 6: 12.592}
+"""95 % point of chi squared by degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PrecisionRecall:
+    """Curve over falling thresholds. thresholds, precision, recall: (T,)."""
+
+    thresholds: Float
+    precision: Float
+    recall: Float
+
+    @property
+    def recall_at_100_precision(self) -> float:
+        """Highest recall at which no match is false; 0 where the best one already is."""
+        whole = self.precision == 1.0
+        return float(self.recall[whole].max(initial=0.0))
+
+
+def precision_recall(confidence: npt.ArrayLike, is_true: npt.ArrayLike, positives: int
+                     ) -> PrecisionRecall:
+    """Precision and recall as matches are accepted from the surest to the least sure.
+
+    Matches of one confidence are accepted together.
+
+    Args:
+        confidence: (M,) of each image's best match. is_true: (M,) whether it is right.
+        positives: images that have a right match at all, also those without a match here.
+
+    Raises:
+        ConfigError: there is no positive, or the lists differ in length.
+    """
+    confidence = np.asarray(confidence, dtype=np.float64)
+    true = np.asarray(is_true, dtype=bool)
+    if positives < 1 or confidence.shape != true.shape:
+        raise ConfigError(f'{confidence.size} matches, {true.size} answers and {positives} '
+                          f'positives; expected as many answers as matches, and a positive')
+    order = np.argsort(-confidence, kind='stable')
+    confidence, true = confidence[order], true[order]
+    right = np.cumsum(true)
+    last = np.append(confidence[1:] != confidence[:-1], True)[: len(confidence)]
+    count = np.arange(1, len(true) + 1)
+    return PrecisionRecall(thresholds=confidence[last],
+                           precision=(right / np.maximum(count, 1))[last],
+                           recall=(right / positives)[last])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixFigures:
+    """Figures of one drive.
+
+    frames: images. fixes: localized ones. precision: share of these that are right; 1 without any.
+    recall: right fixes of all images. time_to_first_fix_s: from the first image to the first
+    right fix; infinite without one. false_fixes_per_km: infinite where nothing was driven.
+    """
+
+    frames: int
+    fixes: int
+    precision: float
+    recall: float
+    time_to_first_fix_s: float
+    false_fixes_per_km: float
+
+
+def fix_figures(stamps_ns: npt.ArrayLike, localized: npt.ArrayLike, right: npt.ArrayLike,
+                way_m: float) -> FixFigures:
+    """Figures of a drive.
+
+    Args:
+        stamps_ns: (F,) of all images, rising. localized: (F,) whether there was a fix.
+        right: (F,) whether it was the right place; counts only where there was one.
+        way_m: length of the drive.
+    """
+    stamps = np.asarray(stamps_ns, dtype=np.int64)
+    fixed = np.asarray(localized, dtype=bool)
+    good = fixed & np.asarray(right, dtype=bool)
+    false = int((fixed & ~good).sum())
+    first = int(np.argmax(good)) if good.any() else -1
+    return FixFigures(
+        frames=len(stamps), fixes=int(fixed.sum()),
+        precision=float(good.sum() / fixed.sum()) if fixed.any() else 1.0,
+        recall=float(good.mean()) if len(good) else 0.0,
+        time_to_first_fix_s=float(stamps[first] - stamps[0]) / 1e9 if good.any() else np.inf,
+        false_fixes_per_km=0.0 if not false else 1000.0 * false / way_m if way_m > 0.0 else np.inf)
+
+
+def frames_to_fix(localized: npt.ArrayLike, right: npt.ArrayLike, start: int) -> int | None:
+    """Images from `start` on, that one included, to the first right fix; None without one."""
+    good = np.asarray(localized, dtype=bool) & np.asarray(right, dtype=bool)
+    later = np.flatnonzero(good[start:])
+    return int(later[0]) + 1 if len(later) else None
+
+
+def position_errors_m(T_estimated: Float, T_true: Float) -> Float:
+    """Distances (F,) of positions of poses (F, 4, 4), m."""
+    return np.asarray(np.linalg.norm(T_estimated[:, :3, 3] - T_true[:, :3, 3], axis=1))
+
+
+def heading_errors_rad(T_estimated: Float, T_true: Float) -> Float:
+    """Angles (F,) between headings (x ahead, z up) of poses (F, 4, 4), rad, 0 to pi."""
+    yaw = [np.arctan2(T[:, 1, 0], T[:, 0, 0]) for T in (T_estimated, T_true)]
+    return np.asarray(np.abs((yaw[0] - yaw[1] + np.pi) % (2.0 * np.pi) - np.pi))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeesFigures:
+    """mean: of the normalised error squared over its degrees of freedom: 1 where covariances are
+    honest, above where they are too small. within_95: share inside the 95 % region. count: poses.
+    """
+
+    mean: float
+    within_95: float
+    count: int
+
+
+def nees(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float:
+    """Normalised error squared (F,) of errors (F, n) with covariances (F, n, n).
+
+    Raises:
+        ConfigError: a covariance is not positive definite.
+    """
+    e = np.asarray(errors, dtype=np.float64)
+    C = np.asarray(covariances, dtype=np.float64)
+    try:
+        np.linalg.cholesky(C)
+    except np.linalg.LinAlgError as error:
+        raise ConfigError(f'a covariance of {len(C)} is not positive definite') from error
+    return np.asarray(np.einsum('fi,fi->f', e, np.linalg.solve(C, e[..., None])[..., 0]))
+
+
+def nees_figures(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> NeesFigures:
+    """How honest covariances (F, n, n) of errors (F, n) are; n is 1, 2, 3 or 6."""
+    values = nees(errors, covariances)
+    freedom = np.asarray(errors).shape[1]
+    if freedom not in CHI2_95:
+        raise ConfigError(f'errors of {freedom} numbers; expected {", ".join(map(str, CHI2_95))}')
+    if not len(values):
+        return NeesFigures(mean=float('nan'), within_95=float('nan'), count=0)
+    return NeesFigures(mean=float(values.mean() / freedom),
+                       within_95=float((values <= CHI2_95[freedom]).mean()), count=len(values))
