@@ -16,7 +16,7 @@ import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 import rclpy
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -86,7 +86,8 @@ class LocalizeNode(LifecycleNode):
         self._inputs: list[Any] = []
         self._clocks: list[Any] = []
         self._swap = threading.Lock()
-        # Services may take their time (a map is read); images and odometry must not wait for it.
+        # Services may take their time (a map is read): an executor of several threads lets images
+        # and odometry come in meanwhile.
         self._slow = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
@@ -595,7 +596,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the node; exit code 1 where it cannot start."""
     rclpy.init(args=arguments)
     node = LocalizeNode()
-    executor = MultiThreadedExecutor(num_threads=2)
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         if node.get_parameter('autostart').value and not _start(node):

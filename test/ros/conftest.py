@@ -63,7 +63,7 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.wait(15.0)
+            return self.wait(45.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -66,7 +66,7 @@ def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
         errors.append(np.linalg.norm(pose_T(prior.pose.pose)[:3, 3] - T[:3, 3]))
     print(f'town, dusk on day: {len(localized)} of {len(heard.matches)} localized, median error '
           f'{np.median(errors):.2f} m, worst {max(errors):.2f} m')
-    assert len(localized) >= 0.45 * len(heard.matches)
+    assert len(localized) >= 0.35 * len(heard.matches)
     assert np.mean(np.array(errors) < PLACE_M) >= 0.9
     assert np.median(errors) < 1.5
 

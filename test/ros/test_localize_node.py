@@ -184,7 +184,7 @@ def test_services_swap_the_map_save_it_reset_and_fix_once(
     bag, place_map = line
     other = tmp_path / 'other'
     assert main(['map', 'build', str(bag), '--out', str(other), '--model', str(small_model),
-                 '--set', 'keyframes.distance_m=2']) == 0
+                 '--set', 'thumbnail_px=0']) == 0
     node_process = node(place_map, '-p', f'model:={small_model}')
     fixes = listener.listen(PoseWithCovarianceStamped, '/initialpose')
     assert wait_until(lambda: heard.status)
@@ -196,13 +196,13 @@ def test_services_swap_the_map_save_it_reset_and_fix_once(
     assert not too_long.success
     loaded = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path=str(other)))
     assert loaded.success
-    assert loaded.keyframes == 15
+    assert loaded.keyframes == 30
     assert wait_until(lambda: heard.status[-1].map_id == loaded.map_id)
 
     saved = listener.call(SaveMap, '/regvpr/save_map',
                           SaveMap.Request(path=str(tmp_path / 'saved')))
     assert saved.success
-    assert saved.keyframes == 15
+    assert saved.keyframes == 30
     again = listener.call(SaveMap, '/regvpr/save_map',
                           SaveMap.Request(path=str(tmp_path / 'saved')))
     assert not again.success

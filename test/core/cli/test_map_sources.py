@@ -164,6 +164,7 @@ def test_ctrl_c_says_how_to_go_on(build, noise, tmp_path, small_model, capsys):
     program = ('import os, signal, sys\n'
                'from regvpr_core.cli import main\n'
                'from regvpr_core.places import builder\n'
+               'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
                'commit = builder.PartialMap.commit\n'
                'def interrupted(self, *a):\n'
                '    commit(self, *a)\n'
