@@ -4,7 +4,7 @@ from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
@@ -15,12 +15,18 @@ ARGUMENTS = (
     ('map', '', 'folder of the place map'),
     ('params_file', str(CONFIG), 'YAML of parameters; the arguments here win over it'),
     ('image_topic', 'image', 'image topic without /compressed'),
+    ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
     ('namespace', '', 'namespace of the node'),
+    ('name', 'regvpr', 'name of the node; its topics are /NAMESPACE/NAME/...'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
     ('map_frame', '', 'frame_id of what is published; empty: as the map says'),
+    ('odom_frame', '', 'frame of the odometry; empty: as its messages say'),
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
+    ('initialpose', '', 'never, on_request (default) or first_fix'),
+    ('broadcast_tf', '', 'true: publish map to odom on /tf; only one node may'),
+    ('rviz', 'false', 'true: also start rviz2 with config/regvpr.rviz'),
     ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
      'lifecycle manager'),
     ('use_sim_time', '', 'true: take time from /clock'),
@@ -28,22 +34,28 @@ ARGUMENTS = (
 )
 
 
-TEXTS = ('map', 'base_frame', 'map_frame', 'device')
-FLAGS = ('autostart', 'compressed', 'use_sim_time')
+TEXTS = ('map', 'base_frame', 'map_frame', 'odom_frame', 'device', 'initialpose')
+FLAGS = ('autostart', 'broadcast_tf', 'compressed', 'use_sim_time')
 
 
 def node(context):
-    """The node, with the arguments that were given; others stay as the params_file has them."""
+    """The node (and RViz); what no argument gives stays as the params_file has it."""
     value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     given = {name: ParameterValue(value[name], value_type=str) for name in TEXTS if value[name]}
     given |= {name: ParameterValue(value[name], value_type=bool) for name in FLAGS if value[name]}
     source = value['image_topic'].removesuffix('/compressed')
-    return [LifecycleNode(
-        package='regvpr_ros', executable='localize', name='regvpr', namespace=value['namespace'],
-        output='screen', arguments=['--ros-args', '--log-level', value['log_level']],
+    actions = [LifecycleNode(
+        package='regvpr_ros', executable='localize', name=value['name'],
+        namespace=value['namespace'], output='screen',
+        arguments=['--ros-args', '--log-level', value['log_level']],
         parameters=[value['params_file'], given],
         remappings=[('image', source), ('image/compressed', f'{source}/compressed'),
+                    ('camera_info', value['camera_info_topic']),
                     ('odom', value['odom_topic'])])]
+    if value['rviz'].lower() in ('true', '1'):
+        actions.append(Node(package='rviz2', executable='rviz2', namespace=value['namespace'],
+                            arguments=['-d', str(CONFIG.with_name('regvpr.rviz'))]))
+    return actions
 
 
 def generate_launch_description():

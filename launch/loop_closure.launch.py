@@ -16,10 +16,13 @@ ARGUMENTS = (
     ('outputs', '', 'stacks to feed, with commas between: lio_sam,rtabmap,hydra,swarm_slam'),
     ('map', '', 'folder of a place map: also localize on it (mode both)'),
     ('image_topic', 'image', 'image topic without /compressed'),
+    ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
     ('namespace', '', 'namespace of the node'),
+    ('name', 'regvpr', 'name of the node; its topics are /NAMESPACE/NAME/...'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
+    ('odom_frame', '', 'frame of the odometry; empty: as its messages say'),
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
     ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
      'lifecycle manager'),
@@ -27,7 +30,7 @@ ARGUMENTS = (
     ('log_level', 'info', 'debug, info, warn, error'),
 )
 
-TEXTS = ('map', 'base_frame', 'device')
+TEXTS = ('map', 'base_frame', 'odom_frame', 'device')
 FLAGS = ('autostart', 'compressed', 'use_sim_time')
 
 
@@ -41,10 +44,12 @@ def node(context):
         given['outputs'] = [name.strip() for name in value['outputs'].split(',')]
     source = value['image_topic'].removesuffix('/compressed')
     return [LifecycleNode(
-        package='regvpr_ros', executable='localize', name='regvpr', namespace=value['namespace'],
-        output='screen', arguments=['--ros-args', '--log-level', value['log_level']],
+        package='regvpr_ros', executable='localize', name=value['name'],
+        namespace=value['namespace'], output='screen',
+        arguments=['--ros-args', '--log-level', value['log_level']],
         parameters=[value['params_file'], given],
         remappings=[('image', source), ('image/compressed', f'{source}/compressed'),
+                    ('camera_info', value['camera_info_topic']),
                     ('odom', value['odom_topic'])])]
 
 

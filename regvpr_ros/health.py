@@ -1,6 +1,8 @@
 """Counters of a running node, as a diagnostic_msgs/DiagnosticStatus."""
 
 from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import resource
@@ -33,6 +35,7 @@ class Health:
     last_image_at: float = field(default_factory=time.monotonic)
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=300))
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    steps_s: dict[str, float] = field(default_factory=dict)
 
     def image_arrived(self) -> None:
         """Count an image."""
@@ -60,12 +63,27 @@ class Health:
         self.processed_at = time.monotonic()
         self.latencies_s.append(latency_s)
 
-    def level(self, timeout_s: float, wants_odometry: bool) -> tuple[bytes, str]:
+    def spent(self, step: str, seconds: float) -> None:
+        """Count the worker's time."""
+        self.steps_s[step] = self.steps_s.get(step, 0.0) + seconds
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Count the time that the block takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent(step, time.perf_counter() - start)
+
+    def level(self, timeout_s: float, wants_odometry: bool,
+              without_intrinsics: Sequence[str] = ()) -> tuple[bytes, str]:
         """How the node is, and why: ERROR where nothing can come out, WARN where less does.
 
         Args:
             timeout_s: without an image for so long is a warning, for five times so long an error.
             wants_odometry: whether missing odometry matters.
+            without_intrinsics: cameras whose camera_info is wanted and did not come.
         """
         now = time.monotonic()
         silent_s = now - self.last_image_at
@@ -80,10 +98,17 @@ class Health:
             return DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
         if wants_odometry and now - max(self.odometry_at, self.started_at) > RECENT_S:
             return DiagnosticStatus.WARN, 'no odometry: belief only spreads between images'
+        if without_intrinsics and now - self.started_at > RECENT_S:
+            names = ', '.join(name for name in without_intrinsics if name)
+            return DiagnosticStatus.WARN, (
+                f'no camera_info{" of " if names else ""}{names}: poses are verified as if '
+                f"the map's camera had taken the images")
         return DiagnosticStatus.OK, ''
 
     def values(self, dropped: int) -> dict[str, str]:
         """Counters and timings, for people and for plots; `dropped`: replaced by newer images."""
+        steps = dict(self.steps_s)
+        total = max(sum(steps.values()), 1e-9)
         latencies = np.array(self.latencies_s) if self.latencies_s else np.zeros(1)
         return {
             'images received': str(self.received),
@@ -99,6 +124,8 @@ class Health:
             'image rate (Hz)': f'{self.rate_hz():.1f}',
             'latency p50 (ms)': f'{1e3 * float(np.percentile(latencies, 50)):.1f}',
             'latency p95 (ms)': f'{1e3 * float(np.percentile(latencies, 95)):.1f}',
+            **{f'share of time: {step}': f'{seconds / total:.3f}'
+               for step, seconds in steps.items()},
             'memory (MB)': f'{resident_mb():.0f}',
             'last error': self.last_error,
         }

@@ -10,48 +10,49 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 import rclpy
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.exceptions import InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
-from visualization_msgs.msg import MarkerArray
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import BagError, ConfigError, ImageError, MapError, RegvprError
-from regvpr_core.geometry import inverse
-from regvpr_core.localization.localizer import Localization, Localizer, State
+from regvpr_core.localization.localizer import Localizer
 from regvpr_core.models.encoder import Encoder, load_encoder
 from regvpr_core.places.place_map import PlaceMap
-from regvpr_ros import markers
+from regvpr_ros import interfaces
+from regvpr_ros.announcer import Announcer
+from regvpr_ros.background import Background, Turn
+from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.conversions import pose_T, stamp_ns
-from regvpr_ros.debug_image import debug_image
 from regvpr_ros.decoders import choose_decoder
 from regvpr_ros.extrinsics import TransformListener
 from regvpr_ros.health import diagnostic, Health
+from regvpr_ros.interfaces import of_camera, Topic
 from regvpr_ros.mailbox import Mailbox, OdometryBuffer
-from regvpr_ros.msg import LocalizationStatus, PlaceMatch, PlaceMatches
-from regvpr_ros.parameters import declared, LIVE, NodeConfig, to_config
+from regvpr_ros.parameters import declared, LIVE, NodeConfig, Parameter, to_config
 from regvpr_ros.pipeline import Arrival, moments, Pipeline, View
 from regvpr_ros.session_recorder import SessionRecorder
-from regvpr_ros.slam_outputs import base_closure, loop_closure, place_matches, pose_prior
 from regvpr_ros.srv import LoadMap, SaveMap
 from regvpr_ros.stacks import make_stacks, Stack
 from regvpr_ros.stacks.trail import Trail
 from regvpr_ros.tf_broadcast import TransformBroadcast
 
-NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-SENSOR = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=10)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DIAGNOSTICS_PERIOD_S = 1.0
 ODOMETRY_HORIZON_S = 10.0
 LOG_PERIOD_S = 5.0
@@ -69,26 +70,31 @@ class LocalizeNode(LifecycleNode):
             description='configure and activate at start, for use without a lifecycle manager',
             read_only=True))
         for parameter in declared(NodeConfig):
-            # Types are checked by to_config, which takes a whole number for a float.
-            self.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(
-                description=parameter.description, dynamic_typing=True))
+            self._declare(parameter)
         self._worker: threading.Thread | None = None
         self._localizer: Localizer | None = None
         self._session: SessionRecorder | None = None
         self._encoder: Encoder | None = None
         self._config: NodeConfig | None = None
-        self._served: list[Any] = []
-        self._lifecycle_publishers: list[Any] = []
-        self._plain_publishers: list[Any] = []
+        self._publish: dict[str, Any] = {}
         self._transforms: TransformListener | None = None
         self._broadcast: TransformBroadcast | None = None
         self._stacks: list[Stack] = []
         self._inputs: list[Any] = []
         self._clocks: list[Any] = []
-        self._swap = threading.Lock()
-        # Services may take their time (a map is read): an executor of several threads lets images
-        # and odometry come in meanwhile.
-        self._slow = MutuallyExclusiveCallbackGroup()
+        # Held while an image is worked on, and while what it is worked on with is exchanged.
+        self._swap = Turn()
+        self._background = Background()
+        # They live as long as the node, so that a slow answer always finds its service.
+        answers: dict[str, Callable[..., Any]] = {
+            interfaces.LOAD_MAP.name: self._load_map, interfaces.SAVE_MAP.name: self._save_map,
+            interfaces.RESET.name: self._reset,
+            interfaces.LOCALIZE_ONCE.name: self._localize_once}
+        for service in interfaces.SERVICES:
+            answer = answers[service.name]
+            self.create_service(service.kind, service.name,
+                                self._beside(answer) if service.slow else answer,
+                                callback_group=ReentrantCallbackGroup())
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     # -- transitions ---------------------------------------------------------------------------
@@ -106,7 +112,7 @@ class LocalizeNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; model and map stay loaded."""
         self._stop()
-        self._forget('inactive')
+        self._announcer.forget('inactive', self._place_map)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -143,10 +149,12 @@ class LocalizeNode(LifecycleNode):
         self._refuse_unknown_parameters()
         self._config = config = self._read_config()
         self._encoder = self._load_encoder()
+        self._infos = CameraInfos()
         if config.mode != 'loop_closure':
             self._localizer = self._open(config.map)
         if config.mode != 'localize':
-            self._session = SessionRecorder(self._encoder, config.session, config.session_path)
+            self._session = SessionRecorder(self._encoder, config.session, config.session_path,
+                                            self._infos.for_session)
         self._health = Health()
         self._odometry = OdometryBuffer(ODOMETRY_HORIZON_S, config.odometry_gap_s)
         self._trail = Trail()
@@ -155,63 +163,48 @@ class LocalizeNode(LifecycleNode):
         decode, decoder = choose_decoder()
         self.get_logger().info(f'pixels by {decoder}')
         self._pipeline = Pipeline(
-            config, decode, self._parse, self._transforms, self._odometry, self._trail,
-            self._health, self.get_logger().info, self._refuse)
+            config, decode, self._parse, self._transforms, self._odometry, self._infos,
+            self._trail, self._health, self.get_logger().info, self._refuse)
         if config.broadcast_tf:
             self._broadcast = TransformBroadcast(self)
         self._stacks = make_stacks(config.outputs, self, self._trail)
-        self._pub_matches = self.create_lifecycle_publisher(PlaceMatches, '~/matches', RELIABLE)
-        self._pub_prior = self.create_lifecycle_publisher(
-            PoseWithCovarianceStamped, '~/pose_prior', RELIABLE)
-        self._pub_initial = self.create_lifecycle_publisher(
-            PoseWithCovarianceStamped, 'initialpose', RELIABLE)
-        self._pub_loops = self.create_lifecycle_publisher(
-            PlaceMatch, '~/loop_closures', RELIABLE)
-        self._lifecycle_publishers = [self._pub_matches, self._pub_prior, self._pub_initial,
-                                      self._pub_loops]
-        self._pub_status = self.create_publisher(LocalizationStatus, '~/status', LATCHED)
-        self._pub_diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
-        self._pub_debug = self.create_publisher(CompressedImage, '~/debug/compressed', 1)
-        self._pub_markers = self.create_publisher(MarkerArray, '~/markers', RELIABLE)
-        self._plain_publishers = [self._pub_status, self._pub_diagnostics, self._pub_debug,
-                                  self._pub_markers]
-        self._drawn: tuple[Any, ...] = ()
-        self._served = [
-            self.create_service(kind, name, callback, callback_group=self._slow)
-            for kind, name, callback in (
-                (LoadMap, '~/load_map', self._on_load_map),
-                (SaveMap, '~/save_map', self._on_save_map),
-                (Trigger, '~/reset', self._on_reset),
-                (Trigger, '~/localize_once', self._on_localize_once))]
-        self._forget('configured')
+        for topic in interfaces.OUTPUTS:
+            create = self.create_lifecycle_publisher if topic.managed else self.create_publisher
+            self._publish[topic.name] = create(topic.kind, topic.name, _qos(topic))
+        self._announcer = Announcer(
+            config, self._publish, lambda: self.get_clock().now().to_msg(), self._health,
+            self._stacks, self._broadcast, lambda: self._pipeline.gate.ask(False))
+        self._announcer.forget('configured', self._place_map)
 
     def _activate(self) -> None:
         config = self._config
         self._mailbox: Mailbox[Arrival] = Mailbox()
-        self._health = self._pipeline.health = Health()
+        self._health = self._pipeline.health = self._announcer.health = Health()
         self._start_anew()
         self._pipeline.reset()
         self._odometry.clear()
         self._trail.clear()
-        self._forget('active')
+        self._announcer.forget('active', self._place_map)
         self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
         self._worker.start()
-        overridable = QoSOverridingOptions.with_default_policies()
         for camera in config.cameras:
-            compressed = config.is_compressed(camera)
-            topic = f'{camera}/image' if camera else 'image'
             # Bytes, so that an image that a newer one replaces is never unpacked.
-            self._inputs.append(self.create_subscription(
-                CompressedImage if compressed else Image,
-                f'{topic}/compressed' if compressed else topic, self._image_callback(camera),
-                NEWEST_IMAGE, qos_overriding_options=overridable, raw=True))
+            self._listen(interfaces.COMPRESSED if config.is_compressed(camera)
+                         else interfaces.IMAGE, self._image_callback(camera), camera)
+            if config.wants_intrinsics:
+                self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
         if config.use_odometry:
-            self._inputs.append(self.create_subscription(
-                Odometry, 'odom', self._on_odometry, SENSOR, qos_overriding_options=overridable))
+            self._listen(interfaces.ODOM, self._on_odometry, raw=False)
         self._clocks = [self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)]
         if self._broadcast is not None:
             self._clocks.append(self.create_timer(
                 TransformBroadcast.PERIOD_S, self._broadcast.repeat))
+
+    def _listen(self, topic: Topic, callback: Callable[[Any], None], camera: str = '',
+                raw: bool = True) -> None:
+        self._inputs.append(self.create_subscription(
+            topic.kind, of_camera(camera, topic), callback, _qos(topic), raw=raw,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
 
     def _stop(self) -> None:
         """Undo _activate, as far as it came."""
@@ -229,15 +222,15 @@ class LocalizeNode(LifecycleNode):
 
     def _release(self) -> None:
         """Undo _configure, as far as it came."""
-        for service in self._served:
-            self.destroy_service(service)
-        for publisher in self._lifecycle_publishers:
-            self.destroy_lifecycle_publisher(publisher)
-        for publisher in self._plain_publishers:
-            self.destroy_publisher(publisher)
+        self._background.join()
+        for topic in interfaces.OUTPUTS:
+            publisher = self._publish.pop(topic.name, None)
+            if publisher is not None and topic.managed:
+                self.destroy_lifecycle_publisher(publisher)
+            elif publisher is not None:
+                self.destroy_publisher(publisher)
         for stack in self._stacks:
             stack.close()
-        self._served, self._lifecycle_publishers, self._plain_publishers = [], [], []
         self._stacks, self._broadcast = [], None
         if self._transforms is not None:
             self._transforms.close()
@@ -262,6 +255,17 @@ class LocalizeNode(LifecycleNode):
 
         return on_image
 
+    def _info_callback(self, camera: str) -> Callable[[bytes], None]:
+        def on_info(raw: bytes) -> None:
+            if not self._infos.due(camera):
+                return
+            try:
+                self._infos.put(camera, _unpack(raw, CameraInfo))
+            except (ConfigError, ImageError) as error:
+                self._refuse('camera_info', f'{camera}: {error}' if camera else str(error))
+
+        return on_info
+
     def _on_odometry(self, message: Odometry) -> None:
         try:
             stamp, T_odom_base = stamp_ns(message.header.stamp), pose_T(message.pose.pose)
@@ -275,8 +279,10 @@ class LocalizeNode(LifecycleNode):
 
     def _on_diagnostics(self) -> None:
         config, place_map = self._config, self._place_map
-        state = self._told[0].name.lower() if self._told else ''
-        level, text = self._health.level(config.image_timeout_s, config.use_odometry)
+        state = self._announcer.state
+        missing = [camera for camera in config.cameras
+                   if config.wants_intrinsics and self._infos.of(camera) is None]
+        level, text = self._health.level(config.image_timeout_s, config.use_odometry, missing)
         values = self._health.values(self._mailbox.dropped) | {
             'state': state, 'mode': config.mode,
             'map': '' if place_map is None else str(place_map.path),
@@ -288,9 +294,9 @@ class LocalizeNode(LifecycleNode):
         message = DiagnosticArray(status=[diagnostic(
             f'{self.get_fully_qualified_name()}: localization', level, text or state, values)])
         message.header.stamp = self.get_clock().now().to_msg()
-        self._pub_diagnostics.publish(message)
+        self._publish[interfaces.DIAGNOSTICS.name].publish(message)
         if place_map is not None:
-            self._draw_map(place_map)
+            self._announcer.draw_map(place_map)
 
     def _on_set_parameters(self, parameters: list[Any]) -> SetParametersResult:
         """Live parameters take effect now; the others wait for the next configure."""
@@ -306,77 +312,86 @@ class LocalizeNode(LifecycleNode):
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if config is not None:
-            self._config = self._pipeline.config = changed
+            self._config = self._pipeline.config = self._announcer.config = changed
             self._pipeline.gate.change(changed.min_interval_s, changed.min_distance_m,
                                        changed.trigger == 'on_request')
         return SetParametersResult(successful=True)
 
-    def _on_reset(self, request: Any, response: Trigger.Response) -> Trigger.Response:
+    # -- services -------------------------------------------------------------------------------
+
+    def _beside(self, answer: Callable[[Any, Any], None]) -> Callable[..., Any]:
+        """The same, but images and odometry come in while it works; it never raises."""
+        async def on_call(request: Any, response: Any) -> Any:
+            def wake() -> None:
+                if executor is not None:
+                    executor.wake()
+
+            executor = self.executor
+            try:
+                await self._background.run(
+                    Future(executor=executor), wake, lambda: answer(request, response))
+            except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
+                response.success, response.message = False, _line(error)
+            return response
+
+        return on_call
+
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
         with self._swap:
             if self._config is None:
-                response.message = 'the node is not configured'
-                return response
+                raise ConfigError('the node is not configured')
             self._start_anew()
             self._pipeline.gate.reset()
-            self._forget('reset')
+            self._announcer.forget('reset', self._place_map)
         response.success, response.message = True, 'the belief starts anew'
-        return response
 
-    def _on_localize_once(self, request: Any, response: Trigger.Response) -> Trigger.Response:
+    def _localize_once(self, request: Any, response: Trigger.Response) -> Trigger.Response:
         if self._worker is None:
             response.message = 'the node is not active'
-            return response
-        if self._localizer is None:
+        elif self._localizer is None:
             response.message = 'there is no map: the mode is loop_closure'
-            return response
-        if self._config.initialpose == 'never':
+        elif self._config.initialpose == 'never':
             response.message = "the parameter 'initialpose' is never"
-            return response
-        self._fix_wanted = True
-        self._pipeline.gate.ask()
-        response.success = True
-        response.message = 'the next localized image will be published on initialpose'
+        else:
+            self._announcer.fix_wanted = True
+            self._pipeline.gate.ask()
+            response.success = True
+            response.message = 'the next localized image will be published on initialpose'
         return response
 
-    def _on_load_map(self, request: Any, response: LoadMap.Response) -> LoadMap.Response:
-        if self._localizer is None:
-            response.message = 'there is no map to replace: the mode is loop_closure'
-            return response
-        try:
-            localizer = self._open(request.path)
-        except Exception as error:  # noqa: BLE001 - the map in use goes on, whatever this one is
-            response.message = _line(error)
-            return response
+    def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
+        """Read a map beside the one in use, then exchange them between two images."""
+        config = self._config
+        if config is None:
+            raise ConfigError('the node is not configured')
+        if config.mode == 'loop_closure':
+            raise MapError('there is no map to replace: the mode is loop_closure')
+        localizer = self._open(request.path)
         with self._swap:
-            if self._localizer is None:  # cleaned up in the meantime
+            if self._localizer is None or self._config is None:  # it is being cleaned up
                 localizer.place_map.close()
-                response.message = 'the node is not configured'
-                return response
+                raise ConfigError('the node is not configured')
             self._localizer, old = localizer, self._localizer
             self._pipeline.reset()
-            self._forget('map loaded')
-        old.place_map.close()
+            self._announcer.forget('map loaded', self._place_map)
+            old.place_map.close()
         response.success, response.message = True, f'loaded {request.path}'
         response.map_id, response.keyframes = localizer.place_map.map_id, len(localizer.place_map)
-        return response
 
-    def _on_save_map(self, request: Any, response: SaveMap.Response) -> SaveMap.Response:
+    def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
         path = Path(request.path).expanduser()
-        try:
-            if not path.is_absolute():
-                raise MapError(f'{request.path!r} is no absolute path')
-            if self._session is not None:
-                with self._swap:
-                    keyframes = self._session.save(path)
-            else:
-                keyframes = len(self._localizer.place_map)
-                self._localizer.place_map.copy_to(path)
-        except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
-            response.message = _line(error)
-            return response
+        if not path.is_absolute():
+            raise MapError(f'{request.path!r} is no absolute path')
+        localizer = self._localizer
+        if self._session is not None:
+            with self._swap:
+                response.keyframes = self._session.save(path)
+        elif localizer is not None:
+            response.keyframes = len(localizer.place_map)
+            localizer.place_map.copy_to(path)
+        else:
+            raise ConfigError('the node is not configured')
         response.success, response.message = True, f'saved {path}'
-        response.keyframes = keyframes
-        return response
 
     # -- the worker ----------------------------------------------------------------------------
 
@@ -406,11 +421,16 @@ class LocalizeNode(LifecycleNode):
                 newest = moment[-1]
                 frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
                 result = localizer.localize(frames, newest.T_odom_base)
-                self._publish(moment, result, localizer.place_map)
+                for step, seconds in result.seconds.items():
+                    self._health.spent(step, seconds)
+                with self._health.timed('publish'):
+                    self._announcer.localization(
+                        moment, result, localizer.place_map, self._odom_frame)
                 descriptions = {view.camera: one for view, one in
                                 zip(moment, result.descriptions, strict=True)}
             if self._session is not None:
-                self._close_loops(moment, descriptions)
+                with self._health.timed('session'):
+                    self._close_loops(moment, descriptions)
 
     def _close_loops(self, moment: list[View], descriptions: dict[str, Any]) -> None:
         """The first camera's image against the session's own past."""
@@ -418,80 +438,13 @@ class LocalizeNode(LifecycleNode):
         if view is None:
             return
         try:
-            closures = self._session.look(view, descriptions.get(view.camera), self._odom_frame)
+            found = self._session.look(view, descriptions.get(view.camera), self._odom_frame)
         except MapError as error:
             self._refuse('session', str(error))
             return
         if self._localizer is None:
             self._health.looked_at(time.monotonic() - view.arrived_s)
-        for found in closures:
-            self._health.loop_closures += 1
-            self._pub_loops.publish(loop_closure(
-                found, self._session.map_id, view.header, self._odom_frame,
-                self._session.pose_of(found.reference_id)))
-            closure = base_closure(found, view.frame.T_base_cam)
-            for stack in self._stacks:
-                stack.loop_closure(closure)
-        if closures and self._pub_markers.get_subscription_count():
-            self._pub_markers.publish(markers.array(markers.loops(
-                self._session.edges, self._odom_frame or 'odom', view.header.stamp)))
-
-    def _publish(self, moment: list[View], result: Localization, place_map: PlaceMap) -> None:
-        view = moment[-1]
-        map_frame = self._config.map_frame or place_map.manifest.map_frame
-        latency_s = time.monotonic() - view.arrived_s
-        self._pub_matches.publish(
-            place_matches(result, place_map, [one.header for one in moment], map_frame,
-                          latency_s))
-        if result.pose_prior is not None:
-            prior = pose_prior(result.pose_prior, view.header.stamp, map_frame)
-            self._pub_prior.publish(prior)
-            self._fix_stamp = view.header.stamp
-            self._health.localized += 1
-            if self._fix_wanted and self._config.initialpose != 'never':
-                self._fix_wanted = False
-                self._pipeline.gate.ask(False)
-                self._pub_initial.publish(prior)
-            for stack in self._stacks:
-                stack.pose_prior(prior)
-            if self._broadcast is not None and view.T_odom_base is not None:
-                self._broadcast.send(
-                    result.pose_prior.T_map_base @ inverse(view.T_odom_base), map_frame,
-                    self._odom_frame)
-        self._health.looked_at(latency_s)
-        self._tell(result.state, result.reason, view.header.stamp)
-        self._show(moment, result, place_map, map_frame)
-
-    def _show(self, moment: list[View], result: Localization, place_map: PlaceMap,
-              map_frame: str) -> None:
-        """Pictures for people, made only while somebody looks."""
-        best = result.matches[0] if result.matches else None
-        view = moment[-1] if best is None else moment[best.view]
-        if self._pub_debug.get_subscription_count():
-            picture = None if best is None else place_map.thumbnail(best.keyframe_id)
-            text = f'{result.state.name.lower()}: {result.reason}'
-            self._pub_debug.publish(debug_image(
-                view.rgb, picture, text, best is not None and best.accepted, view.header))
-        if self._pub_markers.get_subscription_count():
-            ids = [match.keyframe_id for match in result.matches]
-            positions = place_map.T_map_cam[ids, :3, 3]
-            self._pub_markers.publish(markers.array(
-                markers.belief(positions, np.array([m.probability for m in result.matches]),
-                               map_frame, view.header.stamp),
-                markers.matches(positions, [m.accepted for m in result.matches], map_frame,
-                                view.header.stamp)))
-
-    def _draw_map(self, place_map: PlaceMap) -> None:
-        """The map's keyframes, again for whoever comes to look."""
-        drawn = (place_map.map_id, self._pub_markers.get_subscription_count())
-        if drawn == self._drawn or not drawn[1]:
-            self._drawn = drawn
-            return
-        self._drawn = drawn
-        self._pub_markers.publish(markers.array(markers.keyframes(
-            place_map.T_map_cam[:, :3, 3],
-            self._config.map_frame or place_map.manifest.map_frame,
-            self.get_clock().now().to_msg())))
+        self._announcer.closures(found, view, self._session, self._odom_frame)
 
     # -- helpers -------------------------------------------------------------------------------
 
@@ -510,12 +463,7 @@ class LocalizeNode(LifecycleNode):
                 self._refuse('session', str(error))
 
     def _parse(self, camera: str, raw: bytes) -> Any:
-        kind = CompressedImage if self._config.is_compressed(camera) else Image
-        try:
-            return deserialize_message(raw, kind)
-        except Exception as error:
-            raise ImageError(f'a message of {len(raw)} bytes is no {kind.__name__}: '
-                             f'{error}') from error
+        return _unpack(raw, CompressedImage if self._config.is_compressed(camera) else Image)
 
     def _names(self) -> set[str]:
         return {parameter.name for parameter in declared(NodeConfig)}
@@ -541,31 +489,22 @@ class LocalizeNode(LifecycleNode):
         self.get_logger().info(f'map {path}: {len(place_map)} keyframes')
         return Localizer(self._encoder, place_map, self._config.localizer)
 
-    def _forget(self, reason: str) -> None:
-        """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
-        self._told: tuple[Any, ...] = ()
-        self._fix_stamp: Any = None
-        self._fix_wanted = self._config.initialpose == 'first_fix'
-        self._tell(State.INITIALISING, reason, self.get_clock().now().to_msg())
-
-    def _tell(self, state: State, reason: str, stamp: Any) -> None:
-        """Publish the latched status when the state or the map changed."""
-        place_map = self._place_map
-        told = (state, '' if place_map is None else place_map.map_id)
-        if told == self._told:
-            return
-        self._told = told
-        message = LocalizationStatus(
-            state=int(state), reason=reason, fix_valid=self._fix_stamp is not None)
-        message.header.stamp = stamp
-        message.header.frame_id = self._config.map_frame
-        if place_map is not None:
-            message.map_path, message.map_id = str(place_map.path), place_map.map_id
-            message.keyframes = len(place_map)
-            message.header.frame_id = self._config.map_frame or place_map.manifest.map_frame
-        if self._fix_stamp is not None:
-            message.last_fix_stamp = self._fix_stamp
-        self._pub_status.publish(message)
+    def _declare(self, parameter: Parameter) -> None:
+        """Types are checked by to_config, which takes a whole number for a float."""
+        descriptor = ParameterDescriptor(
+            description=parameter.description, dynamic_typing=True, additional_constraints=(
+                'acts at once' if parameter.name in LIVE else 'fixed while configured'))
+        if parameter.limits is not None:
+            low, high = parameter.limits
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+            if low == int(low) and high == int(high):
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        try:
+            self.declare_parameter(parameter.name, parameter.default, descriptor)
+        except InvalidParameterValueException:
+            # Out of range at the start: configure says so in a line, as of every wrong value.
+            self.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(
+                description=parameter.description, dynamic_typing=True))
 
     def _refuse_unknown_parameters(self) -> None:
         """A misspelt parameter must not pass in silence."""
@@ -580,6 +519,23 @@ class LocalizeNode(LifecycleNode):
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
+
+
+def _qos(topic: Topic) -> QoSProfile:
+    return QoSProfile(
+        depth=topic.depth,
+        reliability=ReliabilityPolicy.RELIABLE if topic.reliable
+        else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
+        else DurabilityPolicy.VOLATILE)
+
+
+def _unpack(raw: bytes, kind: type) -> Any:
+    try:
+        return deserialize_message(raw, kind)
+    except Exception as error:
+        raise ImageError(f'a message of {len(raw)} bytes is no {kind.__name__}: '
+                         f'{error}') from error
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,10 @@ MODES = ('localize', 'loop_closure', 'both')
 INITIALPOSE = ('never', 'on_request', 'first_fix')
 TRIGGERS = ('always', 'on_request')
 
+NUMBER = r'(\d+(?:\.\d+)?(?:e-?\d+)?)'
+LIMITS = re.compile(rf'\b{NUMBER}(?: \([^)]*\))? to {NUMBER}')
+"""`0 (no limit) to 60`."""
+
 LIVE = ('max_image_age_s', 'min_interval_s', 'min_distance_m', 'trigger', 'initialpose',
         'odometry_wait_s', 'image_timeout_s')
 """Parameters that take effect at once; the others are fixed while the node is configured."""
@@ -35,7 +39,7 @@ class NodeConfig:
         cache. The node downloads nothing.
     device: auto, cpu, cuda, cuda:1, mps.
     precision: auto, fp32, bf16 or fp16.
-    threads: CPU threads of the network, 0 leaves torch's choice, up to 256.
+    threads: CPU threads of the network, 0 (torch's choice) to 256.
     camera_names: cameras, each on the topic NAME/image; empty is one camera on the topic image.
         At most 16.
     compressed: subscribe to image/compressed instead of image, for all cameras.
@@ -115,6 +119,12 @@ class NodeConfig:
                 raise ConfigError(f'outputs: unknown output {name!r}{nearest(name, OUTPUTS)}')
 
     @property
+    def wants_intrinsics(self) -> bool:
+        """Whether anything is made of them: only where images are verified."""
+        return (self.localizer.verification.kind != 'none'
+                or self.session.verification.kind != 'none')
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras; one without a name where none is given."""
         return self.camera_names or ('',)
@@ -155,11 +165,21 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A ROS parameter: its dotted name, its default and its text."""
+    """A ROS parameter: its dotted name, its default and its text.
+
+    limits: least and largest value, as the text says them; None where it names none.
+    """
 
     name: str
     default: Any
     description: str
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        if isinstance(self.default, (bool, str, list)):
+            return None
+        found = LIMITS.search(self.description)
+        return (float(found[1]), float(found[2])) if found else None
 
 
 def declared(cls: type, prefix: str = '') -> Iterator[Parameter]:
@@ -195,7 +215,10 @@ def _texts(cls: type) -> dict[str, str]:
     """`name, name: text.` paragraphs of a docstring, by name."""
     texts: dict[str, str] = {}
     body = re.sub(r'\n\s+', ' ', (cls.__doc__ or '').partition('\n')[2])
-    pattern = r'((?:[a-z_]+, )*[a-z_]+): (.*?)(?=(?: |^)(?:[a-z_]+, )*[a-z_]+: |$)'
+    name = '|'.join(sorted((field.name for field in dataclasses.fields(cls)), key=len,
+                           reverse=True))
+    names = rf'(?:(?:{name}), )*(?:{name})'
+    pattern = rf'(?:(?<= )|^)({names}): (.*?)(?= {names}: |$)'
     for match in re.finditer(pattern, body.strip()):
         for name in match.group(1).split(', '):
             texts[name] = match.group(2).strip()

@@ -9,6 +9,7 @@ from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.localization.localizer import Frame
+from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.conversions import stamp_ns
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener
@@ -52,8 +53,9 @@ class Pipeline:
 
     def __init__(
         self, config: NodeConfig, decode: Decoder, parse: Callable[[str, Any], Any],
-        transforms: TransformListener, odometry: OdometryBuffer, trail: Trail, health: Health,
-        notice: Callable[[str], None], refuse: Callable[[str, str], None],
+        transforms: TransformListener, odometry: OdometryBuffer, infos: CameraInfos,
+        trail: Trail, health: Health, notice: Callable[[str], None],
+        refuse: Callable[[str, str], None],
     ) -> None:
         """Start with nothing seen.
 
@@ -63,6 +65,7 @@ class Pipeline:
             parse: camera and bytes to message.
             transforms: TF.
             odometry: buffer that a callback fills.
+            infos: intrinsics that callbacks fill.
             trail: of the session; begun anew when time jumps back.
             health: counts what is left out.
             notice: told where extrinsics come from.
@@ -73,6 +76,7 @@ class Pipeline:
                          config.trigger == 'on_request')
         self._decode, self._parse = decode, parse
         self._transforms, self._odometry, self._trail = transforms, odometry, trail
+        self._infos = infos
         self.health, self._notice, self._refuse = health, notice, refuse
         self._origins: dict[str, str] = {}
         self.reset()
@@ -99,7 +103,8 @@ class Pipeline:
                 self.health.too_old += 1
                 continue
             try:
-                message = self._parse(camera, arrival.raw)
+                with self.health.timed('unpack'):
+                    message = self._parse(camera, arrival.raw)
                 anew |= self._began_again(stamp_ns(message.header.stamp))
                 view, moved = self._view(camera, message, arrival.arrived_s, of_map)
             except ImageError as error:
@@ -128,12 +133,15 @@ class Pipeline:
         stamp = stamp_ns(message.header.stamp)
         T_odom_base = None
         if self.config.use_odometry:
-            T_odom_base = self._odometry.at(stamp, self.config.odometry_wait_s)
+            with self.health.timed('odometry'):
+                T_odom_base = self._odometry.at(stamp, self.config.odometry_wait_s)
         if not self.gate.admits(camera, stamp, T_odom_base):
             return None, False
-        rgb = self._decode(message)
+        with self.health.timed('decode'):
+            rgb = self._decode(message)
         T_base_cam, moved = self._T_base_cam(camera, message.header.frame_id, of_map)
-        frame = Frame(stamp_ns=stamp, rgb=rgb, T_base_cam=T_base_cam, camera=camera)
+        frame = Frame(stamp_ns=stamp, rgb=rgb, T_base_cam=T_base_cam, camera=camera,
+                      intrinsics=self._infos.of(camera))
         return View(camera, message.header, frame, T_odom_base, arrived_s), moved
 
     def _T_base_cam(self, camera: str, camera_frame: str,
@@ -152,7 +160,6 @@ class Pipeline:
         self._origins[key] = origin
         self._notice(f'extrinsics of {camera_frame!r}: {origin}')
         return T, True
-
 
 
 def moments(views: list[View]) -> list[list[View]]:

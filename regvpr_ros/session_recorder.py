@@ -2,6 +2,7 @@
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,16 @@ EDGES = 5000
 class SessionRecorder:
     """Loop closures of one camera; kept on disk too where a folder is given."""
 
-    def __init__(self, encoder: Encoder, config: SessionConfig, folder: str) -> None:
-        """Begin a session.
+    def __init__(self, encoder: Encoder, config: SessionConfig, folder: str,
+                 intrinsics: dict[str, dict[str, Any]] | None = None) -> None:
+        """Begin a session. `intrinsics` of the cameras may come later, into the same dict.
 
         Raises:
             MapError: the folder is not empty.
         """
         self._encoder = encoder
-        self._loops = SessionLoops(encoder, config)
+        self._intrinsics = {} if intrinsics is None else intrinsics
+        self._loops = SessionLoops(encoder, config, self._intrinsics)
         self._folder = Path(folder).expanduser() if folder else None
         self._map: SessionMap | None = None
         self._part = 0
@@ -116,15 +119,17 @@ class SessionRecorder:
         if self._map is None:
             self._part += 1
             self._map = SessionMap(self._folder / f'part{self._part:03d}',
-                                   self._manifest(view.frame.T_base_cam))
+                                   self._manifest(view))
         self._map.add(view.frame.stamp_ns, view.camera or 'camera', description.descriptor,
                       T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX))
 
-    def _manifest(self, T_base_cam: Array) -> Manifest:
-        encoder = self._encoder
+    def _manifest(self, view: View) -> Manifest:
+        encoder, T_base_cam = self._encoder, view.frame.T_base_cam
+        name, intrinsics = view.camera or 'camera', self._intrinsics.get(view.camera)
         return Manifest(
             map_id=self.map_id, model=encoder.name, fingerprint=encoder.fingerprint,
             dimension=encoder.dimension, map_frame=self._frame,
-            extrinsics={'camera': [float(v) for v in (*T_base_cam[:3, 3],
-                                                      *quat_xyzw(T_base_cam))]},
+            intrinsics={} if intrinsics is None else {name: intrinsics},
+            extrinsics={name: [float(v) for v in (*T_base_cam[:3, 3],
+                                                *quat_xyzw(T_base_cam))]},
             preprocessing=to_mapping(encoder.preprocessing), sources=['session'])

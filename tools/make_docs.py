@@ -2,30 +2,73 @@
 
 From the root: python -m tools.make_docs"""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+import re
 import sys
 
-from regvpr_ros.parameters import declared, NodeConfig
+from regvpr_ros import interfaces
+from regvpr_ros.parameters import declared, LIVE, NodeConfig
 
 PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'node.md'
-BEGIN, END = '<!-- parameters: written by tools/make_docs.py -->', '<!-- end -->'
 
 
-def table() -> str:
-    """The parameters of the localize node as a Markdown table."""
-    rows = ['| parameter | default | what |', '|---|---|---|']
+def kind(of: type) -> str:
+    """sensor_msgs/Image."""
+    return f'{of.__module__.split(".")[0]}/{of.__name__}'
+
+
+def qos(topic: interfaces.Topic) -> str:
+    """Quality of service in words."""
+    words = ['reliable' if topic.reliable else 'best effort', f'depth {topic.depth}']
+    return ', '.join([*words, 'latched'] if topic.latched else words)
+
+
+def topics() -> Iterable[str]:
+    """What the node hears and says."""
+    yield '| | topic | type | QoS | what |'
+    yield '|---|---|---|---|---|'
+    for direction, table in (('in', interfaces.INPUTS), ('out', interfaces.OUTPUTS)):
+        for topic in table:
+            yield (f'| {direction} | `{topic.name}` | `{kind(topic.kind)}` | {qos(topic)} '
+                   f'| {topic.text} |')
+    yield ('| out | `/tf` | `tf2_msgs/TFMessage` | reliable, depth 100 | `map_frame` to '
+           '`odom_frame`, with `broadcast_tf`; 10 Hz after the first fix |')
+
+
+def services() -> Iterable[str]:
+    """What can be asked of the node."""
+    yield '| service | type | what |'
+    yield '|---|---|---|'
+    for service in interfaces.SERVICES:
+        yield f'| `{service.name}` | `{kind(service.kind)}` | {service.text} |'
+
+
+def parameters() -> Iterable[str]:
+    """The parameters, with what they are unless set."""
+    yield '| parameter | default | live | what |'
+    yield '|---|---|---|---|'
     for parameter in declared(NodeConfig):
         default = parameter.default
         shown = str(default).lower() if isinstance(default, bool) else repr(default)
-        rows.append(f'| `{parameter.name}` | `{shown}` | {parameter.description} |')
-    return '\n'.join(rows)
+        live = 'yes' if parameter.name in LIVE else ''
+        yield f'| `{parameter.name}` | `{shown}` | {live} | {parameter.description} |'
+
+
+TABLES: dict[str, Callable[[], Iterable[str]]] = {
+    'topics': topics, 'services': services, 'parameters': parameters}
 
 
 def page(text: str) -> str:
-    """The page with its table made new."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f'{before}{BEGIN}\n{table()}\n{END}{after}'
+    """The page with its tables made new."""
+    for name, rows in TABLES.items():
+        begin = f'<!-- {name}: written by tools/make_docs.py -->'
+        table = '\n'.join([begin, *rows(), '<!-- end -->'])
+        pattern = rf'{re.escape(begin)}.*?<!-- end -->'
+        if not re.search(pattern, text, re.DOTALL):
+            raise ValueError(f'{PAGE} has no place for the table of {name}: {begin}')
+        text = re.sub(pattern, lambda _, table=table: table, text, flags=re.DOTALL)
+    return text
 
 
 def main() -> int:

@@ -39,7 +39,8 @@ class PosePriorConfig:
     rotation_floor_rad: of rotation, 0.001 to 3.
     verified_scale: errors of a verified pose over those that its residuals tell: points err alike,
         which residuals do not show, 1 to 100.
-    verified_floor_m, verified_floor_rad: a verified pose is never surer, 0.001 to 100, to 3.
+    verified_floor_m: a verified pose is never surer, 0.001 to 100.
+    verified_floor_rad: nor its rotation, 0.001 to 3.
     """
 
     spread_share: float = 0.12

@@ -155,14 +155,15 @@ class SessionLoops:
         Args:
             encoder: describes images that come without a description, and names saved maps.
             config: see there.
-            intrinsics: of the cameras, as a map's manifest has them; for verification.
+            intrinsics: of the cameras, as a map's manifest has them; for verification. What is
+                added later counts, too.
         """
         self._encoder = encoder
         self._config = config
         kind = config.verification.kind
         self._features = '' if kind == 'none' else kind
         self._extractor = LocalExtractor(self._features, encoder, config.verification.keypoints)
-        self._intrinsics = intrinsics or {}
+        self._intrinsics = {} if intrinsics is None else intrinsics
         self.reset()
 
     def reset(self) -> None:

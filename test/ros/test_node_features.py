@@ -116,7 +116,7 @@ def test_live_parameters_act_at_once_and_fixed_ones_are_refused_with_the_reason(
     assert 'map is fixed while the node is configured' in refused.reason
     refused = change('min_interval_s', -1.0)
     assert not refused.successful
-    assert 'min_interval_s is -1.0; expected 0.0 to 3600.0' in refused.reason
+    assert 'Min: 0.0, Max: 3600.0, value: -1.0' in refused.reason
 
     stamp = [100]
 

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+import re
 
 import pytest
 import yaml
@@ -45,6 +46,34 @@ def test_descriptions_are_those_of_the_docstrings():
         PARAMETERS['localizer.still_m'].description)
     assert PARAMETERS['localizer.belief.kidnap'].description == (
         'share of the belief that may be anywhere at each image, 1e-6 to 0.5.')
+
+
+LIMITED = [name for name, p in PARAMETERS.items() if p.limits is not None]
+
+
+def test_nearly_every_number_names_its_limits():
+    numbers = [name for name, p in PARAMETERS.items()
+               if isinstance(p.default, (int, float)) and not isinstance(p.default, bool)]
+    assert set(numbers) - set(LIMITED) <= {'localizer.still_m', 'localizer.still_rad'}
+
+
+@pytest.mark.parametrize('name', LIMITED)
+def test_the_limits_that_a_text_names_are_those_that_hold(name):
+    parameter = PARAMETERS[name]
+    low, high = parameter.limits
+    whole = isinstance(parameter.default, int)
+    assert low <= parameter.default <= high
+    if 'keep_' not in name:  # which must not be above those for accepting
+        for value in (low, high):
+            to_config({name: int(value) if whole else value})
+    for value in (low - (1 if whole else 1e-3 * max(low, 1e-3)), high + (1 if whole else 1e-3)):
+        with pytest.raises(ConfigError, match=re.escape(f'{name.split(".")[-1]} is ')):
+            to_config({name: int(value) if whole else value})
+
+
+def test_a_text_is_whole_also_where_it_holds_a_colon():
+    assert PARAMETERS['localizer.speed_limit_mps'].description.endswith(
+        'taken as unknown, 0.1 to 1000.')
 
 
 def test_defaults_give_the_default_config_and_types_that_ros_knows():

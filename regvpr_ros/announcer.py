@@ -1,0 +1,165 @@
+"""What the node says: matches, pose priors, closures, status, and pictures for people."""
+
+from collections.abc import Callable, Iterable
+import time
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.geometry import inverse
+from regvpr_core.localization.localizer import Localization, State
+from regvpr_core.localization.session import LoopClosure
+from regvpr_core.places.place_map import PlaceMap
+from regvpr_ros import interfaces, markers
+from regvpr_ros.debug_image import debug_image
+from regvpr_ros.health import Health
+from regvpr_ros.msg import LocalizationStatus
+from regvpr_ros.parameters import NodeConfig
+from regvpr_ros.pipeline import View
+from regvpr_ros.session_recorder import SessionRecorder
+from regvpr_ros.slam_outputs import base_closure, loop_closure, place_matches, pose_prior
+from regvpr_ros.stacks import Stack
+from regvpr_ros.tf_broadcast import TransformBroadcast
+
+
+class Announcer:
+    """Turns what was found into messages. Used by the worker, but for status and the map.
+
+    fix_wanted: the next pose also goes to initialpose.
+    """
+
+    def __init__(
+        self, config: NodeConfig, publish: dict[str, Any], now: Callable[[], Any],
+        health: Health, stacks: Iterable[Stack], broadcast: TransformBroadcast | None,
+        on_fix: Callable[[], None],
+    ) -> None:
+        """Say nothing yet.
+
+        Args:
+            config: of the node.
+            publish: publishers by the names of `interfaces.OUTPUTS`.
+            now: the time as a message.
+            health: counts what is said.
+            stacks: outputs in the words of SLAM stacks.
+            broadcast: of map to odom; None where it is off.
+            on_fix: called when a pose that was asked for went to initialpose.
+        """
+        self.config = config
+        self.health = health
+        self._publish, self._now, self._on_fix = publish, now, on_fix
+        self._stacks, self._broadcast = tuple(stacks), broadcast
+        self._drawn: tuple[Any, ...] = ()
+        self.fix_wanted = False
+        self._told: tuple[Any, ...] = ()
+        self._fix_stamp: Any = None
+
+    @property
+    def state(self) -> str:
+        """The state that was told last, in words."""
+        return str(self._told[0].name.lower()) if self._told else ''
+
+    def forget(self, reason: str, place_map: PlaceMap | None) -> None:
+        """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
+        self._told = ()
+        self._fix_stamp = None
+        self.fix_wanted = self.config.initialpose == 'first_fix'
+        self._tell(State.INITIALISING, reason, self._now(), place_map)
+
+    def localization(self, moment: list[View], result: Localization, place_map: PlaceMap,
+                     odom_frame: str) -> None:
+        """Matches of the images of one moment, and the pose where there is one."""
+        view = moment[-1]
+        map_frame = self.map_frame(place_map)
+        latency_s = time.monotonic() - view.arrived_s
+        self._send(interfaces.MATCHES, place_matches(
+            result, place_map, [one.header for one in moment], map_frame, latency_s))
+        if result.pose_prior is not None:
+            prior = pose_prior(result.pose_prior, view.header.stamp, map_frame)
+            self._send(interfaces.PRIOR, prior)
+            self._fix_stamp = view.header.stamp
+            self.health.localized += 1
+            if self.fix_wanted and self.config.initialpose != 'never':
+                self.fix_wanted = False
+                self._on_fix()
+                self._send(interfaces.INITIAL, prior)
+            for stack in self._stacks:
+                stack.pose_prior(prior)
+            if self._broadcast is not None and view.T_odom_base is not None:
+                self._broadcast.send(
+                    result.pose_prior.T_map_base @ inverse(view.T_odom_base), map_frame,
+                    odom_frame)
+        self.health.looked_at(latency_s)
+        self._tell(result.state, result.reason, view.header.stamp, place_map)
+        self._show(moment, result, place_map, map_frame)
+
+    def closures(self, found: Iterable[LoopClosure], view: View, session: SessionRecorder,
+                 odom_frame: str) -> None:
+        """Loop closures of one image."""
+        count = 0
+        for closure in found:
+            count += 1
+            self._send(interfaces.LOOPS, loop_closure(
+                closure, session.map_id, view.header, odom_frame,
+                session.pose_of(closure.reference_id)))
+            at_base = base_closure(closure, view.frame.T_base_cam)
+            for stack in self._stacks:
+                stack.loop_closure(at_base)
+        self.health.loop_closures += count
+        if count and self._is_heard(interfaces.MARKERS):
+            self._send(interfaces.MARKERS, markers.array(markers.loops(
+                session.edges, odom_frame or 'odom', view.header.stamp)))
+
+    def draw_map(self, place_map: PlaceMap) -> None:
+        """The map's keyframes, again for whoever comes to look."""
+        drawn = (place_map.map_id, self._publish[interfaces.MARKERS.name].get_subscription_count())
+        if drawn != self._drawn and drawn[1]:
+            self._send(interfaces.MARKERS, markers.array(markers.keyframes(
+                place_map.T_map_cam[:, :3, 3], self.map_frame(place_map), self._now())))
+        self._drawn = drawn
+
+    def map_frame(self, place_map: PlaceMap) -> str:
+        """Name of the map's frame: the parameter's, or the map's own."""
+        return self.config.map_frame or place_map.manifest.map_frame
+
+    def _tell(self, state: State, reason: str, stamp: Any, place_map: PlaceMap | None) -> None:
+        """The latched status, when the state or the map changed."""
+        told = (state, '' if place_map is None else place_map.map_id)
+        if told == self._told:
+            return
+        self._told = told
+        message = LocalizationStatus(
+            state=int(state), reason=reason, fix_valid=self._fix_stamp is not None)
+        message.header.stamp = stamp
+        message.header.frame_id = self.config.map_frame
+        if place_map is not None:
+            message.map_path, message.map_id = str(place_map.path), place_map.map_id
+            message.keyframes = len(place_map)
+            message.header.frame_id = self.map_frame(place_map)
+        if self._fix_stamp is not None:
+            message.last_fix_stamp = self._fix_stamp
+        self._send(interfaces.STATUS, message)
+
+    def _show(self, moment: list[View], result: Localization, place_map: PlaceMap,
+              map_frame: str) -> None:
+        """Pictures for people, made only while somebody looks."""
+        best = result.matches[0] if result.matches else None
+        view = moment[-1] if best is None else moment[best.view]
+        if self._is_heard(interfaces.DEBUG):
+            picture = None if best is None else place_map.thumbnail(best.keyframe_id)
+            text = f'{result.state.name.lower()}: {result.reason}'
+            self._send(interfaces.DEBUG, debug_image(
+                view.rgb, picture, text, best is not None and best.accepted, view.header))
+        if self._is_heard(interfaces.MARKERS):
+            ids = [match.keyframe_id for match in result.matches]
+            positions = place_map.T_map_cam[ids, :3, 3]
+            self._send(interfaces.MARKERS, markers.array(
+                markers.belief(positions, np.array([m.probability for m in result.matches]),
+                               map_frame, view.header.stamp),
+                markers.matches(positions, [m.accepted for m in result.matches], map_frame,
+                                view.header.stamp)))
+
+    def _send(self, topic: interfaces.Topic, message: Any) -> None:
+        self._publish[topic.name].publish(message)
+
+    def _is_heard(self, topic: interfaces.Topic) -> bool:
+        return bool(self._publish[topic.name].get_subscription_count())

@@ -1,0 +1,56 @@
+"""Slow work beside the executor: images and odometry come in while a map is read."""
+
+from collections.abc import Callable
+import threading
+from typing import Any
+
+
+class Turn:
+    """A lock that whoever waits longest gets next: a busy worker cannot take it twice in a row."""
+
+    def __init__(self) -> None:
+        self._door, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._door:  # held while waiting, so that the last holder queues behind
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+class Background:
+    """Runs one piece of work at a time in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+
+    async def run(self, future: Any, wake: Callable[[], None], work: Callable[[], Any]) -> Any:
+        """Result of `work`, or what it raised; the executor does other things meanwhile.
+
+        Args:
+            future: a new rclpy Future of the executor that awaits this.
+            wake: makes that executor look again; newer versions of rclpy need no telling.
+            work: called without arguments.
+        """
+        def job() -> None:
+            try:
+                with self._turn:
+                    result = work()
+            except Exception as error:  # noqa: BLE001 - handed to whoever awaits it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            self._threads.discard(threading.current_thread())
+            wake()
+
+        thread = threading.Thread(target=job, name='regvpr-slow', daemon=True)
+        self._threads.add(thread)
+        thread.start()
+        return await future
+
+    def join(self) -> None:
+        """Wait for what is running."""
+        for thread in tuple(self._threads):
+            thread.join()

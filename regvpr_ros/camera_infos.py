@@ -1,0 +1,53 @@
+"""Intrinsics of the cameras, as they publish them."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.errors import ConfigError
+from regvpr_core.localization.camera_rays import Intrinsics
+
+EVERY_S = 1.0
+"""Cameras send the same with each image; it is read so often."""
+
+
+class CameraInfos:
+    """The newest of each camera. Written by callbacks, read by the worker."""
+
+    def __init__(self) -> None:
+        self._read_at: dict[str, float] = {}
+        self._known: dict[str, Intrinsics] = {}
+        self.for_session: dict[str, dict[str, Any]] = {}
+        """The same by camera, as a map's manifest has it; grows as messages come."""
+
+    def due(self, camera: str) -> bool:
+        """Whether this camera's message is to be unpacked."""
+        now = time.monotonic()
+        if now - self._read_at.get(camera, float('-inf')) < EVERY_S:
+            return False
+        self._read_at[camera] = now
+        return True
+
+    def put(self, camera: str, message: Any) -> None:
+        """Take in a sensor_msgs/CameraInfo; one of a camera that was never calibrated says
+        nothing.
+
+        Raises:
+            ConfigError: the camera model is unknown, or a number is not usable.
+        """
+        K = np.array(message.k, dtype=np.float64)
+        if not K.any():
+            return
+        D = [float(v) for v in message.d]
+        values = {'width': int(message.width), 'height': int(message.height), 'K': K.tolist(),
+                  'model': str(message.distortion_model)[:64], 'D': D}
+        if len(D) > 14:
+            raise ConfigError(f'camera_info has {len(D)} distortion coefficients; expected at '
+                              f'most 14')
+        self._known[camera] = Intrinsics.from_mapping(values)
+        self.for_session[camera] = values
+
+    def of(self, camera: str) -> Intrinsics | None:
+        """Intrinsics of a camera; None before its first message."""
+        return self._known.get(camera)

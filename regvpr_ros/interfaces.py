@@ -1,0 +1,89 @@
+"""Topics and services of the node: it is wired by this table, and its docs are written from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
+
+from regvpr_ros.msg import LocalizationStatus, PlaceMatch, PlaceMatches
+from regvpr_ros.srv import LoadMap, SaveMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """A topic. text: what it carries. depth, reliable, latched: its quality of service.
+
+    managed: silent while the node is not active.
+    """
+
+    name: str
+    kind: type
+    text: str
+    depth: int = 10
+    reliable: bool = True
+    latched: bool = False
+    managed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service. text: what it does. slow: it may take seconds, and other work goes on."""
+
+    name: str
+    kind: Any
+    text: str
+    slow: bool = False
+
+
+IMAGE = Topic(name='image', kind=Image, depth=1, reliable=False,
+              text='raw images; with `camera_names`: `NAME/image` of each')
+COMPRESSED = Topic(name='image/compressed', kind=CompressedImage, depth=1, reliable=False,
+                   text='instead, with `compressed`; `NAME/image/compressed` of each')
+CAMERA_INFO = Topic(name='camera_info', kind=CameraInfo, depth=1, reliable=False,
+                    text="only with `verification`: intrinsics, else the map's camera counts; "
+                         '`NAME/camera_info` of each')
+ODOM = Topic(name='odom', kind=Odometry, depth=50, reliable=False,
+             text='odometry, with `use_odometry`')
+INPUTS = (IMAGE, COMPRESSED, CAMERA_INFO, ODOM)
+
+MATCHES = Topic(name='~/matches', kind=PlaceMatches,
+                text='of every image looked at: state, reason, the best keyframes')
+PRIOR = Topic(name='~/pose_prior', kind=PoseWithCovarianceStamped,
+              text='pose of `base_frame` in the map; only while localized')
+LOOPS = Topic(name='~/loop_closures', kind=PlaceMatch,
+              text='the robot is where it was; modes `loop_closure` and `both`')
+INITIAL = Topic(name='initialpose', kind=PoseWithCovarianceStamped,
+                text='once for each `~/localize_once`, or the first fix '
+                     '(`initialpose: first_fix`); never a stream')
+STATUS = Topic(name='~/status', kind=LocalizationStatus, depth=1, latched=True, managed=False,
+               text='state, map and last fix, when the state or the map changes')
+MARKERS = Topic(name='~/markers', kind=MarkerArray, managed=False,
+                text='map, belief, matches and loop closures for RViz; made only while somebody '
+                     'listens')
+DEBUG = Topic(name='~/debug/compressed', kind=CompressedImage, depth=1, managed=False,
+              text='query beside match; made only while somebody listens')
+DIAGNOSTICS = Topic(name='/diagnostics', kind=DiagnosticArray, managed=False,
+                    text='how the node is, once a second while active')
+OUTPUTS = (MATCHES, PRIOR, LOOPS, INITIAL, STATUS, MARKERS, DEBUG, DIAGNOSTICS)
+
+LOAD_MAP = Service(name='~/load_map', kind=LoadMap, slow=True,
+                   text='another map; the one in use works on until the new one is read, and '
+                        'stays if that fails')
+SAVE_MAP = Service(name='~/save_map', kind=SaveMap, slow=True,
+                   text="the session's own map to a new folder (poses are odometry's); in the "
+                        'mode `localize`, the map in use')
+RESET = Service(name='~/reset', kind=Trigger, slow=True,
+                text='forget where the robot was; begin a new session')
+LOCALIZE_ONCE = Service(name='~/localize_once', kind=Trigger,
+                        text='the next fix also goes to `initialpose`')
+SERVICES = (LOAD_MAP, SAVE_MAP, RESET, LOCALIZE_ONCE)
+
+
+def of_camera(camera: str, topic: Topic) -> str:
+    """The topic's name for a camera; '' is the camera without a name."""
+    return f'{camera}/{topic.name}' if camera else topic.name
