@@ -6,17 +6,23 @@ from scipy.spatial.transform import Rotation
 
 Array = npt.NDArray[np.float64]
 
+MAX_POSITION_M = 1e12
+"""Further away nothing is; squares of larger numbers overflow sooner or later."""
+
 
 def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     """Build (..., 4, 4) transforms from positions (..., 3) in m and quaternions (..., 4).
 
     Raises:
-        ValueError: a value is not finite or a quaternion has no length.
+        ValueError: a value is not finite or absurdly large, or a quaternion has no length.
     """
     position = np.asarray(position, dtype=np.float64)
     quat_xyzw = np.asarray(quat_xyzw, dtype=np.float64)
     if not (np.isfinite(position).all() and np.isfinite(quat_xyzw).all()):
         raise ValueError('a pose holds a value that is not finite')
+    if (np.abs(position) > MAX_POSITION_M).any() or (np.abs(quat_xyzw) > 1e9).any():
+        raise ValueError(f'a pose holds a value out of range; expected positions up to '
+                         f'{MAX_POSITION_M:.0e} m and numbers of a quaternion up to 1e9')
     if (np.linalg.norm(quat_xyzw, axis=-1) < 1e-9).any():
         raise ValueError('a quaternion is all zeros; expected a rotation x y z w')
     T = np.zeros((*position.shape[:-1], 4, 4))

@@ -9,6 +9,7 @@ from typing import Any, TYPE_CHECKING
 from rich.console import Console
 
 from regvpr_core.cli.console import download_bar, print_facts, say
+from regvpr_core.cli.map_fleet import cost
 from regvpr_core.cli.map_sources import add_source_arguments, print_list, Sources, summary
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, metavar='MAP', help='folder to create')
     parser.add_argument('--resume', action='store_true',
                         help='go on with a build of MAP that was broken off')
+    parser.add_argument('--compress', default='', metavar='pca:NUMBER',
+                        help='shorten the descriptors by PCA whitening learnt from them')
     parser.add_argument('--list', action='store_true',
                         help='show what the sources hold and what would be used, and stop')
     parser.add_argument('--map-frame', metavar='FRAME',
@@ -44,10 +47,13 @@ def run_build(options: argparse.Namespace) -> None:
     from regvpr_core.errors import ConfigError, MapError
     from regvpr_core.places.builder import build_map, BuildConfig
     from regvpr_core.places.frames import joined
+    from regvpr_core.places.projection import target
 
     values = read_yaml(options.config) if options.config else {}
     config = with_overrides(from_mapping(BuildConfig, values), options.set)
     console = Console(stderr=True)
+    if options.compress:
+        target(options.compress)
     with Sources(options, config) as opened:
         if options.list:
             print_list(options, opened)
@@ -74,7 +80,7 @@ def run_build(options: argparse.Namespace) -> None:
                 origin=to_mapping(origin) if origin else {},
                 sources=[source.name for source in sources],
                 about={'source': [source.identity for source in sources]},
-                resume=options.resume, progress=told)
+                resume=options.resume, compress=options.compress, progress=told)
     if report.other_bits:
         say(console, 'the network rounds otherwise now than when this build was begun: the '
                      'descriptors made since agree with what one run would have made to 0.001')
@@ -150,6 +156,8 @@ def _print_report(options: argparse.Namespace, report: 'BuildReport') -> None:
         'places_per_s': round(report.places_per_s, 1),
         'size_mb': round(report.size_bytes / 1e6, 2),
     }
+    if report.compression:
+        facts |= {'compressed_to': report.compression.dimension_after, **cost(report.compression)}
     if report.first_image_error:
         facts['first image error'] = report.first_image_error
     print_facts(facts, options.json)

@@ -3,11 +3,14 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
 
 from regvpr_core.cli.console import print_facts
+
+if TYPE_CHECKING:
+    from regvpr_core.places.compression import CompressReport
 
 TOKEN_HELP = 'environment variable with the token, user:password (default: %(default)s)'
 
@@ -87,9 +90,20 @@ def run_compress(options: argparse.Namespace) -> None:
     with _progress('compressed') as told:
         report = compress_map(options.map, options.to, options.out, radius_m=options.radius,
                               progress=told)
-    facts = {name: round(value, 4) if isinstance(value, float) else value
-             for name, value in dataclasses.asdict(report).items()}
-    print_facts({'map': str(options.out), **facts}, options.json)
+    print_facts({
+        'map': str(options.out), 'keyframes': report.keyframes,
+        'dimension_before': report.dimension_before, 'dimension_after': report.dimension_after,
+        'size_bytes_before': report.size_bytes_before,
+        'size_bytes_after': report.size_bytes_after, **cost(report)}, options.json)
+
+
+def cost(report: 'CompressReport') -> dict[str, Any]:
+    """What compression cost in recall, to be told."""
+    return {'asked': report.asked,
+            'looked_in': 'other passes' if report.other_passes else 'all other keyframes',
+            'radius_m': report.radius_m,
+            'recall_before': round(report.recall_before, 4),
+            'recall_after': round(report.recall_after, 4), 'same': round(report.same, 4)}
 
 
 def _add_place(verb: argparse.ArgumentParser) -> None:

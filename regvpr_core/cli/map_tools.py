@@ -133,6 +133,7 @@ def _transforms(maps: list[Any], options: argparse.Namespace) -> tuple[list[Any]
     from regvpr_core.errors import ConfigError, MapError
     from regvpr_core.geometry import pose_matrix, quat_xyzw
     from regvpr_core.places.alignment import align_maps, AlignmentConfig
+    from regvpr_core.places.merge import check_model
 
     if len(maps) < 2:
         raise ConfigError('merge takes two or more maps')
@@ -146,6 +147,7 @@ def _transforms(maps: list[Any], options: argparse.Namespace) -> tuple[list[Any]
             raise ConfigError(f'--transform: {error}') from error
     first = maps[0].manifest
     for other in maps[1:]:
+        check_model(maps[0], other)
         if options.same_frame and other.manifest.origin != first.origin:
             raise MapError(f'{other.path} is not in the frame of {maps[0].path}: their origins '
                            f'on the Earth differ ({other.manifest.origin or "none"} and '

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add `map` to the command line."""
-    parser = commands.add_parser('map', help='place maps: build, info')
+    parser = commands.add_parser('map', help='place maps: build, look at, check, join, share')
     verbs = parser.add_subparsers(metavar='VERB', required=True)
     verb = verbs.add_parser('build', help='bags and folders become a place map')
     add_build_arguments(verb)
@@ -35,7 +35,7 @@ def run_info(options: argparse.Namespace) -> None:
     from regvpr_core.places.map_files import map_bytes
     from regvpr_core.places.place_map import PlaceMap
 
-    with PlaceMap.open(options.map) as place_map:
+    with PlaceMap.open(options.map, index='none') as place_map:
         manifest = place_map.manifest
         extent = np.ptp(place_map.T_map_cam[:, :3, 3], axis=0) if len(place_map) else np.zeros(3)
         facts = {

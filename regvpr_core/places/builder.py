@@ -17,12 +17,14 @@ from regvpr_core.geodesy import GpsConfig
 from regvpr_core.images import RGB
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.places.candidates import CandidateStream, Picture, SelectionConfig, Tally
+from regvpr_core.places.compression import compress_map, CompressReport
 from regvpr_core.places.frame_quality import QualityConfig
 from regvpr_core.places.frames import PosedFrame
 from regvpr_core.places.keyframes import KeyframeConfig
 from regvpr_core.places.map_files import Manifest, map_bytes, new_map_id
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 from regvpr_core.places.partial_map import PartialMap
+from regvpr_core.places.projection import target
 
 AHEAD_BATCHES = 2
 """So many batches are decoded ahead of the network, at its input size."""
@@ -58,6 +60,7 @@ class BuildReport:
 
     resumed: keyframes that an earlier run had made. other_bits: the network rounds otherwise than
     it did then (another processor, or another form of its operations): rows agree to 1e-3 only.
+    compression: what shorter descriptors cost, where they were wanted.
     """
 
     tally: Tally
@@ -66,6 +69,7 @@ class BuildReport:
     seconds: float = 0.0
     size_bytes: int = 0
     other_bits: bool = False
+    compression: CompressReport | None = None
 
     @property
     def seen(self) -> int:
@@ -133,6 +137,7 @@ def build_map(
     intrinsics: dict[str, dict[str, Any]] | None = None,
     about: Mapping[str, Any] | None = None,
     resume: bool = False,
+    compress: str = '',
     describer: Describer | None = None,
     finish: Callable[[MapWriter], None] = lambda writer: None,
     progress: Callable[[BuildReport], None] = lambda report: None,
@@ -154,16 +159,21 @@ def build_map(
         intrinsics: camera name to width, height, K, model, D.
         about: plain values beside config and model that a resumed build must share.
         resume: go on with a build that was broken off, if there is one.
+        compress: `pca:NUMBER` shortens the descriptors when all keyframes are in, '' leaves them;
+            a resumed build may take another.
         describer: makes descriptors, and local features if wanted; None makes descriptors alone.
         finish: last additions to the map, when all keyframes are in it.
         progress: told after each batch.
 
     Raises:
         MapError: the folder exists or cannot be written, another build is at it, one that was
-            broken off is not to be resumed or was of something else, or no frame became a
-            keyframe.
+            broken off is not to be resumed or was of something else, no frame became a keyframe,
+            or too few did to compress them.
     """
     start = time.monotonic()
+    if compress and target(compress) >= encoder.dimension:
+        raise MapError(f'{compress} does not shorten the {encoder.dimension} numbers of '
+                       f'{encoder.name}')
     describe = describer or PlainDescriber(encoder)
     settings = to_mapping(config)
     manifest = Manifest(
@@ -194,8 +204,13 @@ def build_map(
         if not report.kept:
             raise MapError(f'no keyframe for map {path}: {report.seen} images seen; '
                            f'{_reasons(report)}')
-        finish(partial.writer)
-        partial.finish()
+        if compress:
+            report.compression = compress_map(partial.folder, compress, path, finish=finish,
+                                              map_id=partial.writer.manifest.map_id)
+            partial.discard()
+        else:
+            finish(partial.writer)
+            partial.finish()
     report.seconds = time.monotonic() - start
     report.size_bytes = map_bytes(path)
     return report

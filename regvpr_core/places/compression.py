@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-import shutil
 
 import numpy as np
+import numpy.typing as npt
 
 from regvpr_core.errors import MapError
 from regvpr_core.places.index_rows import Float32, Ids
@@ -22,6 +22,13 @@ SAMPLE_A_DIRECTION, LEAST_SAMPLE = 4, 2048
 ASKED = 500
 """Keyframes asked for their neighbours, spread over the map."""
 
+PASS_NS = 60_000_000_000
+"""Keyframes of one source that are less apart in time are of one pass: near-duplicates, which
+any descriptor finds."""
+
+ENOUGH = 20
+"""So many keyframes must have a neighbour of another pass for the recall to be that among them."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -29,16 +36,18 @@ Progress = Callable[[int, int], None]
 class CompressReport:
     """What compression cost, leaving one out within the map.
 
-    dimension_before, dimension_after: numbers a place. asked: keyframes asked for the most
-    similar other one. recall_before, recall_after: share of them that were given one within
-    `radius_m`. same: share that was given the same one as before. size_bytes_before,
-    size_bytes_after: of `descriptors.f16`. The directions were learnt from the same keyframes, so
-    another drive may lose more.
+    dimension_before, dimension_after: numbers a place. other_passes: keyframes that have a
+    neighbour of another pass were asked for the most similar keyframe of other passes; where the
+    map has too few of these, any keyframe for any other. asked: how many. recall_before,
+    recall_after: share of them that were given one within `radius_m`. same: share that was given
+    the same one as before. size_bytes_before, size_bytes_after: of `descriptors.f16`. The
+    directions were learnt from the same keyframes, so another drive may lose more.
     """
 
     keyframes: int
     dimension_before: int
     dimension_after: int
+    other_passes: bool
     asked: int
     radius_m: float
     recall_before: float
@@ -48,15 +57,18 @@ class CompressReport:
     size_bytes_after: int
 
 
-def compress_map(path: Path, compress: str, out: Path | None = None, *, radius_m: float = 5.0,
+def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0, map_id: str = '',
+                 finish: Callable[[MapWriter], None] = lambda writer: None,
                  progress: Progress = lambda done, total: None) -> CompressReport:
     """Write a map whose descriptors are whitened and shortened by PCA learnt from it.
 
     Args:
-        path: the map; it stays as it is where `out` is given.
+        path: the map; it stays as it is.
         compress: `pca:NUMBER`.
-        out: the new folder; None replaces the map, as at the end of a build.
+        out: the new folder, which appears only when it is whole.
         radius_m: keyframes nearer than this show one place, in the report.
+        map_id: identity of the new map; '' makes one.
+        finish: last additions to the new map.
         progress: told of keyframes done and in all.
 
     Raises:
@@ -64,7 +76,6 @@ def compress_map(path: Path, compress: str, out: Path | None = None, *, radius_m
             `out` exists or cannot be written.
     """
     size = target(compress)
-    place = path.with_name(f'.{path.name}.compressed') if out is None else out
     with PlaceMap.open(path, index='none') as place_map:
         manifest = place_map.manifest
         if manifest.compress:
@@ -76,11 +87,9 @@ def compress_map(path: Path, compress: str, out: Path | None = None, *, radius_m
             raise MapError(f'map {path} holds no keyframe to learn {size} directions from')
         projection = learn(_read(place_map, _spread(len(place_map), count)), size)
         # 2. Write every keyframe anew, and what is attached but was learnt from the descriptors.
-        if out is None:
-            shutil.rmtree(place, ignore_errors=True)
         compressed = replace(manifest, dimension=size, compress=compress,
-                             map_id=manifest.map_id if out is None else new_map_id())
-        with new_folder(place) as folder, MapWriter.create(folder, compressed) as writer:
+                             map_id=map_id or new_map_id())
+        with new_folder(out) as folder, MapWriter.create(folder, compressed) as writer:
             for start in range(0, len(place_map), BLOCK):
                 writer.append([
                     replace(keyframe, descriptor=projection.apply(keyframe.descriptor))
@@ -88,31 +97,48 @@ def compress_map(path: Path, compress: str, out: Path | None = None, *, radius_m
                         range(start, min(start + BLOCK, len(place_map))))])
                 progress(len(writer), len(place_map))
             writer.attach('pca', projection.to_bytes())
+            finish(writer)
         # 3. Compare the neighbours before and after.
-        with PlaceMap.open(place, index='none') as shorter:
-            report = _compare(place_map, shorter, projection, radius_m)
-    if out is None:
-        _replace(path, place)
-    return report
+        with PlaceMap.open(out, index='none') as shorter:
+            return _compare(place_map, shorter, projection, radius_m)
 
 
 def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,
              radius_m: float) -> CompressReport:
     asked = _spread(len(before), ASKED)
-    first = [_neighbours(place_map, asked) for place_map in (before, after)]
     positions = before.T_map_cam[:, :3, 3]
+    left_out = _passes(before, asked)
+    seen_again = np.array([bool((np.linalg.norm(positions[~out] - positions[i], axis=1)
+                                 <= radius_m).any())
+                           for i, out in zip(asked, left_out, strict=True)], dtype=bool)
+    other_passes = int(seen_again.sum()) >= ENOUGH
+    if other_passes:
+        asked, left_out = asked[seen_again], left_out[seen_again]
+    else:
+        left_out = np.arange(len(before)) == asked[:, None]
+    first = [_neighbours(place_map, asked, left_out) for place_map in (before, after)]
     recalls = [float((np.linalg.norm(positions[ids] - positions[asked], axis=1)
                       <= radius_m).mean()) for ids in first]
     dimension, shorter = before.manifest.dimension, after.manifest.dimension
     return CompressReport(
         keyframes=len(before), dimension_before=dimension, dimension_after=shorter,
-        asked=len(asked), radius_m=radius_m, recall_before=recalls[0], recall_after=recalls[1],
+        other_passes=other_passes, asked=len(asked), radius_m=radius_m,
+        recall_before=recalls[0], recall_after=recalls[1],
         same=float((first[0] == first[1]).mean()),
         size_bytes_before=2 * dimension * len(before), size_bytes_after=2 * shorter * len(before))
 
 
-def _neighbours(place_map: PlaceMap, asked: Ids) -> Ids:
-    """The most similar other keyframe of each of `asked`, all compared as in a search."""
+def _passes(place_map: PlaceMap, asked: Ids) -> npt.NDArray[np.bool_]:
+    """(A, N) keyframes of the same pass as each of `asked`, itself one of them."""
+    numbers: dict[str, int] = {}
+    source = np.array([numbers.setdefault(name, len(numbers)) for name in place_map.sources])
+    stamps = place_map.stamps_ns.astype(np.float64)
+    return np.array([(source == source[i]) & (np.abs(stamps - stamps[i]) < PASS_NS)
+                     for i in asked]).reshape(len(asked), len(place_map))
+
+
+def _neighbours(place_map: PlaceMap, asked: Ids, left_out: npt.NDArray[np.bool_]) -> Ids:
+    """The most similar keyframe of each of `asked` but those left out, compared as in a search."""
     total = np.zeros(place_map.manifest.dimension)
     for start in range(0, len(place_map), BLOCK):
         total += place_map.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)
@@ -123,9 +149,7 @@ def _neighbours(place_map: PlaceMap, asked: Ids) -> Ids:
     for start in range(0, len(place_map), BLOCK):
         rows = place_map.descriptors(start, start + BLOCK) - centre
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        products = queries @ rows.T
-        own = np.flatnonzero((asked >= start) & (asked < start + len(rows)))
-        products[own, asked[own] - start] = -np.inf
+        products = np.where(left_out[:, start:start + len(rows)], -np.inf, queries @ rows.T)
         column = products.argmax(axis=1)
         value = products[np.arange(len(asked)), column]
         ids[value > best] = start + column[value > best]
@@ -134,21 +158,13 @@ def _neighbours(place_map: PlaceMap, asked: Ids) -> Ids:
 
 
 def _read(place_map: PlaceMap, ids: Ids) -> Float32:
-    return np.concatenate([place_map.descriptors(int(i), int(i) + 1) for i in ids])
+    rows = np.concatenate([place_map.descriptors(int(i), int(i) + 1) for i in ids])
+    if not np.isfinite(rows).all():
+        raise MapError(f'map {place_map.path} is damaged: a descriptor in it has no direction; '
+                       f'`regvpr map verify {place_map.path}` says which')
+    return rows
 
 
 def _spread(total: int, count: int) -> Ids:
     return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64)) if total \
         else np.zeros(0, np.int64)
-
-
-def _replace(path: Path, new: Path) -> None:
-    """Put the finished map in the place of the old one."""
-    old = path.with_name(f'.{path.name}.uncompressed')
-    try:
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-        new.rename(path)
-    except OSError as error:
-        raise MapError(f'cannot replace map {path}: {error}; the old one may be {old}') from error
-    shutil.rmtree(old, ignore_errors=True)

@@ -93,8 +93,9 @@ def new_map_id() -> str:
 
 
 def map_bytes(path: Path) -> int:
-    """Bytes that a map's files take on disk."""
-    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    """Bytes that a map's files take on disk; what SQLite shares between processes is none."""
+    return sum(file.stat().st_size for file in path.iterdir()
+               if file.is_file() and not file.name.endswith('-shm'))
 
 
 def check_file(file: Path) -> None:
@@ -233,6 +234,8 @@ def read_manifest(path: Path, database: sqlite3.Connection) -> Manifest:
 
 def _check_cameras(manifest: Manifest) -> None:
     """Refuse extrinsics, intrinsics and an origin that nobody could compute with."""
+    if not all(isinstance(name, str) for name in manifest.sources):
+        raise ValueError('sources are not all names')
     for camera, numbers in manifest.extrinsics.items():
         if len(numbers) != 7:
             raise ValueError(f'extrinsics of {camera!r} are {len(numbers)} numbers, not 7')
@@ -244,6 +247,9 @@ def _check_cameras(manifest: Manifest) -> None:
                 or not (np.isfinite(K).all() and np.isfinite(D).all()):
             raise ValueError(f'intrinsics of {camera!r} are not K of 9 and D of at most 14 '
                              f'finite numbers')
+        if min(K[0], K[4]) <= 0.0 or not isinstance(values.get('model', ''), str):
+            raise ValueError(f'intrinsics of {camera!r} have no focal lengths, or a model that is '
+                             f'no name')
         for side in ('width', 'height'):
             check_range(f'{side} of {camera!r}', values[side], 1, 1_000_000)
     if manifest.origin and manifest.origin.keys() != _ORIGIN.keys():

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.errors import MapError
-from regvpr_core.geometry import Array, quat_xyzw
+from regvpr_core.geometry import Array, MAX_POSITION_M, quat_xyzw
 from regvpr_core.images import encode_jpeg, RGB
 from regvpr_core.places.map_files import (
     attachment_names,
@@ -236,6 +236,8 @@ def _check(keyframe: Keyframe) -> None:
     at = f'the keyframe at {keyframe.stamp_ns} ns'
     if not np.isfinite(keyframe.T_map_cam).all():
         raise MapError(f'the pose of {at} is not finite')
+    if np.abs(keyframe.T_map_cam[:3, 3]).max() > MAX_POSITION_M:
+        raise MapError(f'the pose of {at} is more than {MAX_POSITION_M:.0e} m away')
     covariance = keyframe.covariance
     if covariance is not None and (np.shape(covariance) != (3, 3)
                                    or not np.isfinite(covariance).all()):

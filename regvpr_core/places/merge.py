@@ -48,8 +48,9 @@ def merge_maps(
         progress: told of keyframes done and in all.
 
     Raises:
-        MapError: a map is given twice, the maps are of several models, one camera's name stands
-            for two, a keyframe is damaged, or `out` exists or cannot be written.
+        MapError: a map is given twice, the maps are of several models or were each compressed on
+            their own, one camera's name stands for two, a keyframe is damaged, or `out` exists
+            or cannot be written.
     """
     first = maps[0]
     paths = [place_map.path.resolve() for place_map in maps]
@@ -57,7 +58,7 @@ def merge_maps(
         if paths.count(path) > 1:
             raise MapError(f'map {path} is given twice')
     for other in maps[1:]:
-        _check_model(first, other)
+        check_model(first, other)
     report = MergeReport()
     names = _camera_names(maps, rename_cameras)
     manifest = _merged_manifest(maps, transforms, names, report)
@@ -80,8 +81,19 @@ def merge_maps(
     return report
 
 
-def _check_model(first: PlaceMap, other: PlaceMap) -> None:
+def check_model(first: PlaceMap, other: PlaceMap) -> None:
+    """Refuse maps whose descriptors cannot be compared.
+
+    Raises:
+        MapError: they are of two models, or were compressed each on its own.
+    """
     a, b = first.manifest, other.manifest
+    if a.fingerprint == b.fingerprint and (
+            a.compress != b.compress or first.attachment('pca') != other.attachment('pca')):
+        raise MapError(
+            f'{first.path} ({a.compress or "not compressed"}) and {other.path} '
+            f'({b.compress or "not compressed"}) do not compare: a PCA is learnt anew for each '
+            f'map; merge the maps that they were made from, then compress the result')
     if (a.fingerprint, a.dimension) != (b.fingerprint, b.dimension):
         raise MapError(
             f'{first.path} was built with {a.model} ({a.fingerprint[:12]}), {other.path} with '

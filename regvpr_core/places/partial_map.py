@@ -144,6 +144,19 @@ class PartialMap:
         except OSError as error:
             raise MapError(f'cannot write map {self.path}: {error}') from error
 
+    def discard(self) -> None:
+        """Remove what was built: a map made from it has the name.
+
+        Raises:
+            MapError: it cannot be removed.
+        """
+        self._close()
+        try:
+            _clear(self.folder)
+            self.folder.rmdir()
+        except OSError as error:
+            raise MapError(f'cannot remove {self.folder}: {error}') from error
+
     def _close(self) -> None:
         if self._open:
             self.writer.close()

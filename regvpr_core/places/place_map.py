@@ -286,6 +286,9 @@ class PlaceMap:
             poses = np.array(values, dtype=np.float64).reshape(-1, 7)
             self.T_map_cam = pose_matrix(poses[:, :3], poses[:, 3:])
             self.descriptor_crcs = np.array(crcs, dtype=np.uint32)
+            known = b''.join(filter(None, self._covariances))
+            if not np.isfinite(np.frombuffer(known, '<f8')).all():
+                raise ValueError('a covariance holds a value that is not finite')
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise MapError(f'map {self.path} is damaged: {error}; `regvpr map verify {self.path}` '
                            f'says what is lost') from error

@@ -1,9 +1,8 @@
 """Reads every byte of a map that means something, and says what is lost and what still works."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 import sqlite3
 from typing import Any
@@ -31,6 +30,7 @@ from regvpr_core.places.map_files import (
 )
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.places.projection import read_projection
 from regvpr_core.places.records import (
     blob,
     changed_descriptors,
@@ -41,74 +41,26 @@ from regvpr_core.places.records import (
     SELECT_SMALL,
     SMALL,
 )
+from regvpr_core.places.verify_report import (
+    DESCRIPTOR,
+    FEATURES,
+    MISSING,
+    PICTURE,
+    POSE,
+    runs,
+    VerifyReport,
+)
+
+__all__ = ['VerifyReport', 'runs', 'salvage', 'verify']
 
 BLOCK = 1024
 MAX_GAPS = 1_000_000
 
-POSE, DESCRIPTOR, MISSING = 'record changed', 'descriptor changed', 'missing'
-PICTURE, FEATURES = 'thumbnail changed', 'local features changed'
-_LOST = (POSE, DESCRIPTOR, MISSING)
 _BLOBS = ((PICTURE, 'thumbnail', MAX_THUMBNAIL_BYTES),
           (FEATURES, 'local_features', MAX_LOCAL_FEATURES_BYTES))
 _FILES = {*DATABASE_FILES, 'descriptors.f16', 'map.lock', FILE_NAME}
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What is wrong with a map.
-
-    keyframes: how many there should be. damaged: ids of keyframes by what is wrong with them.
-    problems: what is wrong with the map as a whole. notes: what harms nothing.
-    stamps_ns: of the keyframes whose record is sound. refusal: why the map cannot be opened.
-    """
-
-    keyframes: int = 0
-    damaged: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    stamps_ns: dict[int, int] = field(default_factory=dict)
-    refusal: str = ''
-
-    @property
-    def sound(self) -> bool:
-        """True when nothing is lost."""
-        return not (self.damaged or self.problems or self.refusal)
-
-    @property
-    def lost(self) -> list[int]:
-        """Keyframes without a pose or a descriptor to trust."""
-        return sorted({i for what in _LOST for i in self.damaged.get(what, ())})
-
-    def facts(self) -> dict[str, Any]:
-        """What to tell a person or a machine."""
-        lost = self.lost
-        stamps = [self.stamps_ns[i] / 1e9 for i in lost if i in self.stamps_ns]
-        told: dict[str, Any] = {
-            'sound': self.sound, 'keyframes': self.keyframes, 'lost_keyframes': len(lost)}
-        told |= {what: runs(sorted(ids)) for what, ids in self.damaged.items()}
-        if stamps:
-            told['lost_from_s'], told['lost_to_s'] = min(stamps), max(stamps)
-        for name, lines in (('problems', self.problems), ('notes', self.notes)):
-            if lines:
-                told[name] = lines
-        told['what_works'] = self.what_works()
-        return told
-
-    def what_works(self) -> str:
-        """What can be done with the map as it is."""
-        if self.sound:
-            return 'everything'
-        if not self.refusal:
-            return 'the map opens and localizes; what is named above is not given out'
-        left = self.keyframes - len(self.lost)
-        if not left:
-            return f'nothing: {self.refusal}'
-        # Descriptors are read when they are needed, those of a small map at once.
-        how = ('does not open' if self.damaged.keys() & {POSE, MISSING} or self.problems
-               else 'fails where it comes to a lost keyframe, a small one when it is opened')
-        return (f'the map {how}; --salvage OUT writes its {left} sound keyframes to a new map')
 
 
 def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyReport:
@@ -139,7 +91,7 @@ def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyR
             return report
         _check_pages(database, report)
         _check_keyframes(path, database, manifest, at_least, report, progress)
-        _check_attachments(path, database, report)
+        _check_attachments(path, database, manifest, report)
     # A derived index is built again when it is damaged: nothing is lost.
     note = index_note(path)
     if note:
@@ -182,18 +134,6 @@ def salvage(path: Path, out: Path, report: VerifyReport) -> int:
                     if value is not None:
                         writer.attach(name, value)
             return len(writer)
-
-
-def runs(ids: list[int]) -> str:
-    """Sorted numbers as `3, 7-12`; at most twenty runs are written out."""
-    parts: list[list[int]] = []
-    for i in ids:
-        if parts and i == parts[-1][1] + 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    text = ', '.join(str(a) if a == b else f'{a}-{b}' for a, b in parts[:20])
-    return text + (f' and {sum(b - a + 1 for a, b in parts[20:])} more' if parts[20:] else '')
 
 
 def _strangers(path: Path) -> list[str]:
@@ -249,6 +189,7 @@ def _check_keyframes(
 
 
 _CRC = SMALL.index('descriptor_crc32')
+_COVARIANCE = SMALL.index('covariance')
 _POSE = slice(SMALL.index('x'), SMALL.index('qw') + 1)
 
 
@@ -256,6 +197,9 @@ def _check_record(row: tuple[Any, ...]) -> None:
     """Refuse what a right checksum does not make right: this map may be a stranger's."""
     pose = row[_POSE]
     pose_matrix(pose[:3], pose[3:])
+    covariance = row[_COVARIANCE]
+    if covariance is not None and not np.isfinite(np.frombuffer(covariance, '<f8')).all():
+        raise RecordError(f'the covariance of keyframe {row[0]} is not finite')
     if row[1] is None or not 0 <= row[_CRC] < 2**32:
         raise RecordError(f'the record of keyframe {row[0]} holds no checksum')
 
@@ -313,11 +257,15 @@ def _attachments(database: sqlite3.Connection) -> list[str]:
         return []
 
 
-def _check_attachments(path: Path, database: sqlite3.Connection, report: VerifyReport) -> None:
+def _check_attachments(path: Path, database: sqlite3.Connection, manifest: Manifest,
+                       report: VerifyReport) -> None:
+    """All of them, and that a compressed map has what its descriptors were shortened by."""
     try:
         for name in attachment_names(database):
             check_attachment_name(name)
             read_attachment(path, database, name)
+        read_projection(manifest.compress, read_attachment(path, database, 'pca'),
+                        manifest.dimension, str(path))
     except (MapError, sqlite3.Error) as error:
         report.problems.append(str(error))
 

@@ -45,6 +45,8 @@ def test_poses_survive_the_round_trip_through_quaternions():
 @pytest.mark.parametrize(('position', 'quaternion', 'message'), [
     ([0, 0, float('nan')], [0, 0, 0, 1], 'not finite'),
     ([0, 0, 0], [0, 0, float('inf'), 1], 'not finite'),
+    ([0, 0, 0], [0, 0, 0, 1e200], 'out of range'),
+    ([0, 1e13, 0], [0, 0, 0, 1], 'out of range'),
     ([0, 0, 0], [0, 0, 0, 0], 'a quaternion is all zeros'),
     ([[0, 0, 0], [1, 1, 1]], [[0, 0, 0, 1], [0, 0, 0, 1e-12]], 'a quaternion is all zeros')])
 def test_a_pose_without_sense_is_refused(position, quaternion, message):

@@ -79,6 +79,10 @@ def test_maps_are_merged_by_a_transform(make_small_map, run, refused, tmp_path):
         'merge', a, b, '--out', tmp_path / 'x', '--transform', *'0000000')
     assert 'of 3 matched places agree, ' in refused(
         'merge', a, b, '--out', tmp_path / 'x', '--estimate')
+    compressed = make_small_map(5).rename(tmp_path / 'five')
+    run('compress', compressed, '--to', 'pca:3', '--out', tmp_path / 'short')
+    assert 'do not compare: a PCA is learnt anew' in refused(
+        'merge', a, tmp_path / 'short', '--out', tmp_path / 'x', '--estimate')
     assert "unknown setting 'dofs'; did you mean 'dof'?" in refused(
         'merge', a, b, '--out', tmp_path / 'x', '--estimate', '--set', 'dofs=6')
     with pytest.raises(SystemExit) as usage:

@@ -57,6 +57,7 @@ def test_a_compressed_map_finds_what_the_whole_one_finds(drive, tmp_path):
     report = compress_map(drive, 'pca:20', tmp_path / 'short', radius_m=3.0)
     assert (report.dimension_before, report.dimension_after) == (96, 20)
     assert (report.size_bytes_before, report.size_bytes_after) == (200 * 192, 200 * 40)
+    assert (report.asked, report.other_passes) == (200, False)  # one pass of 200 ns
     assert report.recall_before >= 0.95
     assert report.recall_after >= 0.95
     with PlaceMap.open(drive) as whole, PlaceMap.open(tmp_path / 'short') as short:
@@ -74,13 +75,31 @@ def test_a_compressed_map_finds_what_the_whole_one_finds(drive, tmp_path):
         np.testing.assert_array_equal(a.covariance, b.covariance)
 
 
-def test_a_build_may_compress_its_map_in_place(drive):
+def test_a_map_can_keep_its_identity_and_have_something_added(drive, tmp_path):
     with PlaceMap.open(drive) as whole:
         before = whole.map_id
-    compress_map(drive, 'pca:8')
-    with PlaceMap.open(drive) as short:
+    compress_map(drive, 'pca:8', tmp_path / 'short', map_id=before,
+                 finish=lambda writer: writer.attach('note', b'last'))
+    with PlaceMap.open(tmp_path / 'short') as short:
         assert (len(short), short.manifest.dimension, short.map_id) == (200, 8, before)
-    assert [p.name for p in drive.parent.iterdir()] == ['drive']
+        assert short.attachment('note') == b'last'
+
+
+def test_the_cost_is_told_among_other_passes_where_the_map_has_them(tmp_path, place):
+    """A neighbour of the same second is found by anything: it says nothing of what is lost."""
+    rng = np.random.default_rng(0)
+    places = rng.normal(size=(60, 64))
+    manifest = Manifest(map_id='two', model='m', fingerprint='f' * 64, dimension=64)
+    with MapWriter.create(tmp_path / 'two', manifest) as writer:
+        for lap, source in enumerate(('first', 'second')):
+            # Each lap shares its light in 40 numbers; what tells places apart is in the others.
+            rows = unit(places * ([1.0] * 24 + [0.0] * 40) + 0.3 * rng.normal(size=(60, 64)))
+            writer.append([place(4 * i + lap, row, source=source) for i, row in enumerate(rows)])
+    report = compress_map(tmp_path / 'two', 'pca:2', tmp_path / 'short', radius_m=2.0)
+    assert (report.asked, report.other_passes) == (120, True)
+    assert report.recall_before >= 0.95
+    assert report.recall_after <= 0.5  # two numbers cannot tell 60 places apart, and it is said
+    assert report.same == pytest.approx(report.recall_after, abs=0.05)
 
 
 def test_an_uncompressed_map_gives_descriptors_as_they_are(drive):

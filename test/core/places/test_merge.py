@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from regvpr_core.errors import MapError
+from regvpr_core.places.compression import compress_map
 from regvpr_core.places.map_files import Manifest
 from regvpr_core.places.map_writer import MapWriter
 from regvpr_core.places.merge import merge_maps
@@ -96,6 +98,24 @@ def test_maps_of_two_models_are_refused_with_what_to_do(make, tmp_path):
         f'{a} was built with m (ffffffffffff), {b} with other (eeeeeeeeeeee); bring one to the '
         f'model of the other by `regvpr map convert {b} --model m --out NEW`')
     assert not (tmp_path / 'out').exists()
+
+
+def test_maps_that_were_compressed_each_on_its_own_are_refused(make, tmp_path):
+    """Their numbers are as many, and mean other directions."""
+    a, b = make('a', 20, 1), make('b', 20, 2)
+    for name, path in (('short_a', a), ('short_b', b)):
+        compress_map(path, 'pca:4', tmp_path / name)
+    for one, two, words in (('short_a', 'short_b', r'\(pca:4\) and .*\(pca:4\)'),
+                            ('short_a', 'b', r'\(pca:4\) and .*\(not compressed\)')):
+        with pytest.raises(MapError, match=f'{words} do not compare: a PCA is learnt anew'):
+            merged(tmp_path / 'out', tmp_path / one, tmp_path / two)
+    assert not (tmp_path / 'out').exists()
+    # Two parts of one compressed map do compare.
+    shutil.copytree(tmp_path / 'short_a', tmp_path / 'part')
+    place_map, _ = merged(tmp_path / 'out', tmp_path / 'short_a', tmp_path / 'part')
+    with place_map:
+        assert (len(place_map), place_map.manifest.compress) == (40, 'pca:4')
+        assert place_map.project(np.ones(16, np.float32)).shape == (4,)
 
 
 def test_maps_with_two_kinds_of_local_features_are_refused(make, tmp_path):

@@ -18,6 +18,7 @@ from regvpr_core.places.frames import PosedFrame
 from regvpr_core.places.keyframes import KeyframeConfig
 from regvpr_core.places.map_writer import MapWriter
 from regvpr_core.places.partial_map import kept_keyframes, partial_folder
+from regvpr_core.places.place_map import PlaceMap
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,6 +144,45 @@ def test_a_build_that_is_broken_off_goes_on(build, tmp_path, noise, error, stop_
     assert report.length_m == pytest.approx(whole.length_m, abs=1e-9)
     assert whole.dropped == {'too dark': 4, 'image cannot be decoded': 4,
                              'the same picture as the last keyframe': 4}
+
+
+def test_a_build_that_compresses_ends_the_same_wherever_it_is_broken_off(
+        build, tmp_path, noise, monkeypatch):
+    folder = write_folder(tmp_path / 'lap', noise(40))
+    long = build(frames_of(folder), 'long')
+    report = build(frames_of(folder), 'whole', compress='pca:6')
+    assert (report.kept, report.compression.dimension_after) == (long.kept, 6)
+    assert report.compression.recall_before >= report.compression.recall_after - 0.1
+    # 1. While frames come; 2. while the map is compressed.
+    with pytest.raises(KeyboardInterrupt):
+        build(frames_of(folder, 30), compress='pca:6')
+    with monkeypatch.context() as patch:
+        patch.setattr(MapWriter, 'attach', lambda *_: (_ for _ in ()).throw(MapError('full')))
+        with pytest.raises(MapError, match='full'):
+            build(frames_of(folder), resume=True, compress='pca:6')
+    assert not (tmp_path / 'map').exists()
+    assert kept_keyframes(tmp_path / 'map') == long.kept
+    build(frames_of(folder), resume=True, compress='pca:6')
+    assert content(tmp_path / 'map') == content(tmp_path / 'whole')
+    with PlaceMap.open(tmp_path / 'map') as short, PlaceMap.open(tmp_path / 'long') as whole:
+        assert (short.manifest.compress, short.manifest.dimension) == ('pca:6', 6)
+        query = whole.descriptors(5, 6)[0]
+        assert short.search(short.project(query), 1)[1].tolist() == [5]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['lap', 'long', 'map', 'whole']
+
+
+def test_a_map_too_small_to_compress_is_kept_and_can_be_finished_otherwise(
+        build, tmp_path, noise):
+    folder = write_folder(tmp_path / 'lap', noise(20))
+    with pytest.raises(MapError, match=r'14 keyframes are too few to learn 30 directions'):
+        build(frames_of(folder), compress='pca:30')
+    assert kept_keyframes(tmp_path / 'map') == 14
+    assert build(frames_of(folder), resume=True).resumed == 14
+    with PlaceMap.open(tmp_path / 'map') as place_map:
+        assert (len(place_map), place_map.manifest.compress) == (14, '')
+    with pytest.raises(MapError, match=r'pca:9999 does not shorten the \d+ numbers of'):
+        build(frames_of(folder), 'none', compress='pca:9999')
+    assert not partial_folder(tmp_path / 'none').exists()
 
 
 def test_resuming_nothing_is_building(build, tmp_path, noise):
