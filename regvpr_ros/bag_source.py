@@ -42,7 +42,8 @@ class BagOptions:
     poses are those of the camera in this frame of TF. trajectory: poses by time, of the base.
     ordered: poses (N, 4, 4) of the first image, the second, …; times: (N,) ns of them, if known.
     file_name: what to call these. base_frame: name of the frame whose poses are known. extrinsics:
-    x y z qx qy qz qw of each camera in that frame. bag_time: the times of recording count, not
+    x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of the
+    (first) camera, not of the base. bag_time: the times of recording count, not
     the stamps in the messages.
     """
 
@@ -55,6 +56,7 @@ class BagOptions:
     file_name: str = ''
     base_frame: str | None = None
     extrinsics: Sequence[Sequence[float]] = ()
+    camera_poses: bool = False
     bag_time: bool = False
     max_gap_s: float = 1.0
 
@@ -146,9 +148,23 @@ def _cameras(
             T, word = given[number], 'as given'
         else:
             T, word = _find_extrinsics(bag, topic, options.base_frame or poses.body_frame)
-        cameras.append(Camera(topic, poses, np.eye(4) if T is None else T, T))
+        T_body_cam = np.eye(4) if T is None else T
+        if options.camera_poses:
+            T_body_cam = _beside(bag, topic, cameras, T)
+        cameras.append(Camera(topic, poses, T_body_cam, T))
         words.append(word)
     return cameras, poses, '; '.join(dict.fromkeys(words))
+
+
+def _beside(bag: Bag, topic: Topic, cameras: list[Camera], T_base_cam: Array | None) -> Array:
+    """`T_first_cam`: the pose of a camera in the first one, whose poses are known."""
+    if not cameras:
+        return np.eye(4)
+    first = cameras[0].T_base_cam
+    if first is None or T_base_cam is None:
+        raise BagError(f'{bag.path}: the poses are those of {cameras[0].topic.name}; where '
+                       f'{topic.name} sits beside it is not known: give --extrinsics for both')
+    return np.asarray(np.linalg.inv(first) @ T_base_cam)
 
 
 def _cameras_in_tf(

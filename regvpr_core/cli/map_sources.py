@@ -77,8 +77,11 @@ class Sources:
             source = self.open_one(path, origin)
             origin = origin or source.origin
             found.append(source)
-        if self._options.map_frame is None:
-            common_world(found)
+        if self._options.map_frame is None and common_world(found) == 'odom' and len(found) > 1:
+            found[-1].notes.append(
+                "the poses of all recordings are in 'odom', which most robots begin anew at each "
+                'drive; if these are several drives, build a map of each and join them by regvpr '
+                'map merge --estimate')
         return found
 
     def open_one(self, path: Path, origin: 'Origin | None') -> 'PosedSource':
@@ -141,14 +144,15 @@ class Sources:
         if len(options.sources) > 1:
             _refuse(True, f'--kitti is for one source, not for {len(options.sources)}')
         poses = read_kitti(options.kitti)
+        known = {'camera_poses': True, 'file_name': str(options.kitti)}
         if options.times is None or is_folder(options.sources[0]):
             times = None if options.times is None else read_times(options.times)
-            return {'ordered': poses, 'times': times, 'file_name': str(options.kitti)}
+            return {'ordered': poses, 'times': times, **known}
         times = read_times(options.times)
         if len(times) != len(poses):
             _refuse(True, f'{options.kitti} has {len(poses)} poses, {options.times} {len(times)} '
                           f'times')
-        return {'trajectory': make_trajectory(times, poses), 'file_name': str(options.kitti)}
+        return {'trajectory': make_trajectory(times, poses), **known}
 
 
 def is_folder(path: Path) -> bool:

@@ -49,7 +49,8 @@ class FolderOptions:
 
     table: file with the poses. trajectory: poses by time, for pictures named by theirs. ordered:
     poses (N, 4, 4), of the first picture, the second, …; `stamps_ns` (N,) of them, where known.
-    poses_name: what to call these two. T_base_cam: (4, 4), the poses are then those of the base.
+    poses_name: what to call these two. camera_poses: they are of the camera, not of the base.
+    T_base_cam: (4, 4), the other poses are then those of the base.
     """
 
     table: Path | None = None
@@ -57,6 +58,7 @@ class FolderOptions:
     ordered: Array | None = None
     stamps_ns: Sequence[int] | None = None
     poses_name: str = ''
+    camera_poses: bool = False
     camera: str = 'camera'
     T_base_cam: Array | None = None
     max_gap_s: float = 1.0
@@ -265,7 +267,7 @@ def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> li
 
 def _frame(folder: Path, record: Record, T: Array | None, options: FolderOptions,
            lone: bool = False, timed: bool = False) -> PosedFrame:
-    if T is not None and options.T_base_cam is not None:
+    if T is not None and options.T_base_cam is not None and not options.camera_poses:
         T = T @ options.T_base_cam
     return PosedFrame(
         stamp_ns=record.stamp_ns or 0, camera=record.camera or options.camera, T_map_cam=T,

@@ -459,6 +459,30 @@ def test_poses_of_a_file_go_by_time_or_by_order(tmp_path, noise):
         read(bag.path, ordered=poses[:3], file_name='poses.txt')
 
 
+def test_poses_of_the_camera_are_not_moved_by_extrinsics(tmp_path, noise):
+    """KITTI's files hold the poses of the left camera; what /tf_static says is of the base."""
+    left, right = pose(1.0, 0.5), pose(1.0, -0.5, 0.3)
+    poses = np.array([pose(3.0 * i, 0, 0.1 * i) for i in range(4)])
+    with BagMaker(tmp_path / 'bag') as bag:
+        bag.transform(START, 'base_link', 'left', left, static=True)
+        bag.transform(START, 'base_link', 'right', right, static=True)
+        for i, rgb in enumerate(noise(4)):
+            for side in ('left', 'right'):
+                bag.image(START + i * SECOND, rgb, f'/{side}/image_raw', side)
+    known = {'ordered': poses, 'camera_poses': True, 'file_name': '00.txt'}
+    source, frames = read(bag.path, image_topics=['/left/image_raw'], **known)
+    np.testing.assert_allclose([f.T_map_cam for f in frames], poses, atol=1e-12)
+    assert source.extrinsics['left'][:3] == [1.0, 0.5, 0.0]
+    both = ['/left/image_raw', '/right/image_raw']
+    _, frames = read(bag.path, image_topics=both, **known)
+    for frame in frames:
+        i = (frame.stamp_ns - START) // SECOND
+        beside = np.eye(4) if frame.camera == 'left' else np.linalg.inv(left) @ right
+        np.testing.assert_allclose(frame.T_map_cam, poses[i] @ beside, atol=1e-12)
+    with pytest.raises(BagError, match=r'those of /left/image_raw; where /right/image_raw sits'):
+        read(bag.path, image_topics=both, base_frame='car', **known)
+
+
 # Cameras.
 
 @pytest.mark.parametrize('storage', STORAGES)

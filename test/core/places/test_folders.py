@@ -250,6 +250,13 @@ def test_kitti_poses_go_with_the_pictures_in_order(tmp_path):
                        poses_name='00.txt')
     assert [f.T_map_cam[2, 3] for f in frames] == pytest.approx([0, 1.5, 3.0])
     assert [f.stamp_ns for f in frames] == stamps.tolist()
+    # They are those of the camera; where it sits is only noted.
+    T_base_cam = np.eye(4)
+    T_base_cam[0, 3] = 2.0
+    source, frames = opened(tmp_path / 'image_0', ordered=poses, poses_name='00.txt',
+                            camera_poses=True, T_base_cam=T_base_cam)
+    np.testing.assert_array_equal([f.T_map_cam for f in frames], poses)
+    assert source.extrinsics == {'camera': [2.0, 0, 0, 0, 0, 0, 1.0]}
     picture(tmp_path / 'image_0' / '000003.png')
     with pytest.raises(BagError, match=r'00.txt has 3 poses, but .*image_0 4 pictures; in order'):
         opened(tmp_path / 'image_0', ordered=poses, poses_name='00.txt')
