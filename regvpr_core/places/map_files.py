@@ -137,7 +137,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         _check_schema(path, database)
         if writable:
             database.execute('PRAGMA synchronous=FULL')
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:  # SQLite quotes the bytes that it stumbled over
         database.close()
         raise MapError(f'map {path} is damaged: {error}') from error
     except BaseException:
