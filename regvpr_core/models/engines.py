@@ -20,7 +20,8 @@ from regvpr_core.config import check_range, nearest
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.models.checkpoints import METADATA_KEY
 from regvpr_core.models.descriptor_model import DescriptorModel
-from regvpr_core.models.fused import Form, fuse, FusedBlock, packing_works
+from regvpr_core.models.fused import fuse, FusedBlock
+from regvpr_core.models.fused_linear import Form, packing_works
 from regvpr_core.models.vit import Block
 
 Rows = npt.NDArray[np.float32]
@@ -202,13 +203,14 @@ def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: i
     Takes some tenths of a second. The forms take turns, so that a busy machine slows all. One
     answer a process (and number of threads), so that its encoders agree to the bit.
     """
-    packs = packing_works()
     dtypes = [PRECISIONS[name] for name in precisions]
-    if len(dtypes) > 1 and not bf16_is_faster(width):
+    # Where only fp32 can be packed, bf16 is emulated: a busy machine must not make it look fast.
+    emulated = packing_works() and not packing_works(torch.bfloat16)
+    if len(dtypes) > 1 and (emulated or not bf16_is_faster(width)):
         dtypes = [torch.float32]
     forms = [Form(dtype=dtype, packed=packed, products=products) for dtype in dtypes
              for packed, products in ((False, False), (True, False), (True, True))
-             if packs or not packed]
+             if not packed or packing_works(dtype)]
     if len(forms) == 1:
         return forms[0]
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are

@@ -6,7 +6,6 @@ residuals are computed inside the matrix products (oneDNN), and patches are embe
 product. The weights of the module it is made from are not kept.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,60 +14,14 @@ import torch.nn.functional as F
 
 from regvpr_core.models.adapter import AdaptedBlock, MffAdapter
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.fused_head import FusedReduction, FusedRegisterAggregator
+from regvpr_core.models.fused_linear import Form, FusedLinear
 from regvpr_core.models.register_aggregator import RegisterAggregator
 from regvpr_core.models.salad import Salad
 from regvpr_core.models.vit import Block, check_sides, DinoVisionTransformer, PATCH
 
 MAX_ATTENTION_WEIGHTS = 1 << 25
 """Attention by two matrix products holds B * heads * N * N numbers; beyond this SDPA is used."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """How the operations of a `FusedVit` are carried out.
-
-    dtype: of weights and tokens.
-    packed: weights are laid out for oneDNN once, instead of in every call.
-    products: attention by two matrix products and a softmax, instead of SDPA.
-    """
-
-    dtype: torch.dtype = torch.float32
-    packed: bool = False
-    products: bool = False
-
-
-class FusedLinear(nn.Module):
-    """A linear layer with its activation, or with the residual that is added to its output."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, form: Form, activation: str = 'none'
-    ) -> None:
-        super().__init__()
-        weight = weight.detach().to(form.dtype).contiguous()
-        if form.packed:
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        self.register_buffer('weight', weight, persistent=False)
-        self.register_buffer('bias', None if bias is None else bias.detach().to(form.dtype),
-                             persistent=False)
-        self.packed, self.activation = form.packed, activation
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(..., K) to (..., N); `residual` (..., N) is added."""
-        if self.packed and residual is not None:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(
-                x, residual, self.weight, self.bias, 'add'))
-        if self.packed:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, self.activation, [], 'none'))
-        x = F.linear(x, self.weight, self.bias)
-        if self.activation == 'relu':
-            x = x.relu_()
-        elif self.activation == 'gelu':
-            x = F.gelu(x)
-        return x if residual is None else x + residual
 
 
 class FusedAdapter(nn.Module):
@@ -222,24 +175,31 @@ class FusedVit(nn.Module):
 
 
 def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
-    """Bring a model into a form, in place. Heads of transport compute in its dtype, others in
-    float32; Sinkhorn's transport, the sums and the norms are float32 in any case.
-    """
+    """Bring a model into a form, in place."""
     last = model.config.last_block
     if last is not None:
         model.backbone.blocks = model.backbone.blocks[: last + 1]
     model.backbone = FusedVit(model.backbone, form)  # type: ignore[assignment]
-    head: nn.Module = model.aggregator
-    in_form = isinstance(head, RegisterAggregator | Salad)
-    if in_form:
-        head.to(form.dtype)
-    if form.packed:
-        head_form = form if in_form else Form(packed=True)
-        for parent in list(head.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, nn.Linear):
-                    setattr(parent, name, FusedLinear(child.weight, child.bias, head_form))
+    model.aggregator = fused_head(model.aggregator, form)
     return model
+
+
+def fused_head(head: nn.Module, form: Form) -> nn.Module:
+    """A head in a form, in place where that is enough. Heads of transport compute in its dtype,
+    others in float32; Sinkhorn's transport, the sums and the norms are float32 in any case.
+    """
+    if isinstance(head, RegisterAggregator):
+        return FusedRegisterAggregator(head, form)
+    if isinstance(head, Salad):
+        head.to(form.dtype)
+        for name in ('token_features', 'cluster_features', 'score'):
+            setattr(head, name, FusedReduction(getattr(head, name), form))
+    head_form = form if isinstance(head, Salad) else Form(packed=form.packed)
+    for parent in list(head.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, FusedLinear(child.weight, child.bias, head_form))
+    return head
 
 
 def fused_block(block: nn.Module, form: Form) -> FusedBlock:
@@ -251,14 +211,3 @@ def channels_last(module: nn.Module, form: Form) -> nn.Module:
     """Convolutions in a form, their weights laid out for channels that lie side by side."""
     moved: nn.Module = cast(Any, module).to(form.dtype, memory_format=torch.channels_last)
     return moved
-
-
-def packing_works() -> bool:
-    """Whether this build of torch has oneDNN's packed linear layers (x86 and most of aarch64)."""
-    try:
-        form = Form(packed=True)
-        layer = FusedLinear(torch.eye(32), torch.zeros(32), form)
-        x = torch.ones(2, 32)
-        return torch.equal(layer(x, x), x + x)
-    except (AttributeError, RuntimeError):
-        return False

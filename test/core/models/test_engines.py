@@ -11,7 +11,9 @@ from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder, torch_encoder
 from regvpr_core.models.engines import fastest_form
-from regvpr_core.models.fused import Form, fuse, packing_works
+from regvpr_core.models.fused import fuse
+from regvpr_core.models.fused_head import GROUP
+from regvpr_core.models.fused_linear import Form, packing_works
 from regvpr_core.models.preprocessing import Preprocessing
 
 HEADS = {'regvpr': {}, 'salad': {'clusters': 8, 'output_dim': 40}, 'gem': {'power': 3.0},
@@ -67,6 +69,19 @@ def test_every_head_gives_the_same_descriptor_fused(head):
         for form in (Form(), Form(packed=packing_works())):
             given = fuse(copy.deepcopy(model), form)(images)
             torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('settings', [
+    {'join': 'clusters'}, {'register_width': 'reduced'}, {'layers': 0}, {'registers': 0},
+    {'join': 'clusters', 'layers': 1, 'heads': 2, 'iterations': 1, 'reg': 0.5}])
+def test_every_reading_of_the_registers_is_there_fused(settings):
+    model = random_model(settings=settings)
+    images = torch.randn(GROUP + 2, 3, 28, 42)  # more than pass together
+    with torch.no_grad():
+        wanted = model(images)
+        for form in (Form(), Form(packed=packing_works())):
+            fused = fuse(copy.deepcopy(model), form)
+            torch.testing.assert_close(fused(images), wanted, atol=1e-5, rtol=0)
 
 
 def test_the_final_norm_and_another_size_are_there_fused():
@@ -132,9 +147,20 @@ def test_a_torch_without_packed_layers_still_describes(monkeypatch, small_model,
     fastest_form.cache_clear()
     wanted = load_encoder(small_model, 'cpu', 'fp32').describe(noise(1)[0])
     fastest_form.cache_clear()
-    monkeypatch.setattr(engines, 'packing_works', lambda: False)
+    monkeypatch.setattr(engines, 'packing_works', lambda dtype=None: False)
     given = load_encoder(small_model, 'cpu', 'fp32').describe(noise(1)[0])
     np.testing.assert_allclose(given, wanted, atol=1e-5)
+    fastest_form.cache_clear()
+
+
+def test_bf16_is_never_chosen_where_it_is_emulated(monkeypatch):
+    fastest_form.cache_clear()
+    monkeypatch.setattr(engines, 'packing_works', lambda dtype=torch.float32: dtype.itemsize == 4)
+    monkeypatch.setattr(engines, 'bf16_is_faster', lambda width: True)
+    assert fastest_form(32, 2, ('fp32', 'bf16'), 1).dtype == torch.float32
+    asked = fastest_form(32, 2, ('bf16',), 1)
+    assert asked.dtype == torch.bfloat16
+    assert not asked.packed
     fastest_form.cache_clear()
 
 
