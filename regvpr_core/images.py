@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import stat
 from typing import Any
 
 # OpenCV reads this once, when it is loaded: a small file must not unpack to gigabytes.
@@ -87,7 +88,10 @@ def decode(data: bytes | npt.NDArray[np.uint8], name: str = 'image') -> RGB:
         raise ImageError(f'{name}: cannot be decoded: {error.err}') from error
     if pixels is None:
         raise ImageError(f'{name}: {buffer.size} bytes that are no picture in a known format')
-    return as_rgb(pixels, bgr=True)
+    try:
+        return as_rgb(pixels, bgr=True)
+    except ImageError as error:
+        raise ImageError(f'{name}: {error}') from error
 
 
 def read(path: Path) -> RGB:
@@ -97,6 +101,12 @@ def read(path: Path) -> RGB:
         ImageError: the file cannot be read or is no picture.
     """
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise ImageError(f'{path}: is no plain file')  # reading a pipe would wait for ever
+        if state.st_size > MAX_FILE_BYTES:
+            raise ImageError(f'{path}: {state.st_size} bytes of image data; expected 1 to '
+                             f'{MAX_FILE_BYTES}')
         return decode(path.read_bytes(), str(path))
     except OSError as error:
         raise ImageError(f'{path}: cannot be read: {error.strerror}') from error

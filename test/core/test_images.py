@@ -1,3 +1,5 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from regvpr_core.images import (
     check_size,
     decode,
     encode_jpeg,
+    MAX_FILE_BYTES,
     MAX_SIDE,
     read,
     thumbnail,
@@ -98,8 +101,21 @@ def test_a_file_is_read_or_named(tmp_path):
     assert np.array_equal(read(tmp_path / 'a.png'), RGB)
     with pytest.raises(ImageError, match=r'none.png: cannot be read: No such file or directory'):
         read(tmp_path / 'none.png')
-    with pytest.raises(ImageError, match='cannot be read: Is a directory'):
+    with pytest.raises(ImageError, match='is no plain file'):
         read(tmp_path)
+
+
+def test_a_pipe_or_a_huge_file_is_refused_unread_and_any_refusal_names_the_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    with (tmp_path / 'huge.png').open('wb') as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
+    (tmp_path / 'deep.tiff').write_bytes(
+        cv2.imencode('.tiff', np.ones((4, 5, 3), np.float32))[1].tobytes())
+    for name, message in (('pipe.jpg', 'is no plain file'),
+                          ('huge.png', f'{MAX_FILE_BYTES + 1} bytes of image data'),
+                          ('deep.tiff', 'expected 8- or 16-bit pixels')):
+        with pytest.raises(ImageError, match=f'{name}: {message}'):
+            read(tmp_path / name)
 
 
 def test_a_jpeg_is_near_the_pixels_it_was_made_from(noise):
