@@ -5,7 +5,17 @@ from collections.abc import Sequence
 import sys
 
 from regvpr_core import __version__
-from regvpr_core.cli import describe, evaluate, export, heatmap, maps, train, weights
+from regvpr_core.cli import (
+    describe,
+    doctor,
+    evaluate,
+    export,
+    heatmap,
+    localize,
+    maps,
+    train,
+    weights,
+)
 from regvpr_core.errors import RegvprError
 
 REFUSED = 1
@@ -18,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog='regvpr', description='Visual place recognition: place maps, descriptors, weights.')
     parser.add_argument('--version', action='version', version=f'regvpr {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for module in (maps, describe, heatmap, evaluate, export, train, weights):
+    for module in (maps, localize, describe, heatmap, evaluate, export, train, weights, doctor):
         module.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
