@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from regvpr_core.cli import map_fleet, map_show, map_tools
+from regvpr_core.cli import map_calibrate, map_fleet, map_show, map_tools
 from regvpr_core.cli.console import print_facts
 from regvpr_core.cli.map_build import add_build_arguments, run_build
 
@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> None:
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_info)
+    map_calibrate.add_parser(verbs)
     map_show.add_parser(verbs)
     map_tools.add_parsers(verbs)
     map_fleet.add_parsers(verbs)

@@ -16,9 +16,24 @@ VERSION = 1
 MAX_BYTES = 65_536
 MAX_COUNT = 10**12
 
+STANDARD = 'nothing: the map is too small, standard values hold'
+"""Said of a calibration that could not be learnt."""
+
 
 def calibrate_and_store(path: Path, traverse: Path | None = None) -> Calibration:
-    """Learn a map's calibration and keep it in the map.
+    """Learn a map's calibration and keep it in the map; arguments as `calibrated`.
+
+    Raises:
+        MapError: a map cannot be read or written, or the two are not of one model.
+    """
+    calibration = calibrated(path, traverse)
+    with MapWriter.append_to(path) as writer:
+        writer.attach(NAME, to_json(calibration))
+    return calibration
+
+
+def calibrated(path: Path, traverse: Path | None = None) -> Calibration:
+    """Learn a map's calibration.
 
     Args:
         path: the map's folder.
@@ -26,23 +41,20 @@ def calibrate_and_store(path: Path, traverse: Path | None = None) -> Calibration
             the map's own pairs of keyframes.
 
     Raises:
-        MapError: a map cannot be read or written, or the two are not of one model.
+        MapError: a map cannot be read, or the two are not of one model, or not of one place.
     """
     config = BeliefConfig()
     with PlaceMap.open(path) as place_map:
         radius_m = place_radius(place_map.T_map_cam, config)
         if traverse is None:
-            calibration = calibrate(place_map, radius_m, config.place_angle_rad)
-        else:
-            with PlaceMap.open(traverse, fingerprint=place_map.manifest.fingerprint) as second:
-                calibration = calibrate(place_map, radius_m, config.place_angle_rad, second)
-                if not calibration.queries:
-                    raise MapError(
-                        f'traverse {traverse} teaches nothing about map {path}: too few of its '
-                        f"{len(second)} keyframes lie within {radius_m:.1f} m of the map's; "
-                        f'are both in one frame?')
-    with MapWriter.append_to(path) as writer:
-        writer.attach(NAME, to_json(calibration))
+            return calibrate(place_map, radius_m, config.place_angle_rad)
+        with PlaceMap.open(traverse, fingerprint=place_map.manifest.fingerprint) as second:
+            calibration = calibrate(place_map, radius_m, config.place_angle_rad, second)
+            if not calibration.queries:
+                raise MapError(
+                    f'traverse {traverse} teaches nothing about map {path}: too few of its '
+                    f"{len(second)} keyframes lie within {radius_m:.1f} m of the map's; "
+                    f'are both in one frame?')
     return calibration
 
 
