@@ -45,7 +45,7 @@ class Batches:
     @property
     def steps(self) -> int:
         """Batches of an epoch. The last one may be smaller; below two places it is left out."""
-        count, P = len(self._places.members), self._config.places
+        count, P = int(self._places.repeats.sum()), self._config.places
         rest = count % P - count % P % self._processes
         return count // P + (rest >= 2 * self._processes)
 
@@ -61,12 +61,12 @@ class Batches:
 
     def _order(self, rng: np.random.Generator) -> list[int]:
         """Places in the order of the epoch."""
-        count = len(self._places.members)
+        repeats = self._places.repeats
         if self._config.shuffle == 'all':
-            return [int(i) for i in rng.permutation(count)]
+            return [int(i) for i in rng.permutation(np.repeat(np.arange(len(repeats)), repeats))]
         of_group: dict[str, list[int]] = {}
         for place, group in enumerate(self._places.groups):
-            of_group.setdefault(group, []).append(place)
+            of_group.setdefault(group, []).extend([place] * int(repeats[place]))
         return [int(place) for members in of_group.values() for place in rng.permutation(members)]
 
     def _take(self, queue: deque[int]) -> list[int]:
@@ -80,6 +80,8 @@ class Batches:
         return chosen
 
     def _too_near(self, place: int, chosen: list[int]) -> bool:
+        if place in chosen:  # one that is repeated
+            return True
         position, apart = self._places.positions[place], self._places.apart[place]
         if not chosen or not apart or np.isnan(position[0]):
             return False

@@ -41,6 +41,7 @@ class DataConfig:
     apart: two places of one batch lie at least so far apart, metres (seconds for `clips`), 0 to
         1e6; nearer ones could show the same thing. For places that have a position.
     window_s: for `clips`: seconds to each side that belong to the place, 0 to 60.
+    repeat: its places come so often in an epoch, 1 to 10000: small sets beside large ones.
     """
 
     kind: str = 'gsv_cities'
@@ -52,6 +53,7 @@ class DataConfig:
     heading_bins: int = 6
     apart: float = 25.0
     window_s: int = 1
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         check_choice('data.kind', self.kind, DATA_KINDS)
@@ -59,6 +61,7 @@ class DataConfig:
         check_range('data.heading_bins', self.heading_bins, 1, 36)
         check_range('data.apart', self.apart, 0.0, 1e6)
         check_range('data.window_s', self.window_s, 0, 60)
+        check_range('data.repeat', self.repeat, 1, 10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,16 +214,42 @@ class TokensConfig:
     block: its number, from 0. Blocks behind it, up to the model's last, are run in training and
         may be trained or have adapters.
     copies: augmented copies of every image beside the plain one, 0 to 64.
+    window: each picture shows a random square of so many patches a side in training, less work
+        and another view; 0: all of it.
     folder: where they are kept; '': `tokens` in the run's folder. Runs may share one.
     """
 
     block: int = 7
     copies: int = 3
+    window: int = 0
     folder: str = ''
 
     def __post_init__(self) -> None:
         check_range('tokens.block', self.block, 0, max(v.depth for v in VIT_CONFIGS.values()) - 1)
         check_range('tokens.copies', self.copies, 0, 64)
+        check_range('tokens.window', self.window, 0, 1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadStartConfig:
+    """A register or SALAD head starts from what tokens look like (training/head_start.py).
+
+    pictures, patches: a sample of so many pictures and patches of each, 8 to 100,000 and 1 to
+        4096.
+    whitening: principal components are divided by their variance to this power, 0 to 0.5.
+    sharpness: of the soft assignment to clusters, 0 to 1000.
+    """
+
+    pictures: int = 600
+    patches: int = 48
+    whitening: float = 0.5
+    sharpness: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_range('head_start.pictures', self.pictures, 8, 100_000)
+        check_range('head_start.patches', self.patches, 1, 4096)
+        check_range('head_start.whitening', self.whitening, 0.0, 0.5)
+        check_range('head_start.sharpness', self.sharpness, 0.0, 1000.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +276,7 @@ class TrainConfig:
         hand. backbone_path: a file of them.
     start: a checkpoint of the same model to go on from; one without adapters may start a model
         that has them.
+    head_start: the head starts from tokens and not at random; None: at random. Not with `start`.
     distil: another model that teaches similarities; None: none.
     data_root: folder that relative folders of data sets are in.
     data, validation: sets to train on and to measure recall on.
@@ -274,6 +304,7 @@ class TrainConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     tokens: TokensConfig | None = None
+    head_start: HeadStartConfig | None = None
     distil: DistilConfig | None = None
     epochs: int = 4
     steps: int = 0
@@ -301,6 +332,9 @@ class TrainConfig:
         check_range('save_steps', self.save_steps, 1, 1_000_000)
         check_range('validate_epochs', self.validate_epochs, 1, 1_000_000)
         check_range('validate_batch', self.validate_batch, 1, 4096)
+        if self.start is not None and self.head_start is not None:
+            raise ConfigError('start and head_start are both given; a head starts from a '
+                              'checkpoint or from tokens')
         if self.tokens is not None:
             self._check_tokens(self.tokens)
 

@@ -1,6 +1,7 @@
 """What is trained, seen from its input: the whole model, or what lies behind kept tokens."""
 
 from collections.abc import Callable
+import math
 from pathlib import Path
 
 import torch
@@ -28,18 +29,26 @@ class TokenNetwork(nn.Module):
         self.block = block
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, 1 + h * w, width) that the block gives, to unit rows (B, D)."""
+        """Tokens (B, 1 + h * w, width) that the block gives, to unit rows (B, D).
+
+        The patches are those of the whole grid, or of a square window of it.
+        """
+        descriptors: Tensor = self.model.aggregator(*self.tokens(tokens))
+        return descriptors
+
+    def tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the aggregator is given: (B, width) and (B, width, h, w)."""
         size, vit = self.model.config.preprocessing, self.model.backbone
         grid = (size.height // 14, size.width // 14)
+        if tokens.shape[1] - 1 != grid[0] * grid[1]:
+            grid = (math.isqrt(tokens.shape[1] - 1),) * 2
         last = self.model.config.last_block
         x = tokens
         for block in vit.blocks[self.block + 1: None if last is None else last + 1]:
             x = block(x, grid)
         if last is None:
             x = vit.norm(x)
-        patches = x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid)  # (B, width, h, w)
-        descriptors: Tensor = self.model.aggregator(x[:, 0], patches)
-        return descriptors
+        return x[:, 0], x[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid)
 
 
 def build_model(

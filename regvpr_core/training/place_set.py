@@ -26,6 +26,7 @@ class PlaceSet:
     positions: (P, 3) of places: group of positions that can be compared, x, y (metres, or seconds
         along a clip and 0). NaN where a place has none.
     apart: distance below which two places are not put into one batch.
+    repeats: (P) how often each place comes in an epoch.
     dropped: places that had too few pictures.
     """
 
@@ -36,6 +37,7 @@ class PlaceSet:
     groups: tuple[str, ...]
     positions: Float64
     apart: Float64
+    repeats: Int64
     dropped: int = 0
 
     def digest(self) -> str:
@@ -54,13 +56,18 @@ class PlaceSet:
         members = tuple(m[~np.isin(m, gone)] for m in self.members)
         return replace(self, members=members).with_at_least(1)
 
+    def repeated(self, times: int) -> 'PlaceSet':
+        """Each place so many times as often."""
+        return replace(self, repeats=self.repeats * times)
+
     def with_at_least(self, images: int) -> 'PlaceSet':
         """Without the places that have fewer pictures."""
         kept = [i for i, members in enumerate(self.members) if len(members) >= images]
         return replace(
             self, members=tuple(self.members[i] for i in kept),
             groups=tuple(self.groups[i] for i in kept), positions=self.positions[kept],
-            apart=self.apart[kept], dropped=self.dropped + len(self.members) - len(kept))
+            apart=self.apart[kept], repeats=self.repeats[kept],
+            dropped=self.dropped + len(self.members) - len(kept))
 
 
 def place_set(
@@ -73,7 +80,7 @@ def place_set(
         np.asarray(positions, dtype=np.float64).reshape(count, 3)
     return PlaceSet(name, tuple(paths), tuple(names),
                     tuple(np.asarray(m, dtype=np.int64) for m in members), tuple(groups), rows,
-                    np.full(count, float(apart)))
+                    np.full(count, float(apart)), np.ones(count, dtype=np.int64))
 
 
 def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
@@ -90,6 +97,7 @@ def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
                       for members in s.members),
         groups=tuple(f'{number}:{group}' for number, s in enumerate(sets) for group in s.groups),
         positions=np.concatenate(positions), apart=np.concatenate([s.apart for s in sets]),
+        repeats=np.concatenate([s.repeats for s in sets]),
         dropped=sum(s.dropped for s in sets))
 
 

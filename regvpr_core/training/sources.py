@@ -20,7 +20,7 @@ from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.loading import PictureLoader
 from regvpr_core.training.networks import TokenNetwork
 from regvpr_core.training.pictures import normalised, read_groups, unit_range
-from regvpr_core.training.place_set import PlaceSet
+from regvpr_core.training.place_set import Int64, PlaceSet
 from regvpr_core.training.processes import Processes
 from regvpr_core.training.recompute import recompute
 from regvpr_core.training.tokens import keep_tokens, TokenPlan, TokenStore
@@ -54,15 +54,19 @@ class Source(Protocol):
     ) -> Iterator[Tensor]:
         """Network input of pictures of one validation set (references first), batch by batch."""
 
+    def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
+        """What the head is given for plain pictures: (B, width) and (B, width, h, w)."""
+
 
 class PictureSource:
     """Pictures are read for each batch and augmented on the device."""
 
     def __init__(
-        self, network: nn.Module, loader: PictureLoader, augmentation: AugmentationConfig,
+        self, network: DescriptorModel, loader: PictureLoader, augmentation: AugmentationConfig,
         validation: Sequence[Sequence[Path]], device: torch.device,
     ) -> None:
-        self.network = network
+        self.network: nn.Module = network
+        self._model = network
         self.places = loader.places
         self.copies = 1
         self.unreadable = loader.unreadable
@@ -96,25 +100,45 @@ class PictureSource:
             pictures = torch.stack([p for p in found if isinstance(p, Tensor)])
             yield normalised(unit_range(pictures, self._device), self._loader.preprocessing)
 
+    def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
+        """Of those that can be read."""
+        found = next(read_groups([[self.places.paths[i] for i in images]],
+                                 self._loader.preprocessing, self._loader.threads))
+        pictures = torch.stack([p for p in found if isinstance(p, Tensor)])
+        x = normalised(unit_range(pictures, self._device), self._loader.preprocessing)
+        config = self._model.config
+        of_model: tuple[Tensor, Tensor] = self._model.backbone(x, config.last_block)
+        return of_model
+
 
 class TokenSource:
     """Tokens that were computed before; their copies are augmented already."""
 
     def __init__(
-        self, network: nn.Module, places: PlaceSet, store: TokenStore,
-        validation: Sequence[TokenStore], copies: int, device: torch.device,
+        self, network: TokenNetwork, places: PlaceSet, store: TokenStore,
+        validation: Sequence[TokenStore], copies: int, window: int, device: torch.device,
     ) -> None:
-        self.network = network
+        self.network: nn.Module = network
+        self._behind = network
+        self._store, self._window = store, window
         self.places = places.without(store.unreadable)
         self.copies = copies
         self.unreadable = {places.names[i]: why for i, why in store.unreadable.items()}
         self.batches = store.batches
         self._validation = validation
         self._device = device
+        size = network.model.config.preprocessing
+        self._grid = (size.height // 14, size.width // 14)
 
     def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
-        """As float32."""
-        return read.to(self._device).float()
+        """As float32, and of each picture a window of the grid where that is asked for."""
+        x = read.to(self._device).float()
+        return windows(x, self._grid, self._window, random) if self._window else x
+
+    def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
+        """Through the blocks behind the kept ones."""
+        read = self._store.read(images, np.zeros_like(images))
+        return self._behind.tokens(read.to(self._device).float())
 
     def validation_inputs(
         self, number: int, chosen: Sequence[int], batch: int
@@ -162,7 +186,27 @@ def open_source(parts: SourceParts) -> Source:
             raise TrainingError(f'{dataset.title}: {len(check.unreadable)} pictures cannot be '
                                 f'read, e.g. {next(iter(check.unreadable.values()))}')
     return TokenSource(TokenNetwork(model, tokens.block), places, store, checks,
-                       1 + tokens.copies, parts.device)
+                       1 + tokens.copies, tokens.window, parts.device)
+
+
+def windows(
+    tokens: Tensor, grid: tuple[int, int], side: int, random: torch.Generator
+) -> Tensor:
+    """A random square of patches of each picture: (B, 1 + h * w, width) to (B, 1 + side^2, width).
+
+    Raises:
+        TrainingError: the square is larger than the grid.
+    """
+    h, w = grid
+    if side > min(h, w):
+        raise TrainingError(f'tokens.window is {side}, but a picture has {w} x {h} patches')
+    top = torch.randint(h - side + 1, (len(tokens),), generator=random)
+    left = torch.randint(w - side + 1, (len(tokens),), generator=random)
+    steps = torch.arange(side)
+    rows, columns = top[:, None] + steps, left[:, None] + steps  # (B, side)
+    chosen = (1 + rows[:, :, None] * w + columns[:, None]).flatten(1)
+    chosen = torch.cat([torch.zeros(len(tokens), 1, dtype=torch.long), chosen], dim=1)
+    return torch.take_along_dim(tokens, chosen.to(tokens.device)[:, :, None], dim=1)
 
 
 def keep(

@@ -21,6 +21,7 @@ from regvpr_core.training.batches import Batch, Batches
 from regvpr_core.training.config import TrainConfig
 from regvpr_core.training.data_sets import training_set, validation_sets
 from regvpr_core.training.errors import TrainingError
+from regvpr_core.training.head_start import start_head
 from regvpr_core.training.interrupts import Interrupts, Stopped
 from regvpr_core.training.losses import PlaceLoss
 from regvpr_core.training.networks import build_model
@@ -130,6 +131,9 @@ class Run:
             processes=self.processes, told=self.told))
         self.batches = Batches(self.source.places, self.config.batch, self.config.seed,
                                self.source.copies, self.processes.count)
+        if self.config.head_start is not None and not resume:
+            start_head(self.config, self.config.head_start, self.model, self.source)
+            self.processes.share_tensors([p.data for p in self.parameters.values()])
         every = self.batches.steps
         self.steps = min(self.config.steps or every * self.config.epochs,
                          every * self.config.epochs)

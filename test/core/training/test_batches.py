@@ -5,7 +5,7 @@ import pytest
 
 from regvpr_core.training.batches import Batches
 from regvpr_core.training.config import BatchConfig
-from regvpr_core.training.place_set import place_set
+from regvpr_core.training.place_set import joined, place_set
 
 
 def places(count=23, each=5, groups=3, positions=None, apart=0.0):
@@ -28,6 +28,19 @@ def test_every_place_comes_once_an_epoch():
     seen = Counter(int(p) for b in Batches(places(), BatchConfig(places=5), 1).epoch(3)
                    for p in b.places[::4])
     assert seen == Counter(range(23))
+
+
+@pytest.mark.parametrize('shuffle', ['all', 'groups'])
+def test_places_of_a_small_set_come_as_often_as_asked_but_once_a_batch(shuffle):
+    made = joined([places(count=20), places(count=6).repeated(4)])
+    batches = Batches(made, BatchConfig(places=8, shuffle=shuffle), 1)
+    assert batches.steps == (20 + 4 * 6) // 8 + 1
+    drawn = [batch.places[::4].tolist() for batch in batches.epoch(0)]
+    assert all(len(set(of_batch)) == len(of_batch) for of_batch in drawn)
+    seen = Counter(place for of_batch in drawn for place in of_batch)
+    assert all(seen[place] == 1 for place in range(20))
+    assert all(seen[place] >= 3 for place in range(20, 26))
+    assert made.with_at_least(5).repeats.tolist() == [1] * 20 + [4] * 6
 
 
 def test_groups_follow_one_another_so_that_a_batch_is_of_one_city():
