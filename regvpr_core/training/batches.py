@@ -99,9 +99,11 @@ class Batches:
             count = len(members)
             # Every picture once before any comes again, and then in another copy.
             order = np.concatenate([rng.permutation(count) for _ in range(-(-K // count))])[:K]
-            of_member = rng.permuted(np.tile(np.arange(self._copies), (count, 1)), axis=1)
+            versions = np.minimum(1 + self._places.copies[members], self._copies)
+            of_member = [rng.permutation(number) for number in versions]
             images.append(members[order])
-            copies.append(of_member[order, np.arange(K) // count % self._copies])
+            copies.append([of_member[member][turn // count % versions[member]]
+                           for turn, member in enumerate(order)])
         return Batch(np.concatenate(images).astype(np.int64),
                      np.concatenate(copies).astype(np.int64),
                      np.repeat(np.asarray(chosen, dtype=np.int64), K))

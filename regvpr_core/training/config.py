@@ -42,6 +42,7 @@ class DataConfig:
         1e6; nearer ones could show the same thing. For places that have a position.
     window_s: for `clips`: seconds to each side that belong to the place, 0 to 60.
     repeat: its places come so often in an epoch, 1 to 10000: small sets beside large ones.
+    copies: of its pictures, in place of `tokens.copies` where that is more, 0 to 64.
     """
 
     kind: str = 'gsv_cities'
@@ -54,6 +55,7 @@ class DataConfig:
     apart: float = 25.0
     window_s: int = 1
     repeat: int = 1
+    copies: int | None = None
 
     def __post_init__(self) -> None:
         check_choice('data.kind', self.kind, DATA_KINDS)
@@ -62,6 +64,8 @@ class DataConfig:
         check_range('data.apart', self.apart, 0.0, 1e6)
         check_range('data.window_s', self.window_s, 0, 60)
         check_range('data.repeat', self.repeat, 1, 10_000)
+        if self.copies is not None:
+            check_range('data.copies', self.copies, 0, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +217,8 @@ class TokensConfig:
 
     block: its number, from 0. Blocks behind it, up to the model's last, are run in training and
         may be trained or have adapters.
-    copies: augmented copies of every image beside the plain one, 0 to 64.
+    copies: augmented copies of every image beside the plain one, 0 to 64; `data.copies` may set
+        fewer for a data set.
     window: each picture shows a random square of so many patches a side in training, less work
         and another view; 0: all of it.
     folder: where they are kept; '': `tokens` in the run's folder. Runs may share one.

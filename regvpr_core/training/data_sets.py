@@ -32,8 +32,8 @@ def training_set(config: TrainConfig) -> PlaceSet:
         TrainingError: a folder is missing, or there are fewer places than a batch has.
     """
     needed = config.batch.least or config.batch.images
-    whole = joined([READERS[data.kind](find(config, data.folder), data).repeated(data.repeat)
-                    for data in config.data])
+    whole = joined([READERS[data.kind](find(config, data.folder), data)
+                    .repeated(data.repeat).with_copies(data.copies) for data in config.data])
     kept = whole.with_at_least(needed)
     if len(kept.members) < config.batch.places:
         raise TrainingError(

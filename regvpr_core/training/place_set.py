@@ -15,6 +15,8 @@ from regvpr_core.training.errors import TrainingError
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
+ANY_NUMBER = 1 << 30
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlaceSet:
@@ -27,6 +29,7 @@ class PlaceSet:
         along a clip and 0). NaN where a place has none.
     apart: distance below which two places are not put into one batch.
     repeats: (P) how often each place comes in an epoch.
+    copies: (N) at most so many augmented copies of each picture are kept with its tokens.
     dropped: places that had too few pictures.
     """
 
@@ -38,6 +41,7 @@ class PlaceSet:
     positions: Float64
     apart: Float64
     repeats: Int64
+    copies: Int64
     dropped: int = 0
 
     def digest(self) -> str:
@@ -60,6 +64,10 @@ class PlaceSet:
         """Each place so many times as often."""
         return replace(self, repeats=self.repeats * times)
 
+    def with_copies(self, most: int | None) -> 'PlaceSet':
+        """With at most so many augmented copies of each picture; None: as the run says."""
+        return self if most is None else replace(self, copies=np.full_like(self.copies, most))
+
     def with_at_least(self, images: int) -> 'PlaceSet':
         """Without the places that have fewer pictures."""
         kept = [i for i, members in enumerate(self.members) if len(members) >= images]
@@ -80,7 +88,8 @@ def place_set(
         np.asarray(positions, dtype=np.float64).reshape(count, 3)
     return PlaceSet(name, tuple(paths), tuple(names),
                     tuple(np.asarray(m, dtype=np.int64) for m in members), tuple(groups), rows,
-                    np.full(count, float(apart)), np.ones(count, dtype=np.int64))
+                    np.full(count, float(apart)), np.ones(count, dtype=np.int64),
+                    np.full(len(paths), ANY_NUMBER, dtype=np.int64))
 
 
 def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
@@ -98,6 +107,7 @@ def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
         groups=tuple(f'{number}:{group}' for number, s in enumerate(sets) for group in s.groups),
         positions=np.concatenate(positions), apart=np.concatenate([s.apart for s in sets]),
         repeats=np.concatenate([s.repeats for s in sets]),
+        copies=np.concatenate([s.copies for s in sets]),
         dropped=sum(s.dropped for s in sets))
 
 

@@ -177,7 +177,8 @@ def open_source(parts: SourceParts) -> Source:
     tokens = config.tokens
     root = Path(tokens.folder) if tokens.folder else parts.folder / 'tokens'
     places = parts.places
-    store = keep(parts, tokens, root / 'train', places.paths, places.names, tokens.copies)
+    store = keep(parts, tokens, root / 'train', places.paths, places.names, tokens.copies,
+                 places.copies)
     checks = [keep(parts, tokens, root / f'validation-{number}',
                    [file.path for file in of_set], [file.name for file in of_set], 0)
               for number, of_set in enumerate(files)]
@@ -211,12 +212,12 @@ def windows(
 
 def keep(
     parts: SourceParts, tokens: TokensConfig, folder: Path, paths: Sequence[Path],
-    names: Sequence[str], copies: int,
+    names: Sequence[str], copies: int, most: Int64 | None = None,
 ) -> TokenStore:
     """Tokens of some pictures; the first process computes them, the others wait."""
     config = parts.config
     plan = TokenPlan(paths=paths, names=names, model=config.model, block=tokens.block,
-                     augmentation=config.augmentation, copies=copies, seed=config.seed)
+                     augmentation=config.augmentation, copies=copies, seed=config.seed, most=most)
 
     def made() -> TokenStore:
         return keep_tokens(folder, plan, parts.backbone, parts.device, config.workers,

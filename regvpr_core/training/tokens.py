@@ -45,6 +45,7 @@ class TokenPlan:
 
     paths, names: of the pictures. model, block: whose tokens, from 0.
     augmentation, copies, seed: of the augmented copies beside the plain one, which is copy 0.
+    most: (N) copies of each picture where they are fewer; None: all have as many.
     """
 
     paths: Sequence[Path]
@@ -54,6 +55,7 @@ class TokenPlan:
     augmentation: AugmentationConfig
     copies: int
     seed: int
+    most: Int64 | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -69,7 +71,9 @@ class TokenPlan:
             'pictures_sha256': hashlib.sha256('\0'.join(self.names).encode()).hexdigest(),
             'preprocessing': json.loads(json.dumps(to_mapping(self.model.preprocessing))),
             'shape': list(self.shape), 'seed': self.seed if self.copies else 0,
-            'augmentation': to_mapping(self.augmentation) if self.copies else {}}
+            'augmentation': to_mapping(self.augmentation) if self.copies else {},
+            'most_sha256': None if self.most is None or (self.most >= self.copies).all() else
+            hashlib.sha256(np.minimum(self.most, self.copies).astype('<i8').tobytes()).hexdigest()}
 
 
 class TokenStore:
@@ -171,16 +175,21 @@ def fill(
     size = plan.model.preprocessing
     starts = range(state['done'], len(plan.paths), PASS)
     groups = [plan.paths[start:start + PASS] for start in starts]
+    most = np.full(len(plan.paths), plan.copies) if plan.most is None else plan.most
     rows = np.memmap(folder / 'tokens.f16', dtype=np.float16, mode='r+', shape=plan.shape)
     for start, found in zip(starts, read_groups(groups, size, threads), strict=True):
         blank = torch.zeros(3, size.height, size.width, dtype=torch.uint8)
         pictures = torch.stack([blank if isinstance(p, ImageError) else p for p in found])
         plain = unit_range(pictures, device)
+        ends = slice(start, start + len(found))
         for copy in range(1 + plan.copies):
+            wanted = most[ends] >= copy
+            if not wanted.any():
+                continue
             x = plain if copy == 0 or augment is None else \
                 augment(plain, generator(plan.seed, copy, start))
-            out = tokens(normalised(x, size)).float().clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16)
-            rows[copy, start:start + len(found)] = out.cpu().numpy()
+            out = tokens(normalised(x[torch.from_numpy(wanted)], size)).float()
+            rows[copy, ends][wanted] = out.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).cpu().numpy()
         state['unreadable'] |= {str(start + i): str(p) for i, p in enumerate(found)
                                 if isinstance(p, ImageError)}
         state['done'] = start + len(found)

@@ -30,6 +30,19 @@ def test_every_place_comes_once_an_epoch():
     assert seen == Counter(range(23))
 
 
+def test_pictures_are_shown_in_no_copy_that_they_do_not_have():
+    made = joined([places(count=6, each=1).with_copies(3), places(count=6, each=1).with_copies(0),
+                   places(count=6, each=2)])
+    drawn = {}
+    for epoch in range(40):
+        for batch in Batches(made, BatchConfig(places=6, shuffle='all'), 1, copies=5).epoch(epoch):
+            for image, copy in zip(batch.images, batch.copies, strict=True):
+                drawn.setdefault(int(image), Counter())[int(copy)] += 1
+    assert {len(drawn[image]) for image in range(6)} == {4}
+    assert {tuple(drawn[image]) for image in range(6, 12)} == {(0,)}
+    assert {len(drawn[image]) for image in range(12, 24)} == {5}
+
+
 @pytest.mark.parametrize('shuffle', ['all', 'groups'])
 def test_places_of_a_small_set_come_as_often_as_asked_but_once_a_batch(shuffle):
     made = joined([places(count=20), places(count=6).repeated(4)])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 import json
 import shutil
 
@@ -54,6 +55,22 @@ def test_kept_tokens_are_those_of_the_block_and_copies_differ(tmp_path, place_fo
     assert cosine.min() > 0.999
     copies = store.read(numbers, np.ones_like(numbers)).float()
     assert (copies - got).abs().mean() > 0.01
+
+
+def test_some_pictures_may_have_fewer_copies_and_the_others_are_as_before(
+        tmp_path, place_folder, backbone_file):
+    every = plan(place_folder, copies=2)
+    some = replace(every, most=np.arange(24) % 3)
+    stores = [keep(tmp_path / name, which, backbone_file)
+              for name, which in (('every', every), ('some', some))]
+    numbers = np.arange(24)
+    for copy in range(3):
+        whole, part = (store.read(numbers, np.full_like(numbers, copy)) for store in stores)
+        has = numbers % 3 >= copy
+        torch.testing.assert_close(part[has].float(), whole[has].float(), rtol=0.02, atol=0.02)
+        assert not part[~has].any()
+    with pytest.raises(TrainingError, match='holds tokens of another most_sha256'):
+        keep(tmp_path / 'some', every, backbone_file)
 
 
 def test_computing_tokens_goes_on_where_it_was_cut_off(tmp_path, place_folder, backbone_file,
