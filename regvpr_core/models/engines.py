@@ -77,7 +77,11 @@ class DeviceEngine:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._output = (torch.zeros(0), torch.zeros(0))
         with torch.inference_mode():
-            self._capture() if device.type == 'cuda' else self._model(self._input)
+            if device.type != 'cuda':
+                self._model(self._input)
+                return
+            with torch.cuda.device(device):  # streams and graphs are of the current device
+                self._capture()
 
     def __call__(self, inputs: Tensor) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
@@ -93,8 +97,9 @@ class DeviceEngine:
     def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if self._graph is None or inputs.shape != self._input.shape:
             return self._model.with_tokens(inputs.to(self._dtype))
-        self._input.copy_(inputs)
-        self._graph.replay()
+        with torch.cuda.device(self._input.device):
+            self._input.copy_(inputs)
+            self._graph.replay()
         return self._output
 
     def _capture(self) -> None:
@@ -107,7 +112,8 @@ class DeviceEngine:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # What other threads do with CUDA meanwhile is no part of the graph.
+            with torch.cuda.graph(graph, capture_error_mode='thread_local'):
                 self._output = self._model.with_tokens(self._input)
             self._graph = graph
         except RuntimeError:
@@ -207,7 +213,7 @@ def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: i
     # Where only fp32 can be packed, bf16 is emulated: a busy machine must not make it look fast.
     emulated = packing_works() and not packing_works(torch.bfloat16)
     if len(dtypes) > 1 and (emulated or not bf16_is_faster(width)):
-        dtypes = [torch.float32]
+        return fastest_form(width, heads, ('fp32',), threads)
     forms = [Form(dtype=dtype, packed=packed, products=products) for dtype in dtypes
              for packed, products in ((False, False), (True, False), (True, True))
              if not packed or packing_works(dtype)]

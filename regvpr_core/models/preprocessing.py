@@ -1,6 +1,7 @@
 """From uint8 pixels to network input, in torch, on the device of the network."""
 
 from dataclasses import dataclass
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,16 @@ def network_input(
         x = pixels.float()
     else:
         x = F.interpolate(pixels.float(), size, mode='bilinear', antialias=True)
-    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1) * 255.0
-    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1) * 255.0
+    mean, std = moments(preprocessing, device)
     return ((x - mean) / std).contiguous()
+
+
+@functools.lru_cache
+def moments(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (1, 3, 1, 1) in grey levels, kept on the device: sending them with every
+    image would make the CPU wait for the GPU.
+    """
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255.0
+                     for values in (preprocessing.mean, preprocessing.std))
+        return mean.to(device), std.to(device)
