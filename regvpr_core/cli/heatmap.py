@@ -1,6 +1,7 @@
 """`regvpr heatmap`: where one or more networks look, as pictures."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
 
 def free_name(folder: Path, stem: str) -> Path:
     """`STEM.png`, or `STEM_2.png` and so on where that is taken."""
+    stem = os.fsencode(stem).decode(errors='replace')  # neither OpenCV nor a terminal takes more
     target, number = folder / f'{stem}.png', 1
     while target.exists():
         number += 1

@@ -60,6 +60,7 @@ class Checkpoint:
     backbone_origin, backbone_sha256: which weights the frozen backbone must have. An origin of
         None means that the file holds the backbone itself.
     record: how it was made (data, recipe, figures), free form.
+    fingerprint: what it had when it was saved; None: a file from before this was kept.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     backbone_origin: str | None
     backbone_sha256: str | None
     record: dict[str, Any]
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,17 +192,19 @@ def save_checkpoint(
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
                if not _same(value, frozen.get(key.removeprefix('backbone.')))}
     sha256 = None if backbone is None else backbone.source.sha256
+    digest = fingerprint(model.config, sha256, tensors)
     about = {
         'format_version': FORMAT_VERSION,
         'name': name,
         'config': to_mapping(model.config),
         'backbone_origin': None if backbone is None else backbone.source.origin,
         'backbone_sha256': sha256,
+        'fingerprint': digest,
         'record': record,
     }
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
     path.chmod(0o644)
-    return fingerprint(model.config, sha256, tensors)
+    return digest
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -228,7 +232,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             path=path, name=str(about['name']),
             config=from_mapping(ModelConfig, about['config']),
             backbone_origin=about['backbone_origin'], backbone_sha256=about['backbone_sha256'],
-            record=about['record'])
+            record=about['record'], fingerprint=about.get('fingerprint'))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f'{path}: the record in it cannot be used: {error}') from error
 
@@ -280,8 +284,13 @@ def _assemble(
     with torch.device('meta'):  # no time is spent on random weights
         model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))
-    return LoadedModel(model.eval().requires_grad_(False), checkpoint.name,
-                       fingerprint(checkpoint.config, checkpoint.backbone_sha256, own), told)
+    digest = fingerprint(checkpoint.config, checkpoint.backbone_sha256, own)
+    if checkpoint.fingerprint not in (None, digest):
+        raise CheckpointError(
+            f'{checkpoint.path} was changed or damaged since it was saved: its fingerprint is '
+            f'{digest[:16]}…, its record says {str(checkpoint.fingerprint)[:16]}…; get the file '
+            f'again')
+    return LoadedModel(model.eval().requires_grad_(False), checkpoint.name, digest, told)
 
 
 def _load_peer(name: str, path: Path) -> LoadedModel:

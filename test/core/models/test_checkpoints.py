@@ -200,11 +200,38 @@ def test_weights_that_do_not_fit_are_named_by_key(small_model, tmp_path, edit, m
     assert str(path) in str(error.value)
 
 
+def flip_lowest_bit(weights: torch.Tensor) -> None:
+    weights.view(torch.int32)[3] ^= 1
+
+
+@pytest.mark.parametrize('change', [
+    lambda t: flip_lowest_bit(t['aggregator.centre']),
+    lambda t: flip_lowest_bit(t['backbone.blocks.0.mlp.fc2.bias'])])
+def test_one_bit_of_the_weights_that_was_flipped_is_noticed(small_model, tmp_path, change):
+    path = edited(small_model, tmp_path / 'a.safetensors', lambda tensors: None)
+    assert load_model(path).fingerprint == load_model(small_model).fingerprint
+    path = edited(small_model, tmp_path / 'b.safetensors', change)
+    with pytest.raises(CheckpointError, match=f'{path} was changed or damaged since it was saved'):
+        load_model(path)
+
+
+def test_a_setting_that_was_changed_behind_the_weights_is_noticed(small_model, tmp_path):
+    path = rewrite(small_model, tmp_path / 'a.safetensors',
+                   lambda a: a['config']['preprocessing'].update(height=70))
+    with pytest.raises(CheckpointError, match='was changed or damaged since it was saved'):
+        load_model(path)
+    # Files from before the fingerprint was kept have none to compare with.
+    path = rewrite(small_model, tmp_path / 'b.safetensors', lambda a: a.pop('fingerprint') and a)
+    assert load_model(path).fingerprint == load_model(small_model).fingerprint
+
+
 def test_weights_in_bfloat16_are_read(small_model, tmp_path):
     def halve(tensors):
         tensors['aggregator.centre'] = tensors['aggregator.centre'].bfloat16()
 
-    loaded = load_model(edited(small_model, tmp_path / 'a.safetensors', halve))
+    halved = edited(small_model, tmp_path / 'halved.safetensors', halve)
+    loaded = load_model(rewrite(halved, tmp_path / 'a.safetensors',
+                                lambda a: a.pop('fingerprint') and a))
     assert loaded.fingerprint != load_model(small_model).fingerprint
     assert loaded.model.aggregator.centre.dtype == torch.float32
 

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +75,11 @@ def test_the_command_writes_a_picture_an_image(register_model, small_model, nois
     assert 'skipped' in capsys.readouterr().err
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png']
     assert read(tmp_path / 'out' / '0.png').shape == (2 * (120 + 24), 3 * 160, 3)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff.jpg'))  # no UTF-8
+    odd.write_bytes((tmp_path / '0.jpg').read_bytes())
+    assert main(['heatmap', str(odd), '-o', str(tmp_path / 'odd'), '--model',
+                 str(small_model)]) == 0
+    assert [p.name for p in (tmp_path / 'odd').iterdir()] == ['\ufffd.png']
     assert main(['heatmap', str(tmp_path / 'broken.jpg'), '-o', str(tmp_path / 'out'),
                  '--model', str(small_model)]) == 1
     assert 'none of 1 files can be read' in capsys.readouterr().err
