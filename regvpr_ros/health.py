@@ -101,8 +101,8 @@ class Health:
         if without_intrinsics and now - self.started_at > RECENT_S:
             names = ', '.join(name for name in without_intrinsics if name)
             return DiagnosticStatus.WARN, (
-                f'no camera_info{" of " if names else ""}{names}: poses are verified as if '
-                f"the map's camera had taken the images")
+                f'no camera_info{" of " if names else ""}{names}: images are verified '
+                f"without intrinsics, or with the map's")
         return DiagnosticStatus.OK, ''
 
     def values(self, dropped: int) -> dict[str, str]:
@@ -126,6 +126,7 @@ class Health:
             'latency p95 (ms)': f'{1e3 * float(np.percentile(latencies, 95)):.1f}',
             **{f'share of time: {step}': f'{seconds / total:.3f}'
                for step, seconds in steps.items()},
+            'busy (ms an image)': f'{1e3 * total / max(self.processed, 1):.1f}',
             'memory (MB)': f'{resident_mb():.0f}',
             'last error': self.last_error,
         }

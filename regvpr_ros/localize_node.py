@@ -551,24 +551,34 @@ def _line(error: Exception) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; exit code 1 where it cannot start."""
     rclpy.init(args=arguments)
-    node = LocalizeNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    node = None
     try:
+        node = LocalizeNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
         if node.get_parameter('autostart').value and not _start(node):
-            return 1
+            return 0 if _stopped() else 1
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if not _stopped():  # else a signal came in the midst of one of rclpy's own calls
+            raise
     finally:
-        node.on_shutdown(None)
-        node.destroy_node()
+        if node is not None:
+            node.on_shutdown(None)
+            node.destroy_node()
         rclpy.try_shutdown()
     return 0
 
 
 def _start(node: LocalizeNode) -> bool:
     return (node.trigger_configure() == SUCCESS) and (node.trigger_activate() == SUCCESS)
+
+
+def _stopped() -> bool:
+    """Whether a signal has ended ROS in this process."""
+    return not rclpy.ok()
 
 
 if __name__ == '__main__':

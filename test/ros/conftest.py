@@ -1,5 +1,6 @@
 """The node as its own process, and a listener in this one; between them real DDS."""
 
+import array
 from collections.abc import Callable, Iterator
 import os
 from pathlib import Path
@@ -16,11 +17,13 @@ pytest.importorskip('rclpy', reason='rclpy is not installed (make test installs 
 from ament_index_python.packages import get_package_prefix, PackageNotFoundError
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from regvpr_ros.msg import LocalizationStatus, PlaceMatches
+from sensor_msgs.msg import Image
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 START_S = 60.0
@@ -191,6 +194,74 @@ def node(start: Callable[..., Process]) -> Callable[..., Process]:
                      '-p', f'compressed:={str(compressed).lower()}', '-r', f'{topic}:={source}',
                      '-r', 'odom:=/odom', *more)
     return run
+
+
+class Camera:
+    """Publishes pictures and odometry at a rate, with rising stamps, from a thread of its own."""
+
+    def __init__(self, listener: Listener, topic: str = '/camera/image_raw') -> None:
+        self.images = listener.node.create_publisher(Image, topic, 1)
+        self.odometry = listener.node.create_publisher(Odometry, '/odom', 10)
+        self.stamp_s = 1000.0
+        self.period_s = 0.1
+        self.step_s = 1.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def drive(self, frames: list[Any], period_s: float = 0.1) -> None:
+        """Drive over the frames again and again, there and back, until `stop`."""
+        self.period_s = period_s
+        there_and_back = [*frames, *frames[-2:0:-1]]
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(there_and_back,), daemon=True)
+        self._thread.start()
+
+    def _run(self, frames: list[Any]) -> None:
+        number = 0
+        due = time.monotonic()
+        while not self._stop.is_set():
+            frame = frames[number % len(frames)]
+            number += 1
+            self.stamp_s += self.step_s
+            self.send(frame)
+            due += self.period_s
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def send(self, frame: Any) -> None:
+        """One picture, with odometry a moment before it."""
+        odometry = Odometry(child_frame_id='base_link')
+        odometry.header.frame_id = 'odom'
+        self._stamp(odometry.header)
+        odometry.pose.pose.position.x = float(frame.T_map_base[0, 3])
+        odometry.pose.pose.orientation.w = 1.0
+        self.odometry.publish(odometry)
+        self.images.publish(self.message(frame.rgb))
+
+    def message(self, rgb: Any) -> Image:
+        """An rgb8 image of now."""
+        message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding='rgb8',
+                        step=rgb.shape[1] * 3, data=array.array('B', rgb.tobytes()))
+        self._stamp(message.header)
+        message.header.frame_id = 'camera_optical'
+        return message
+
+    def _stamp(self, header: Any) -> None:
+        header.stamp.sec, header.stamp.nanosec = divmod(round(self.stamp_s * 1e9), 1_000_000_000)
+
+    def stop(self) -> None:
+        """No more pictures."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+@pytest.fixture
+def camera(listener: Listener) -> Iterator[Camera]:
+    """A camera on /camera/image_raw and odometry on /odom."""
+    one = Camera(listener)
+    yield one
+    one.stop()
 
 
 @pytest.fixture
