@@ -25,7 +25,8 @@ OUT = Path('build/demo')
 IMAGE_TOPIC = '/camera/image_raw'
 FIRST_LAP = LapConfig(condition='day', seed=1)
 REPLAY_RATE = 2.0
-NODE_START_S = 60.0
+NODE_START_S = 180.0
+NODE_STOP_S = 20.0
 
 
 def main() -> int:
@@ -57,7 +58,8 @@ def main() -> int:
     try:
         watch = Watch(query[1], place_map, IMAGE_TOPIC)
         if not watch.wait_for_node(NODE_START_S, node):
-            console.print('the node did not start; its log is above')
+            why = 'ended' if node.poll() is not None else f'did not start in {NODE_START_S:.0f} s'
+            console.print(f'the node {why}; its log is above')
             return 1
         replay = subprocess.Popen([executable('replay'), query[0], '--rate', str(REPLAY_RATE)],
                                   stderr=subprocess.DEVNULL)
@@ -67,8 +69,7 @@ def main() -> int:
                 live.update(watch.table())
         watch.close()
     finally:
-        node.terminate()
-        node.wait(timeout=10)
+        stop(node)
 
     # 6. Figures and a page to look at.
     summary = summarise(watch)
@@ -100,6 +101,16 @@ def start_node(place_map: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([
         executable('localize'), '--ros-args', '-p', f'map:={place_map}', '-p', 'compressed:=true',
         '-r', f'image/compressed:={IMAGE_TOPIC}/compressed', '-r', 'odom:=/odom'])
+
+
+def stop(node: subprocess.Popen[bytes]) -> None:
+    """Ask the node to end, and insist where it is too busy to listen."""
+    node.terminate()
+    try:
+        node.wait(timeout=NODE_STOP_S)
+    except subprocess.TimeoutExpired:
+        node.kill()
+        node.wait()
 
 
 def executable(name: str) -> str:
