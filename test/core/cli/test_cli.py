@@ -33,6 +33,28 @@ def test_help_and_version_exit_with_0(arguments, capsys):
     assert 'regvpr' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('command', [
+    'describe', 'heatmap', 'localize', 'evaluate', 'train', 'export', 'doctor', 'weights list',
+    'weights fetch', *(f'map {verb}' for verb in (
+        'build', 'info', 'verify', 'merge', 'prune', 'convert', 'export', 'show', 'push',
+        'pull'))])
+def test_every_command_that_scripts_may_call_is_there(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), '--help'])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f'usage: regvpr {command} ')
+
+
+def test_the_public_names_are_few_and_there():
+    import regvpr_core
+
+    assert {'load_encoder', 'Encoder', 'PlaceMap', 'Localizer'} < set(regvpr_core.__all__)
+    assert len(regvpr_core.__all__) < 10
+    assert all(callable(getattr(regvpr_core, name)) for name in regvpr_core.__all__)
+    assert callable(regvpr_core.Encoder.describe)
+    assert callable(regvpr_core.PlaceMap.open)
+
+
 def test_help_loads_neither_torch_nor_faiss_nor_rosbags():
     code = ('import sys; from regvpr_core.cli import main\n'
             'try: main(["map", "build", "--help"])\n'
