@@ -125,13 +125,15 @@ class Localizer:
         self._images = 0
 
     def localize(
-        self, frame: Frame | Sequence[Frame], T_odom_base: Array | None = None
+        self, frame: Frame | Description | Sequence[Frame | Description],
+        T_odom_base: Array | None = None,
     ) -> Localization:
         """Localize the images of one stamp: one, or one of each camera.
 
         Args:
             frame: newer than the one before. Up to a second older counts as late and tells
-                nothing; still older starts over (a bag began again).
+                nothing; still older starts over (a bag began again). One that was described
+                already, with a descriptor as the map keeps them, is not described again.
             T_odom_base: (4, 4) odometry at the image's stamp, None where there is none.
 
         Raises:
@@ -139,7 +141,7 @@ class Localizer:
         """
         start = time.perf_counter()
         # 1. Describe the images.
-        views = self._describe([frame] if isinstance(frame, Frame) else frame)
+        views = self._describe([frame] if isinstance(frame, Frame | Description) else frame)
         stamp_ns = views[0].frame.stamp_ns
         described = time.perf_counter()
         # 2. Move the belief by odometry; an image from where the last was taken tells nothing new.
@@ -167,14 +169,17 @@ class Localizer:
                      'belief': end - searched},
             descriptions=tuple(views))
 
-    def _describe(self, frames: Sequence[Frame]) -> list[Description]:
-        stamps = {frame.stamp_ns for frame in frames}
+    def _describe(self, frames: Sequence[Frame | Description]) -> list[Description]:
+        views = [one if isinstance(one, Description) else self._described(one) for one in frames]
+        stamps = {view.frame.stamp_ns for view in views}
         if len(stamps) != 1:
             raise ImageError(f'{len(frames)} images of {len(stamps)} stamps; '
                              f'expected one image or more, of one stamp')
-        described = [(frame, *self._verifier.describe(frame.rgb)) for frame in frames]
-        return [Description(frame, self.place_map.project(descriptor), features)
-                for frame, descriptor, features in described]
+        return views
+
+    def _described(self, frame: Frame) -> Description:
+        descriptor, features = self._verifier.describe(frame.rgb)
+        return Description(frame, self.place_map.project(descriptor), features)
 
     def _move(self, stamp_ns: int, views: Sequence[Description],
               T_odom_base: Array | None) -> list[float]:

@@ -113,6 +113,20 @@ def test_moving_the_map_moves_the_prior_by_it(
     assert compared >= 5
 
 
+def test_an_image_that_was_described_before_is_localized_just_so(
+        small_encoder, wall_map, wall, monkeypatch):
+    numbers = list(range(8, 16))
+    plain = run(Localizer(small_encoder, wall_map, CONFIG), wall, numbers)
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    monkeypatch.setattr(small_encoder, 'describe', None)
+    for k, before in zip(numbers, plain, strict=True):
+        after = localizer.localize(before.descriptions[0], T_OPTICAL @ base_pose(0.0) @ along(k))
+        assert (after.state, after.reason, after.off_map) == (
+            before.state, before.reason, before.off_map)
+        assert after.matches == before.matches
+        assert after.descriptions == before.descriptions
+
+
 def test_another_camera_mount_moves_the_prior_of_the_base(small_encoder, wall_map, wall):
     T_base_cam = np.eye(4)
     T_base_cam[:3, 3] = [0.0, -1.0, 0.5]
