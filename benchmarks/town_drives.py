@@ -5,35 +5,33 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from examples.town import LapConfig, Town, TownConfig
 from examples.town.camera import T_BASE_CAM
-from regvpr_core.geometry import quat_xyzw
-from regvpr_core.localization.local_extractor import LocalExtractor
-from regvpr_core.localization.local_features import decode_features, LocalFeatures
-from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.builder import build_map, BuildConfig
-from regvpr_core.places.frames import PosedFrame
-from regvpr_core.places.place_map import PlaceMap
 
 CACHE = Path('build/town-cache')
 QUALITY = 92
 """Of the JPEGs, as a robot's camera driver sends them."""
 
-DAY = LapConfig(condition='day', seed=1)
+RATE_HZ = 2.5
+"""Images are some 2 m apart: half as many cost half as much, and tell nearly as much."""
+
+DAY = LapConfig(condition='day', seed=1, rate_hz=RATE_HZ)
 """The lap that becomes the map."""
 
 
-def second_lap(condition: str) -> LapConfig:
+def second_lap(condition: str, **changes: Any) -> LapConfig:
     """A lap in other light: other cars, another part of the lane, another speed."""
-    return LapConfig(condition=condition, seed=2, lateral_m=0.3, start_m=20.4, speed_mps=4.7)
+    return replace(LapConfig(condition=condition, seed=2, lateral_m=0.3, start_m=20.4,
+                             speed_mps=4.7, rate_hz=RATE_HZ), **changes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,43 +99,3 @@ def render(config: TownConfig, lap: LapConfig, path: Path, key: str) -> None:
              T_map_base=np.array(truth), T_odom_base=np.array(odometry),
              jpeg=np.concatenate(pictures), ends=np.cumsum([len(p) for p in pictures]))
     part.replace(path)
-
-
-def town_map(
-    lap: TownDrive, encoder: Encoder, features: str = '', cache: Path = CACHE
-) -> PlaceMap:
-    """The map that a lap becomes, with true poses; built once."""
-    path = cache / f'{lap.name}-{encoder.fingerprint[:12]}-{features or "plain"}.map'
-    if not path.is_dir():
-        extractor = LocalExtractor(features, encoder)
-        frames = (PosedFrame(
-            stamp_ns=int(lap.stamps_ns[n]), camera='camera', T_map_cam=lap.T_map_cam[n],
-            decode=lambda n=n: lap.rgb(n), source=lap.name) for n in range(len(lap)))
-        K = lap.K.reshape(-1).tolist()
-        build_map(
-            frames, encoder, path, BuildConfig(thumbnail_px=0), map_frame='map',
-            extrinsics={'camera': [*lap.T_base_cam[:3, 3], *quat_xyzw(lap.T_base_cam)]},
-            intrinsics={'camera': {'width': lap.rgb(0).shape[1], 'height': lap.rgb(0).shape[0],
-                                   'K': K, 'model': 'plumb_bob', 'D': []}},
-            sources=[lap.name], describer=extractor)
-    return PlaceMap.open(path, encoder.fingerprint)
-
-
-def town_features(
-    lap: TownDrive, encoder: Encoder, kind: str, cache: Path = CACHE
-) -> tuple[np.ndarray, list[LocalFeatures]]:
-    """Descriptors (N, D) and local features of a lap's images; made once."""
-    path = cache / f'{lap.name}-{encoder.fingerprint[:12]}-{kind}.npz'
-    if not path.is_file():
-        extractor = LocalExtractor(kind, encoder)
-        made = [extractor([extractor.prepare(rgb)]) for rgb in lap.images()]
-        packed = [data[0] for _, data in made]
-        part = path.with_name(f'.{os.getpid()}.{path.name}')
-        np.savez(part, rows=np.concatenate([rows for rows, _ in made]),
-                 data=np.frombuffer(b''.join(packed), np.uint8),
-                 ends=np.cumsum([len(data) for data in packed]))
-        part.replace(path)
-    with np.load(path, allow_pickle=False) as file:
-        rows, data, ends = file['rows'], file['data'].tobytes(), file['ends'].tolist()
-    return rows, [decode_features(data[start:end])
-                  for start, end in zip([0, *ends], ends, strict=False)]

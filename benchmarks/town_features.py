@@ -1,42 +1,110 @@
-"""Descriptors of laps through the town, made once and kept beside the rendered laps.
+"""Descriptors and local features of laps through the town, made once and kept beside the laps.
 
-    lap = described(drive(TownConfig(seed=11), DAY), encoder)
-    lap.descriptors[7], lap.drive.T_map_base[7]
+    seen = described(drive(TownConfig(seed=11), DAY), encoder)
+    seen.descriptors[7], seen.features(7), seen.lap.T_map_base[7]
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 import os
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.town_drives import CACHE, TownDrive
+from regvpr_core.geometry import quat_xyzw
+from regvpr_core.localization.local_extractor import LocalExtractor
+from regvpr_core.localization.local_features import decode_features, LocalFeatures
 from regvpr_core.models.encoder import Encoder
+from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
+from regvpr_core.places.map_writer import Keyframe, MapWriter
+from regvpr_core.places.place_map import PlaceMap
 
 BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DescribedDrive:
-    """A lap and its descriptors (N, D) float32, unit rows."""
+class Described:
+    """What the network made of pictures in a row. descriptors: (N, D) float32, unit rows."""
 
-    drive: TownDrive
+    kind: str
     descriptors: np.ndarray
+    _data: np.ndarray
+    _ends: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.drive)
+        return len(self.descriptors)
+
+    def packed(self, number: int) -> bytes:
+        """Local features of a picture as a map keeps them."""
+        start = self._ends[number - 1] if number else 0
+        return self._data[start:self._ends[number]].tobytes()
+
+    def features(self, number: int) -> LocalFeatures:
+        """Local features of a picture."""
+        return decode_features(self.packed(number))
 
 
-def described(drive: TownDrive, encoder: Encoder) -> DescribedDrive:
-    """Describe all images of a lap, or read what was kept from the last time."""
-    folder = CACHE / 'descriptors'
-    path = folder / f'{drive.name}-{encoder.fingerprint[:12]}-{encoder.precision}.npy'
+def describe_pictures(
+    name: str, pictures: Iterable[np.ndarray], encoder: Encoder, kind: str = 'patch',
+    cache: Path = CACHE,
+) -> Described:
+    """Describe pictures, or read what was kept under their name from the last time."""
+    model = f'{encoder.fingerprint[:12]}-{encoder.precision}'
+    path = cache / 'described' / f'{name}-{model}-{kind}.npz'
     if not path.is_file():
-        rows = []
-        for start in range(0, len(drive), BATCH):
-            stop = min(start + BATCH, len(drive))
-            rows.append(encoder.describe_batch([drive.rgb(i) for i in range(start, stop)]))
-        folder.mkdir(parents=True, exist_ok=True)
+        extractor = LocalExtractor(kind, encoder)
+        rows, packed, batch = [], [], []
+
+        def flush() -> None:
+            if batch:
+                made, data = extractor([extractor.prepare(rgb) for rgb in batch])
+                rows.append(made)
+                packed.extend(one or b'' for one in data)
+                batch.clear()
+
+        for rgb in pictures:
+            if batch and rgb.shape != batch[0].shape:
+                flush()
+            batch.append(rgb)
+            if len(batch) == BATCH:
+                flush()
+        flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f'.{os.getpid()}.{path.name}')
-        np.save(part, np.concatenate(rows))
+        np.savez(part, rows=np.concatenate(rows), data=np.frombuffer(b''.join(packed), np.uint8),
+                 ends=np.cumsum([len(data) for data in packed]))
         part.replace(path)
-    return DescribedDrive(drive, np.load(path, allow_pickle=False))
+    with np.load(path, allow_pickle=False) as file:
+        return Described(kind, file['rows'], file['data'], file['ends'])
+
+
+def described(
+    lap: TownDrive, encoder: Encoder, kind: str = 'patch', cache: Path = CACHE
+) -> Described:
+    """What the network makes of a lap's images; patch features come out of the same pass."""
+    return describe_pictures(lap.name, lap.images(), encoder, kind, cache)
+
+
+def town_map(
+    lap: TownDrive, encoder: Encoder, features: str = 'patch', cache: Path = CACHE
+) -> PlaceMap:
+    """The map that a lap becomes, with true poses; built once."""
+    path = cache / f'{lap.name}-{encoder.fingerprint[:12]}-{features or "plain"}.map'
+    if not path.is_dir():
+        made = described(lap, encoder, features or 'patch', cache)
+        height, width = lap.rgb(0).shape[:2]
+        manifest = Manifest(
+            map_id=new_map_id(), model=encoder.name, fingerprint=encoder.fingerprint,
+            dimension=encoder.dimension, map_frame='map', sources=[lap.name], features=features,
+            extrinsics={'camera': [float(v) for v in (*lap.T_base_cam[:3, 3],
+                                                      *quat_xyzw(lap.T_base_cam))]},
+            intrinsics={'camera': {'width': width, 'height': height,
+                                   'K': lap.K.reshape(-1).tolist(), 'model': 'plumb_bob',
+                                   'D': []}})
+        with new_folder(path) as folder, MapWriter.create(folder, manifest) as writer:
+            writer.append([Keyframe(
+                stamp_ns=int(lap.stamps_ns[n]), camera='camera', T_map_cam=lap.T_map_cam[n],
+                descriptor=made.descriptors[n], source=lap.name,
+                local_features=made.packed(n) if features else None) for n in range(len(lap))])
+    return PlaceMap.open(path, encoder.fingerprint)

@@ -1,0 +1,341 @@
+"""From similarity to a pose: raw top-1, belief, and belief with verification, on drives.
+
+Maps are made by day; the same streets are driven by dusk, in rain and in winter by another car in
+another part of the lane. Also: kidnapped (a lap in ten pieces out of order), off the map (streets
+of another district, and other towns), streets with copied facades, real pictures. Writes
+build/bench/localization.json and the table in docs/localization.md.
+
+    MODEL=gem_vits14            another model or checkpoint file
+    SEEDS=7                     towns for development: prints, writes nothing
+    FULL=1                      all conditions on all towns
+
+Nothing of localization was fitted on the towns reported here (11 to 14); 7 is for that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+import os
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.localization_pictures import campus, closures, DATA, rtabmap, tower
+from benchmarks.localization_runs import (
+    along,
+    follow,
+    kidnapped,
+    pooled_nees,
+    Raw,
+    Ride,
+    top_one,
+    Track,
+)
+from benchmarks.report import Metric, ROOT, write
+from benchmarks.town_drives import CACHE, DAY, drive, second_lap, TownDrive
+from benchmarks.town_features import described, town_map
+from examples.town import TownConfig
+from regvpr_core.models.encoder import Encoder, load_encoder
+from regvpr_core.places.place_map import PlaceMap
+
+FULL = bool(os.environ.get('FULL'))
+MODEL = os.environ.get('MODEL', 'gem_vits14')
+PAGE = ROOT / 'docs' / 'localization.md'
+BEGIN, END = '<!-- localization: written by benchmarks/localization.py -->', '<!-- end -->'
+
+KINDS = {'none': 'belief', 'patch': 'verified'}
+CONDITIONS = ('dusk', 'rain', 'winter')
+OFF = 'off the map'
+WITHIN = 10
+"""Frames, some 2 m apart, in which a kidnapped robot should know where it is."""
+
+ALL = (*CONDITIONS, OFF)
+LAPS: dict[int, tuple[str, ...]] = (
+    {11: ALL, 12: ALL, 13: ALL} if FULL else {11: ALL, 12: ('dusk', OFF)})
+ALIASED = (13, 14) if FULL else (13,)
+FLOORS = ('floor22', 'floor10', 'basement4', 'floor4') if FULL else ('floor22',)
+if 'SEEDS' in os.environ:
+    LAPS = dict.fromkeys([int(seed) for seed in os.environ['SEEDS'].split(',')], ALL)
+    ALIASED = ()
+REPORTED = 'SEEDS' not in os.environ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table: what was driven, and what each way made of it."""
+
+    name: str
+    frames: int
+    raw: str
+    belief: str
+    verified: str
+
+
+def lap_of(config: TownConfig, condition: str) -> TownDrive:
+    """A lap of a town: `day` is the map's."""
+    if condition == 'day':
+        return drive(config, DAY)
+    if condition == OFF:
+        return drive(config, second_lap('dusk', route='unmapped'))
+    return drive(config, second_lap(condition))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Runs:
+    """Drives of one kind, each on its map: by the raw top-1, and tracks by kind of verification.
+
+    Rides that belong to no place of the map have nothing to find.
+    """
+
+    rides: tuple[Ride, ...]
+    raw_right: np.ndarray
+    raw_at_99: float
+    tracks: dict[str, list[Track]]
+
+    @property
+    def frames(self) -> int:
+        """All pictures."""
+        return sum(len(ride) for ride in self.rides)
+
+    def precision(self, kind: str) -> float:
+        """Share of fixes that are right; 1 where there is none."""
+        fixes = sum(int(track.fixed.sum()) for track in self.tracks[kind])
+        return self.right(kind) / fixes if fixes else 1.0
+
+    def right(self, kind: str) -> int:
+        """Right fixes."""
+        return sum(int(track.right.sum()) for track in self.tracks[kind])
+
+    def false(self, kind: str) -> int:
+        """Fixes at a wrong place."""
+        return sum(track.false for track in self.tracks[kind])
+
+    def recall(self, kind: str) -> float:
+        """Right fixes of all pictures."""
+        return self.right(kind) / max(self.frames, 1)
+
+    def row(self, name: str) -> Row:
+        """Precision / recall of each way."""
+        raw = float(self.raw_right.mean()) if len(self.raw_right) else 0.0
+        both = {kind: f'{self.precision(kind):.3f} / {self.recall(kind):.3f}' for kind in KINDS}
+        return Row(name=name, frames=self.frames, belief=both['none'], verified=both['patch'],
+                   raw=f'{raw:.3f} / {raw:.3f} (0.99 / {self.raw_at_99:.3f})')
+
+
+def run(encoder: Encoder, pairs: Sequence[tuple[PlaceMap, Ride]]) -> Runs:
+    """Drive each ride on its map in every way."""
+    raws = [top_one(place_map, ride) for place_map, ride in pairs]
+    right = np.concatenate([raw.right for raw in raws])
+    pooled = Raw(similarity=np.concatenate([raw.similarity for raw in raws]), right=right)
+    return Runs(rides=tuple(ride for _, ride in pairs), raw_right=right,
+                raw_at_99=pooled.recall_at(0.99),
+                tracks={kind: [follow(encoder, place_map, ride, kind) for place_map, ride in pairs]
+                        for kind in KINDS})
+
+
+class Towns:
+    """Maps and laps of the towns, opened once."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._maps: dict[TownConfig, PlaceMap] = {}
+
+    def map(self, config: TownConfig) -> PlaceMap:
+        """The map by day."""
+        if config not in self._maps:
+            self._maps[config] = town_map(lap_of(config, 'day'), self._encoder)
+        return self._maps[config]
+
+    def ride(self, config: TownConfig, condition: str, on_map: bool = True) -> Ride:
+        """A lap as it was driven."""
+        lap = lap_of(config, condition)
+        return along(lap, described(lap, self._encoder), on_map)
+
+    def kidnapped(self, config: TownConfig, condition: str) -> Ride:
+        """A lap in pieces."""
+        lap = lap_of(config, condition)
+        return kidnapped(lap, described(lap, self._encoder))
+
+    def elsewhere(self) -> Iterator[tuple[PlaceMap, Ride]]:
+        """Every map with laps through streets that it does not hold."""
+        aliased = [(TownConfig(seed=seed, aliased=True), 'dusk') for seed in ALIASED]
+        laps = [(TownConfig(seed=seed), condition) for seed, conditions in LAPS.items()
+                for condition in conditions] + aliased
+        for seed in LAPS:
+            own = TownConfig(seed=seed)
+            for config, condition in laps:
+                if config.seed != seed or condition == OFF:
+                    yield self.map(own), self.ride(config, condition, on_map=False)
+
+
+def town_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], list[Row]]:
+    """Conditions, kidnappings, off the map, aliased streets, honest covariances."""
+    metrics, rows, tracks = [], [], {kind: [] for kind in KINDS}
+    for condition in CONDITIONS:
+        seeds = [seed for seed, conditions in LAPS.items() if condition in conditions]
+        configs = [TownConfig(seed=seed) for seed in seeds]
+        runs = run(encoder, [(towns.map(c), towns.ride(c, condition)) for c in configs])
+        rows.append(runs.row(f'town, day → {condition}'))
+        for kind, name in KINDS.items():
+            tracks[kind] += runs.tracks[kind]
+            metrics += fixes(f'town_{condition}', name, runs, kind,
+                             f'towns {", ".join(map(str, seeds))}, {runs.frames} images',
+                             target=condition == 'dusk')
+    for kind, name in KINDS.items():
+        metrics += honesty(name, tracks[kind])
+    more, row = kidnap_metrics(towns, encoder)
+    metrics, rows = metrics + more, [*rows, row]
+    if ALIASED:
+        configs = [TownConfig(seed=seed, aliased=True) for seed in ALIASED]
+        runs = run(encoder, [(towns.map(c), towns.ride(c, 'dusk')) for c in configs])
+        rows.append(runs.row('town with copied facades, day → dusk'))
+        for kind, name in KINDS.items():
+            metrics += fixes('aliased_dusk', name, runs, kind,
+                             f'towns {", ".join(map(str, ALIASED))}, {runs.frames} images')
+    runs = run(encoder, list(towns.elsewhere()))
+    rows.append(Row(name='town, off the map (false fixes)', frames=runs.frames,
+                    raw=f'{runs.frames} false', belief=f'{runs.false("none")} false',
+                    verified=f'{runs.false("patch")} false'))
+    for kind, name in KINDS.items():
+        metrics.append(Metric(
+            metric='offmap_false_fixes' + suffix(name), value=runs.false(kind), unit='', target=0,
+            higher_is_better=False,
+            scope=f'{runs.frames} images of streets that the map does not hold; {words(name)}'))
+    return metrics, rows
+
+
+def fixes(prefix: str, name: str, runs: Runs, kind: str, scope: str, target: bool = False
+          ) -> list[Metric]:
+    """Precision and recall of one way, time to the first fix, false fixes a kilometre."""
+    figures = [track.figures() for track in runs.tracks[kind]]
+    scope = f'{scope}; {words(name)}'
+    return [
+        Metric(metric=f'{prefix}_precision{suffix(name)}', value=runs.precision(kind), unit='',
+               target=0.99 if target else None, scope=scope),
+        Metric(metric=f'{prefix}_recall{suffix(name)}', value=runs.recall(kind), unit='',
+               target=0.8 if target else None, scope=scope),
+        Metric(metric=f'{prefix}_first_fix_s{suffix(name)}', unit='s', higher_is_better=False,
+               value=float(np.median([one.time_to_first_fix_s for one in figures])), scope=scope),
+        Metric(metric=f'{prefix}_false_per_km{suffix(name)}', unit='1/km', higher_is_better=False,
+               value=float(np.mean([one.false_fixes_per_km for one in figures])), scope=scope)]
+
+
+def honesty(name: str, tracks: Sequence[Track]) -> list[Metric]:
+    """Errors of right fixes, and what their covariances say of them."""
+    errors = np.concatenate([track.errors for track in tracks])
+    if not len(errors):
+        return []
+    metres = np.linalg.norm(errors[:, :3], axis=1)
+    scope = f'{len(errors)} right fixes by {", ".join(CONDITIONS)}; {words(name)}'
+    out = [Metric(metric=f'position_median_m{suffix(name)}', value=float(np.median(metres)),
+                  unit='m', higher_is_better=False, scope=scope),
+           Metric(metric=f'position_p95_m{suffix(name)}', higher_is_better=False, unit='m',
+                  value=float(np.percentile(metres, 95)), scope=scope),
+           Metric(metric=f'heading_median_deg{suffix(name)}', unit='deg', higher_is_better=False,
+                  value=float(np.degrees(np.median(np.abs(errors[:, 5])))), scope=scope)]
+    for label, axes in (('position', slice(0, 3)), ('horizontal', slice(0, 2)),
+                        ('rotation', slice(3, 6))):
+        nees = pooled_nees(tracks, axes)
+        out += [Metric(metric=f'nees_{label}{suffix(name)}', value=nees.mean, unit='of dof',
+                       scope=f'{scope}; honest: 0.5 to 1.5'),
+                Metric(metric=f'within_95_{label}{suffix(name)}', value=nees.within_95, unit='',
+                       scope=f'{scope}; honest: 0.90 to 0.99')]
+    return out
+
+
+def kidnap_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], Row]:
+    """Laps by dusk in pieces, out of order."""
+    configs = [TownConfig(seed=seed) for seed in LAPS]
+    runs = run(encoder, [(towns.map(c), towns.kidnapped(c, 'dusk')) for c in configs])
+    row, metrics = runs.row('town, kidnapped, day → dusk'), []
+    for kind, name in KINDS.items():
+        frames = [n for track in runs.tracks[kind] for n in track.recoveries()]
+        share = float(np.mean([n is not None and n <= WITHIN for n in frames]))
+        found = [n for n in frames if n is not None]
+        scope = f'{len(frames)} kidnappings; {words(name)}'
+        metrics += [
+            Metric(metric=f'kidnap_within_10{suffix(name)}', value=share, unit='', target=0.9,
+                   scope=f'{scope}; share localized again within {WITHIN} images, 1.9 m apart'),
+            Metric(metric=f'kidnap_frames{suffix(name)}', unit='', higher_is_better=False,
+                   value=float(np.median(found)) if found else np.inf,
+                   scope=f'{scope}; median images to a right fix'),
+            Metric(metric=f'kidnap_precision{suffix(name)}', value=runs.precision(kind), unit='',
+                   scope=f'{scope}; of all fixes')]
+    return metrics, row
+
+
+def picture_metrics(encoder: Encoder) -> tuple[list[Metric], list[Row]]:
+    """Real pictures, as far as they are at hand."""
+    if not DATA.is_dir():
+        print(f'real pictures are not at hand (looked in {DATA}); only towns were driven')
+        return [], []
+    made, loops = rtabmap(encoder)
+    curves = {kind: closures(encoder, made, loops, kind) for kind in ('raw', *KINDS)}
+    at = {kind: curve.recall_at_100_precision for kind, curve in curves.items()}
+    rows = [Row(name='rtabmap_samples, loop closures', frames=len(made),
+                **{name: f'1.000 / {at[kind]:.3f}' for kind, name in
+                   (('raw', 'raw'), *KINDS.items())})]
+    names = {'raw': 'raw', **KINDS}
+    metrics = [Metric(metric='rtabmap_recall_at_100_precision' + suffix(name),
+                      value=at[kind], unit='', target=None if kind == 'raw' else 0.8,
+                      scope=f'{int(loops.any(axis=1).sum())} pictures that close a loop, without '
+                            f'odometry; {words(name)}') for kind, name in names.items()]
+    place_map, ride = campus(encoder, CACHE)
+    runs = run(encoder, [(place_map, ride)])
+    rows.append(runs.row('rwrc_campus, every other picture'))
+    metrics += [m for kind, name in KINDS.items()
+                for m in fixes('campus', name, runs, kind, f'{runs.frames} pictures')[:2]]
+    place_map, rides = tower(encoder, FLOORS, CACHE)
+    runs = run(encoder, [(place_map, one) for one in rides if one.on_map])
+    rows.append(runs.row(f'ie_tower, {len(runs.rides)} clips of {len(FLOORS)} floor(s)'))
+    metrics += [m for kind, name in KINDS.items()
+                for m in fixes('tower', name, runs, kind, f'{runs.frames} pictures')[:2]]
+    off = run(encoder, [(place_map, one) for one in rides if not one.on_map])
+    rows.append(Row(name='ie_tower, clips off the map (false fixes)', frames=off.frames,
+                    raw=f'{off.frames} false', belief=f'{off.false("none")} false',
+                    verified=f'{off.false("patch")} false'))
+    return metrics, rows
+
+
+def suffix(name: str) -> str:
+    """Names of metrics without one are of belief with verification."""
+    return '' if name == 'verified' else f'_{name}'
+
+
+def words(name: str) -> str:
+    """A way, as the scopes say it."""
+    return {'raw': 'raw top-1', 'belief': 'belief alone',
+            'verified': 'belief and verification by patches'}[name]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    head = ('| drive | images | raw top-1 | belief | belief + verification |\n'
+            '|---|---:|---:|---:|---:|\n')
+    return head + ''.join(f'| {r.name} | {r.frames} | {r.raw} | {r.belief} | {r.verified} |\n'
+                          for r in rows)
+
+
+def write_table(text: str, page: Path = PAGE) -> None:
+    """Put the table between its marks."""
+    before, rest = page.read_text(encoding='utf-8').split(BEGIN)
+    after = rest.split(END, 1)[1]
+    page.write_text(f'{before}{BEGIN}\n\n{text}\n{END}{after}', encoding='utf-8')
+
+
+def main() -> None:
+    """Drive, measure, write the result file and the table."""
+    encoder = load_encoder(MODEL, 'cpu')
+    metrics, rows = town_metrics(Towns(encoder), encoder)
+    if REPORTED:
+        more, real = picture_metrics(encoder)
+        metrics, rows = metrics + more, rows + real
+    for metric in metrics:
+        print(f'{metric.metric:42} {metric.value:9.3f} {metric.unit}')
+    print(table(rows))
+    if REPORTED:
+        print(write('localization', metrics))
+        write_table(table(rows))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,138 @@
+"""Real pictures as drives: rtabmap_samples, rwrc_campus, ie_tower (../shared/data)."""
+
+from collections.abc import Iterator, Sequence
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.localization_runs import Ride
+from benchmarks.report import ROOT
+from benchmarks.town_features import describe_pictures, Described
+from examples.town.camera import T_BASE_CAM
+from regvpr_core.evaluation.localization_metrics import precision_recall, PrecisionRecall
+from regvpr_core.geometry import inverse
+from regvpr_core.images import read
+from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.session import SessionConfig, SessionLoops
+from regvpr_core.localization.verification import VerificationConfig
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
+from regvpr_core.places.map_writer import Keyframe, MapWriter
+from regvpr_core.places.place_map import PlaceMap
+
+DATA = ROOT.parent / 'shared' / 'data'
+SECOND_NS = 1_000_000_000
+EXCLUDE = 30
+"""Pictures of rtabmap_samples, taken as a second apart, before which nothing is a loop."""
+
+CLIP_APART_M = 1000.0
+"""Clips of ie_tower have no poses: each lies on a line of its own, a metre a second."""
+
+
+def pictures(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Files as images."""
+    return (read(path) for path in files)
+
+
+def rtabmap(encoder: Encoder) -> tuple[Described, np.ndarray]:
+    """The 84 pictures of an office loop, and which show one place (84, 84), row after column."""
+    folder = DATA / 'rtabmap_samples'
+    loops = cv2.imread(str(folder / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
+    files = [folder / 'samples' / f'{n}.jpg' for n in range(1, len(loops) + 1)]
+    return describe_pictures('rtabmap', pictures(files), encoder), loops
+
+
+def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) -> PrecisionRecall:
+    """Loop closures of the pictures as one session without odometry.
+
+    kind: `raw`, the most similar older picture; `none`, sequences; `patch`, these verified.
+    """
+    confidence, true = np.full(len(made), -1.0), np.zeros(len(made), bool)
+    if kind == 'raw':
+        for n in range(EXCLUDE, len(made)):
+            found = made.descriptors[:n - EXCLUDE + 1] @ made.descriptors[n]
+            confidence[n], true[n] = found.max(), loops[n, int(found.argmax())]
+        return precision_recall(confidence[confidence > -1.0], true[confidence > -1.0],
+                                int(loops.any(axis=1).sum()))
+    session = SessionLoops(encoder, SessionConfig(
+        still_cosine=1.0, exclude_s=float(EXCLUDE), place_m=0.0, accept_probability=0.5,
+        verification=VerificationConfig(kind=kind, budget_s=10.0)))
+    for n in range(len(made)):
+        features = None if kind == 'none' else made.features(n)
+        width, height = (512, 384) if features is None else (features.width, features.height)
+        view = Frame(stamp_ns=n * SECOND_NS, rgb=np.zeros((height, width, 3), np.uint8),
+                     T_base_cam=T_BASE_CAM)
+        closed = session.update(Description(view, made.descriptors[n], features))
+        if kind == 'none' and session.hypothesis is not None:
+            one = session.hypothesis
+            confidence[n], true[n] = one.probability, loops[n, one.reference_id]
+        elif closed:
+            confidence[n], true[n] = closed[0].probability, loops[n, closed[0].reference_id]
+    found = confidence > -1.0
+    return precision_recall(confidence[found], true[found], int(loops.any(axis=1).sum()))
+
+
+def campus(encoder: Encoder, cache: Path) -> tuple[PlaceMap, Ride]:
+    """Every other picture of a walk is the map, the others are asked; 6 m between keyframes."""
+    folder = DATA / 'rwrc_campus'
+    with (folder / 'data.csv').open(encoding='utf-8') as file:
+        rows = list(csv.reader(file))
+    made = describe_pictures('rwrc', pictures([folder / row[0] for row in rows]), encoder)
+    T = np.tile(np.eye(4), (len(rows), 1, 1))
+    for n, (_, x, y, yaw) in enumerate(rows):
+        c, s = np.cos(float(yaw)), np.sin(float(yaw))
+        T[n, :2, :2], T[n, :2, 3] = [[c, -s], [s, c]], [float(x), float(y)]
+    even, odd = np.arange(0, len(rows), 2), np.arange(1, len(rows), 2)
+    place_map = small_map(cache / f'rwrc-{encoder.fingerprint[:12]}.map', encoder, made, even,
+                          T[even] @ T_BASE_CAM)
+    return place_map, Ride(name='rwrc', made=made, numbers=odd, stamps_ns=odd * 3 * SECOND_NS,
+                           T_map_base=T[odd], T_base_cam=T_BASE_CAM,
+                           T_odom_base=inverse(T[odd[0]]) @ T[odd], size=(240, 426))
+
+
+def tower(encoder: Encoder, floors: Sequence[str], cache: Path) -> tuple[PlaceMap, list[Ride]]:
+    """Clips through a building, a picture a second, without odometry.
+
+    Of every other clip the even seconds are the map and the odd ones are asked; the clips in
+    between are asked too, and are not in the map.
+    """
+    folder = DATA / 'ie_tower'
+    with (folder / 'dataset.csv').open(encoding='utf-8') as file:
+        rows = [row for row in csv.DictReader(file) if row['floor'] in floors]
+    rows.sort(key=lambda row: (row['clip'], int(row['second'])))
+    made = describe_pictures(f'tower-{"-".join(floors)}',
+                             pictures([folder / row['image'] for row in rows]), encoder)
+    clips = sorted({row['clip'] for row in rows})
+    clip = np.array([clips.index(row['clip']) for row in rows])
+    second = np.array([int(row['second']) for row in rows], np.int64)
+    T = np.tile(np.eye(4), (len(rows), 1, 1))
+    T[:, 0, 3], T[:, 1, 3] = second, CLIP_APART_M * clip
+    kept = np.flatnonzero((clip % 2 == 0) & (second % 2 == 0))
+    name = f'tower-{len(floors)}-{encoder.fingerprint[:12]}.map'
+    place_map = small_map(cache / name, encoder, made, kept, T[kept] @ T_BASE_CAM)
+    rides = []
+    for number, label in enumerate(clips):
+        asked = np.flatnonzero((clip == number) & (second % 2 == 1))
+        rides.append(Ride(
+            name=label, made=made, numbers=asked, stamps_ns=second[asked] * SECOND_NS,
+            T_map_base=T[asked], T_base_cam=T_BASE_CAM, T_odom_base=None,
+            on_map=number % 2 == 0))
+    return place_map, rides
+
+
+def small_map(path: Path, encoder: Encoder, made: Described, numbers: np.ndarray,
+              T_map_cam: np.ndarray) -> PlaceMap:
+    """A map of some of the pictures."""
+    if not path.is_dir():
+        manifest = Manifest(
+            map_id=new_map_id(), model=encoder.name, fingerprint=encoder.fingerprint,
+            dimension=encoder.dimension, map_frame='map', extrinsics={}, sources=[path.stem],
+            features='patch')
+        with new_folder(path) as folder, MapWriter.create(folder, manifest) as writer:
+            writer.append([Keyframe(
+                stamp_ns=int(n) * SECOND_NS, camera='camera', T_map_cam=T, source=path.stem,
+                descriptor=made.descriptors[n], local_features=made.packed(int(n)))
+                for n, T in zip(numbers, T_map_cam, strict=True)])
+    return PlaceMap.open(path, encoder.fingerprint)
