@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+import fcntl
 import itertools
 import json
 import os
@@ -67,7 +68,8 @@ def describe_files(
         progress: told after every batch.
 
     Raises:
-        ImageError: there is no image, none can be read, or the output exists already.
+        ImageError: there is no image, none can be read, the output exists already or another
+            run is writing it.
         CheckpointError: the run to be resumed had another model.
     """
     if output.suffix != '.npz':
@@ -97,12 +99,16 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     """The files named, and those below folders that are named like images; sorted, each once.
 
     Raises:
-        ImageError: a path does not exist, or there is no image.
+        ImageError: a path does not exist, a folder cannot be listed, or there is no image.
     """
+    def refuse(error: OSError) -> None:
+        raise ImageError(f'folder {error.filename} cannot be listed: {error.strerror}')
+
     found: set[Path] = set()
     for path in paths:
         if path.is_dir():
-            found |= {Path(folder) / name for folder, _, names in os.walk(path) for name in names
+            found |= {Path(folder) / name
+                      for folder, _, names in os.walk(path, onerror=refuse) for name in names
                       if Path(name).suffix.lower() in SUFFIXES}
         elif path.is_file():
             found.add(path)
@@ -161,11 +167,16 @@ class Part:
         self._about = {'model': encoder.name, 'fingerprint': encoder.fingerprint}
         self.names: dict[str, None] = {}  # a set that keeps its order
         output.parent.mkdir(parents=True, exist_ok=True)
-        if self._journal_path.exists():
-            self._resume()
-        else:
-            self._rows_path.unlink(missing_ok=True)
         self._rows = self._rows_path.open('ab')
+        try:
+            self._lock()
+            if self._journal_path.exists():
+                self._resume()
+            else:
+                self._rows.truncate(0)
+        except BaseException:
+            self._rows.close()
+            raise
         self._journal = self._journal_path.open('a', encoding='utf-8')
         if not self._journal.tell():
             self._journal.write(json.dumps(self._about) + '\n')
@@ -200,6 +211,14 @@ class Part:
         self._rows_path.unlink()
         self._journal_path.unlink()
 
+    def _lock(self) -> None:
+        """Until the file is closed nobody else writes to it; a crash lets go of it."""
+        try:
+            fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ImageError(f'another run is writing {self._output}; wait for it, or choose '
+                             f'another name') from error
+
     def _resume(self) -> None:
         """Take up an earlier run, and cut off what a crash left half written."""
         whole = self._journal_path.read_bytes()
@@ -216,12 +235,11 @@ class Part:
                 f'{self._about["model"]} ({self._about["fingerprint"][:16]}…); take that '
                 f'model, or remove {self._journal_path} to start again')
         row_bytes = 4 * self._dimension
-        there = self._rows_path.stat().st_size // row_bytes if self._rows_path.exists() else 0
+        there = self._rows_path.stat().st_size // row_bytes
         names = names[:there]
         lines = [json.dumps(about), *(json.dumps(name) for name in names)]
         part = self._journal_path.with_name(self._journal_path.name + '.new')
         part.write_text('\n'.join(lines) + '\n', encoding='utf-8')
         part.replace(self._journal_path)
-        with self._rows_path.open('ab') as file:
-            file.truncate(row_bytes * len(names))
+        self._rows.truncate(row_bytes * len(names))
         self.names = dict.fromkeys(names)

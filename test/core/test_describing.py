@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -107,6 +108,33 @@ def test_another_model_does_not_resume(photos, small_encoder, tmp_path):
     other = json.loads(about) | {'model': 'other', 'fingerprint': 'e' * 64}
     journal.write_text('\n'.join([json.dumps(other), *names]) + '\n')
     with pytest.raises(CheckpointError, match=r'was begun with model other \(eeeeeeeeeeeeeeee…\)'):
+        describe_files([photos], small_encoder, tmp_path / 'out.npz')
+
+
+def test_of_two_runs_into_one_file_the_second_is_refused(photos, small_encoder, tmp_path):
+    def told(report):
+        with pytest.raises(ImageError, match=r'another run is writing .*out\.npz'):
+            describe_files([photos], small_encoder, tmp_path / 'out.npz', 2)
+
+    report = describe_files([photos], small_encoder, tmp_path / 'out.npz', 4, told)
+    assert (report.described, report.resumed) == (7, 0)
+    with np.load(tmp_path / 'out.npz') as out:
+        assert out['descriptors'].shape == (7, small_encoder.dimension)
+
+
+def test_a_folder_that_cannot_be_listed_is_no_gap_in_silence(photos, small_encoder, tmp_path,
+                                                            monkeypatch):
+    closed = photos / 'closed'
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == closed:
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(ImageError, match='closed cannot be listed: Permission denied'):
         describe_files([photos], small_encoder, tmp_path / 'out.npz')
 
 
