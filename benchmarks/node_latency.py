@@ -1,6 +1,6 @@
 """Latency of the node's own part: real DDS, real processes, an encoder of known duration.
 
-    python -m benchmarks.node_latency          45 seconds each; FULL=1: ten minutes each
+    python -m benchmarks.node_latency          30 seconds each; FULL=1: ten minutes each
 
 A camera process publishes 1280x720 images at 30 Hz, raw and compressed; the node runs in its own
 process with a network that sleeps for 25 and for 100 ms; Fast DDS is set up for images as
@@ -35,7 +35,7 @@ KEYFRAMES = 500
 
 
 def main() -> None:
-    seconds = 600.0 if os.environ.get('FULL') else 45.0
+    seconds = 600.0 if os.environ.get('FULL') else 30.0
     metrics = []
     with tempfile.TemporaryDirectory() as folder:
         place_map = Path(folder) / 'map'
