@@ -36,7 +36,7 @@ SIZES = {'1k': 1_000, '10k': 10_000, '50k': 50_000, '200k': 200_000}
 QUERIES = 200
 TIMED = 60
 BLOCK = 2048
-SEEDS = {'1k': 11, '10k': 12, '50k': 13, '200k': 14}
+SEEDS = {'1k': 21, '10k': 22, '50k': 23, '200k': 24}  # the index was tuned on another (13)
 TARGETS = {'recall_at_1': 0.99, 'recall_at_10': 0.98, 'speedup': 25.0, 'memory_ratio': 15.0}
 
 Float32 = npt.NDArray[np.float32]
@@ -208,6 +208,7 @@ def main() -> None:
             milliseconds[name] = result['ours_ms']
             metrics += figures(name, result)
             print(name, {key: round(value, 4) for key, value in result.items()}, file=sys.stderr)
+            write('search', metrics)  # what is broken off later is not lost
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for small, large in itertools.pairwise(names):

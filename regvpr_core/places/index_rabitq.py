@@ -10,11 +10,13 @@ one of 8448 x 8448 takes 285 MB and more time than the search; faiss's own pads 
 from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass
+import functools
 import importlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from regvpr_core.config import check_range
 from regvpr_core.places.index_rows import CentredRows, Float32, Ids, nothing
@@ -28,6 +30,15 @@ the sums overflow: at 8448 numbers it finds 0.26 of the ten nearest, plain codes
 CANDIDATES, CANDIDATES_DIMENSION = 128, 8448
 """Rows ranked again for few matches, at the length that this was measured for."""
 
+COARSE_BITS, COARSE_PLACES = 2048, 16_384
+"""Rows twice as long or longer, in maps of so many places or more, are first compared by so many
+of their bits: any part of the rotated numbers is a random projection of the row."""
+
+COARSE_CANDIDATES, COARSE_SHARE = 1024, 10
+"""So many pass, or so many times those whose rows are read; these are compared by all bits."""
+
+FINE_QUERY_BITS = 4
+"""Of the query, when it is compared by all bits with few."""
 
 MANY_ROWS = 1024
 """More than a query makes: 33 of 256 numbers at 8448."""
@@ -38,8 +49,8 @@ class RabitqConfig:
     """How rows are coded and codes are searched.
 
     code_bits: a number of a row, 1 to 9. query_bits: a number of the query, 1 to 8.
-    candidates: ranked again by their rows, 0 (chosen by the length of the rows) to 1e6; always
-        more than twice the matches asked for.
+    candidates: ranked again by their rows, 0 (chosen by the length of the rows and their number)
+        to 1e6; always more than twice the matches asked for.
     """
 
     code_bits: int = 1
@@ -81,17 +92,22 @@ class Rotation:
 def hadamard(rows: Float32) -> Float32:
     """Rows (N, 2^k) times the Hadamard matrix of length-1 rows.
 
-    For a query by sums and differences, in one thread; for many rows by a matrix product.
+    It is the Kronecker product of two of half the exponent. For a query these are products so
+    small that BLAS stays in the calling thread.
     """
-    side, half = rows.shape[1], 1
+    side = rows.shape[1]
+    inner = 1 << (side.bit_length() - 1) // 2
     if len(rows) > MANY_ROWS:
-        return np.asarray(rows @ hadamard(np.eye(side, dtype=np.float32)))
-    rows = rows / np.float32(np.sqrt(side))
-    while half < side:
-        pairs = rows.reshape(len(rows), -1, 2, half)
-        rows = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
-        half *= 2
-    return rows.reshape(len(rows), side)
+        return np.asarray(rows @ np.kron(_matrix(side // inner), _matrix(inner)))
+    blocks = (np.ascontiguousarray(rows).reshape(-1, inner) @ _matrix(inner)).reshape(
+        len(rows), -1, inner)
+    return np.asarray((_matrix(side // inner) @ blocks).reshape(len(rows), side))
+
+
+@functools.cache
+def _matrix(side: int) -> Float32:
+    """The Hadamard matrix of Sylvester (side, side), rows of length 1."""
+    return np.asarray(scipy.linalg.hadamard(side) / np.sqrt(side), dtype=np.float32)
 
 
 @contextlib.contextmanager
@@ -138,7 +154,11 @@ class RabitqIndex:
         self._config = config
         self._rotation = Rotation(rows.dimension)
         self._index = _searchable(codes, self._rotation.padded, config)
-        self.resident_bytes = codes.nbytes + len(rows) + self._rotation.bytes
+        coarse = _coarse_codes(codes, self._rotation.padded, config)
+        self._coarse = None if coarse is None else _filled(coarse, COARSE_BITS, config)
+        # For each row, besides: whether it was checked, and two figures of its length.
+        self.resident_bytes = codes.nbytes + 9 * len(rows) + self._rotation.bytes + (
+            0 if coarse is None else coarse.nbytes)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -153,15 +173,37 @@ class RabitqIndex:
         if k == 0:
             return nothing(len(queries))
         with one_thread():
-            _, candidates = self._index.search(self._rotation.apply(queries), self._candidates(k))
+            candidates = self._find(self._rotation.apply(queries), self._candidates(k))
         found = [self._rows.best(query, row, k)
                  for query, row in zip(queries, candidates, strict=True)]
         return np.stack([s for s, _ in found]), np.stack([i for _, i in found])
+
+    def _find(self, turned: Float32, count: int) -> Ids:
+        """The ids (Q, count) whose codes are most similar to rotated queries."""
+        if self._coarse is None:
+            return np.asarray(self._index.search(turned, count)[1])
+        many = min(max(COARSE_CANDIDATES, COARSE_SHARE * count), len(self))
+        first = self._coarse.search(np.ascontiguousarray(turned[:, :COARSE_BITS]), many)[1]
+        return np.stack([self._find_among(query, ids, count)
+                         for query, ids in zip(turned, first, strict=True)])
+
+    def _find_among(self, turned: Float32, ids: Ids, count: int) -> Ids:
+        """The best of some ids, by all bits."""
+        faiss: Any = importlib.import_module('faiss')
+        passed = np.zeros(len(self), dtype=bool)
+        passed[ids] = True
+        selector = faiss.IDSelectorBitmap(np.packbits(passed, bitorder='little'))
+        parameters = faiss.RaBitQSearchParameters()
+        parameters.sel = selector
+        parameters.qb = max(FINE_QUERY_BITS, self._config.query_bits)
+        return np.asarray(self._index.search(turned[None], count, params=parameters)[1][0])
 
     def _candidates(self, k: int) -> int:
         # The estimate's error falls with the root of the length, so short rows need more.
         least = self._config.candidates or int(CANDIDATES * max(
             1.0, (CANDIDATES_DIMENSION / self._rows.dimension) ** 0.5))
+        if self._coarse is not None and not self._config.candidates:
+            least //= 2  # the query is compared in more bits then
         return min(max(least, min(4 * k, 2 * k + 2 * CANDIDATES)), len(self))
 
 
@@ -178,8 +220,25 @@ def _coder(padded: int, config: RabitqConfig) -> Any:
 
 def _searchable(codes: Codes, padded: int, config: RabitqConfig) -> Any:
     faiss: Any = importlib.import_module('faiss')
+    index = _filled(codes, padded, config)
+    # Fast-scan looks the query up in 8 bits.
+    return faiss.IndexRaBitQFastScan(index) if padded <= FAST_SCAN_DIMENSION else index
+
+
+def _filled(codes: Codes, padded: int, config: RabitqConfig) -> Any:
+    faiss: Any = importlib.import_module('faiss')
     index = _coder(padded, config)
     faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), index.codes)
     index.ntotal = len(codes)
-    # Fast-scan looks the query up in 8 bits.
-    return faiss.IndexRaBitQFastScan(index) if padded <= FAST_SCAN_DIMENSION else index
+    return index
+
+
+def _coarse_codes(codes: Codes, padded: int, config: RabitqConfig) -> Codes | None:
+    """The first bits of each code and its two figures; None where it is not worth it.
+
+    The figures are those of the whole row: for a part of it they differ by a factor that is
+    nearly the same for all.
+    """
+    if padded < 2 * COARSE_BITS or len(codes) < COARSE_PLACES or config.code_bits != 1:
+        return None
+    return np.concatenate([codes[:, :COARSE_BITS // 8], codes[:, padded // 8:]], axis=1)

@@ -44,6 +44,8 @@ class CentredRows:
         self._name = name
         self._check = check
         self._checked = np.zeros(len(rows), dtype=bool)
+        self._scale = np.zeros(len(rows), np.float32)
+        self._offset = np.zeros(len(rows), np.float32)
         self.set_centre(np.zeros(rows.shape[1], np.float32))
 
     def __len__(self) -> int:
@@ -75,6 +77,7 @@ class CentredRows:
         """Take a centre (D,) that `find_centre` gave for the same rows."""
         self.centre: Float32 = centre
         self._squared = float(centre @ centre)
+        self._scale[:] = 0.0
 
     def read(self, ids: Ids) -> Float32:
         """Rows (len(ids), D) as stored.
@@ -101,11 +104,20 @@ class CentredRows:
     def similarities(self, query: Float32, ids: Ids) -> Float32:
         """Cosines (len(ids),) of a unit query (D,) with rows as they are compared."""
         rows = self.read(ids)
+        new = self._scale[ids] == 0.0
+        if new.any():
+            self._measure(rows[new], ids[new])
+        along = np.einsum('nd,d->n', rows, query)
+        return np.asarray(along * self._scale[ids] - float(query @ self.centre)
+                          * self._offset[ids], dtype=np.float32)
+
+    def _measure(self, rows: Float32, ids: Ids) -> None:
+        """Remember 1 / (|row| |unit row - centre|) and 1 / |unit row - centre|."""
         length = np.sqrt(np.einsum('nd,nd->n', rows, rows))
-        along, shared = (np.einsum('nd,d->n', rows, v) / length for v in (query, self.centre))
+        shared = np.einsum('nd,d->n', rows, self.centre) / length
         # |unit row - centre|^2; the centre is a mean of unit rows, shrunk, so it is never one.
         apart = np.sqrt(np.maximum(1.0 - 2.0 * shared + self._squared, 1e-12))
-        return np.asarray((along - float(query @ self.centre)) / apart, dtype=np.float32)
+        self._scale[ids], self._offset[ids] = 1.0 / (length * apart), 1.0 / apart
 
     def best(self, query: Float32, candidates: Ids, k: int) -> tuple[Float32, Ids]:
         """The k most similar of the candidates by their rows: similarities and ids, best first."""

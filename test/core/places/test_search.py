@@ -7,8 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from regvpr_core.errors import MapError
+from regvpr_core.places import index_rabitq
 from regvpr_core.places.index import choose, EXACT_BYTES, ExactIndex
 from regvpr_core.places.index_file import FILE_NAME, index_note
 from regvpr_core.places.index_gpu import device_holds
@@ -84,6 +86,41 @@ def test_codes_and_candidates_find_the_nearest_of_a_larger_map(wide_map, dimensi
         assert np.mean(four) >= 0.98
         assert rabitq.index.resident_bytes < exact.index.resident_bytes / (
             25 if dimension == 8448 else 15 if dimension == 1024 else 10)
+
+
+def test_a_large_map_is_searched_by_a_part_of_its_codes_first(wide_map, monkeypatch):
+    """The least map for it is made small; a quarter of 2048 bits goes first."""
+    monkeypatch.setattr(index_rabitq, 'COARSE_PLACES', 1500)
+    monkeypatch.setattr(index_rabitq, 'COARSE_BITS', 512)
+    monkeypatch.setattr(index_rabitq, 'COARSE_CANDIDATES', 200)
+    path = wide_map(1600, 2048)
+    with PlaceMap.open(path, index='exact') as exact, \
+            PlaceMap.open(path, index='rabitq') as rabitq:
+        assert rabitq.index._coarse.ntotal == 1600
+        assert rabitq.index.resident_bytes < exact.index.resident_bytes / 15
+        first, four = [], []
+        for query in queries_of(path, 60):
+            expected, truth = exact.search(query, 4)
+            similarities, found = rabitq.search(query, 4)
+            first.append(truth[0] == found[0])
+            four.append(len(np.intersect1d(truth, found)) / 4)
+            same = [np.flatnonzero(truth == i)[0] for i in found if i in truth]
+            np.testing.assert_allclose(similarities[np.isin(found, truth)], expected[same],
+                                       atol=3e-6)
+        assert np.mean(first) == 1.0
+        assert np.mean(four) >= 0.98
+        # All of a map can be asked for, and an answer holds no keyframe twice.
+        assert sorted(rabitq.search(query, 1600)[1].tolist()) == list(range(1600))
+    with PlaceMap.open(wide_map(1400, 2048, 'smaller'), index='rabitq') as smaller:
+        assert smaller.index._coarse is None
+
+
+@pytest.mark.parametrize('side', [1, 2, 64, 128, 256])
+def test_a_query_and_many_rows_are_turned_alike(side):
+    rows = np.random.default_rng(0).normal(size=(2000, side)).astype(np.float32)
+    expected = rows @ scipy.linalg.hadamard(side) / np.sqrt(side)
+    np.testing.assert_allclose(index_rabitq.hadamard(rows), expected, atol=1e-5)
+    np.testing.assert_allclose(index_rabitq.hadamard(rows[:33]), expected[:33], atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', LOCAL)
