@@ -1,8 +1,9 @@
-"""RTAB-Map: its AddLink service, with node numbers learnt from its map data."""
+"""RTAB-Map: its AddLink service, with node numbers learnt from its map data; its global_pose."""
 
 from collections import deque
 from typing import Any
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse, quat_xyzw
@@ -11,7 +12,7 @@ from regvpr_ros.stacks.messages import interface
 from regvpr_ros.stacks.stamps import StampIds
 from regvpr_ros.stacks.trail import Trail
 
-MAP_DATA, ADD_LINK = 'rtabmap/mapData', 'rtabmap/add_link'
+MAP_DATA, ADD_LINK, GLOBAL_POSE = 'rtabmap/mapData', 'rtabmap/add_link', 'rtabmap/global_pose'
 GLOBAL_CLOSURE = 1
 TOLERANCE_NS = 1_500_000_000
 """RTAB-Map makes a node a second; odometry bridges what is between a node and an image."""
@@ -21,7 +22,11 @@ WAITING = 20
 
 
 class RtabMap:
-    """Adds a link between two of RTAB-Map's nodes for each closure with a relative pose."""
+    """Adds a link between two of RTAB-Map's nodes for each closure with a relative pose.
+
+    And gives it each pose prior, named as it reads them: `header.frame_id` is the frame whose pose
+    in the map the message holds.
+    """
 
     def __init__(self, node: Any, trail: Trail) -> None:
         """Listen for nodes, and make the client.
@@ -39,6 +44,8 @@ class RtabMap:
         self._subscription = node.create_subscription(
             interface('rtabmap_msgs', 'msg', 'MapData', 'rtabmap'), MAP_DATA,
             self._on_map_data, 10)
+        self._publisher = node.create_publisher(PoseWithCovarianceStamped, GLOBAL_POSE, 1)
+        self._base_frame = str(node.get_parameter('base_frame').value)
 
     def loop_closure(self, closure: Closure) -> None:
         """A link needs a relative pose; it waits until RTAB-Map has a node past the query."""
@@ -48,10 +55,14 @@ class RtabMap:
         self._send()
 
     def pose_prior(self, message: Any) -> None:
-        """The node's own topics serve: see docs/slam/rtabmap.md for global_pose, initialpose."""
+        """A prior of the base; RTAB-Map ignores it unless it is told not to."""
+        prior = PoseWithCovarianceStamped(pose=message.pose)
+        prior.header.stamp, prior.header.frame_id = message.header.stamp, self._base_frame
+        self._publisher.publish(prior)
 
     def close(self) -> None:
-        """Take both back."""
+        """Take all three back."""
+        self._node.destroy_publisher(self._publisher)
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_client(self._client)
 

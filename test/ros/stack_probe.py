@@ -41,6 +41,7 @@ def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
 def main() -> None:
     rclpy.init()
     ours, theirs = rclpy.create_node('ours'), rclpy.create_node('theirs')
+    ours.declare_parameter('base_frame', 'base_link')
     executor = MultiThreadedExecutor(4)
     executor.add_node(ours)
     executor.add_node(theirs)
@@ -70,6 +71,9 @@ def main() -> None:
            lambda m: [m.keyframe0_id, m.keyframe1_id])
     for topic in ('visual_localization/pose', 'sensing/gnss/pose_with_covariance'):
         listen(PoseWithCovarianceStamped, topic, lambda m: pose(m.pose.pose))
+    listen(PoseWithCovarianceStamped, 'rtabmap/global_pose',
+           lambda m: [m.header.frame_id, m.header.stamp.sec, m.pose.pose.position.x,
+                      m.pose.covariance[0]])
     heard['add_link'] = []
 
     def add_link(request: Any, response: Any) -> Any:
@@ -117,11 +121,15 @@ def main() -> None:
     until(lambda: len(heard['lio_loop/loop_closure_detection']) == 2)
 
     prior = PoseWithCovarianceStamped()
+    prior.header.frame_id = 'map'
+    prior.header.stamp.sec = 300
+    prior.pose.covariance[0] = 0.25
     prior.pose.pose.position.x = 5.0
     prior.pose.pose.orientation.w = 1.0
     for stack in stacks:  # nobody asked for this one
         stack.pose_prior(prior)
     until(lambda: len(heard['sensing/gnss/pose_with_covariance']) == 1)
+    until(lambda: heard['rtabmap/global_pose'])
     client = theirs.create_client(Trigger, 'visual_localization/trigger_localization')
     client.wait_for_service(20.0)
     answer = client.call_async(Trigger.Request())

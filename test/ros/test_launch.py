@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 import shutil
 import subprocess
+import sys
 
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -100,6 +101,21 @@ def test_one_launch_composes_two_nodes_with_two_maps(
                       == {'active'}), process.output
     assert (first[-1].keyframes, second[-1].keyframes) == (12, 9)
     assert wait_until(lambda: images.get_subscription_count() == 2), process.output
+
+
+def test_the_component_test_passes_under_launch_testing(
+    make_bag, frames, small_model, settings, tmp_path,
+):
+    pytest.importorskip('launch_testing.launch_test',
+                        reason='launch_testing is not on PyPI; a ROS 2 installation has it')
+    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(6))), '--out',
+                 str(tmp_path / 'map'), '--model', str(small_model)]) == 0
+    run = subprocess.run(
+        [sys.executable, '-m', 'launch_testing.launch_test',
+         str(Path(__file__).with_name('node_component.py')), f'map:={tmp_path / "map"}',
+         f'params_file:={settings}'], capture_output=True, text=True, check=False, timeout=150)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert 'Ran 1 test' in run.stderr + run.stdout
 
 
 def latched() -> QoSProfile:

@@ -88,6 +88,10 @@ def test_rtabmap_is_asked_for_a_link_between_its_nodes_moved_there_by_odometry(h
         np.diag([10, 5, 1 / 0.3, 100, 50, 1 / 0.03]))
 
 
+def test_rtabmap_hears_priors_named_by_the_frame_whose_pose_they_are(heard):
+    assert heard['rtabmap/global_pose'][0] == ['base_link', 300, 5.0, 0.25]
+
+
 def test_swarm_slam_hears_its_own_keyframe_numbers_once_it_has_both(heard):
     assert heard['cslam/local_keyframe_match'] in ([[7, 19]], [[7, 19], [7, 19]])
 
