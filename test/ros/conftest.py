@@ -26,7 +26,7 @@ from regvpr_ros.msg import LocalizationStatus, PlaceMatches
 from sensor_msgs.msg import Image
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-START_S = 60.0
+START_S = 100.0
 
 
 def executable(name: str) -> str:
