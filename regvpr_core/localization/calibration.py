@@ -292,8 +292,7 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
     for row, score, elsewhere in zip(z, true, away, strict=True):
         if not elsewhere.any():
             continue
-        others.append(np.array([row[mates & elsewhere].max()
-                                for mates in here[elsewhere]]))
+        others.append(np.where(here[elsewhere] & elsewhere, row, -np.inf).max(axis=1))
         apart = np.where(elsewhere, row, -np.inf)
         best = int(np.argmax(apart))
         third = float(apart[~here[best]].max(initial=-np.inf))

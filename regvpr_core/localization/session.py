@@ -374,11 +374,11 @@ class SessionLoops:
         """The closure, unless its place was reported on this pass or local features refuse it."""
         at = int(np.searchsorted(self.store.ids, found.reference_id))
         if self._closed is not None and self._config.place_m > 0.0:
-            before = int(np.searchsorted(self.store.ids, self._closed.reference_id))
-            before = min(before, len(self.store) - 1)
+            before = self._first_visit(self._closed.reference_id)
+            query = int(np.searchsorted(self.store.ids, self._closed.query_id))
             # The same reference's place, and the robot has not gone away in between.
-            if abs(self.store.along_m[at] - self.store.along_m[before]) < self._config.place_m \
-                    and self._way_since(self._closed) < 2.0 * self._config.exclude_m:
+            if self._way_m(before, self._first_visit(found.reference_id)) < self._config.place_m \
+                    and self._way_m(query, len(self.store) - 1) < 2.0 * self._config.exclude_m:
                 return ()
         closure = self._verified(description, found, at)
         if closure is None:
@@ -386,9 +386,24 @@ class SessionLoops:
         self._closed = closure
         return (closure,)
 
-    def _way_since(self, closure: LoopClosure) -> float:
-        at = min(int(np.searchsorted(self.store.ids, closure.query_id)), len(self.store) - 1)
-        return self._along_m - float(self.store.along_m[at])
+    def _first_visit(self, keyframe_id: int) -> int:
+        """Place in time of the oldest keyframe that is known to show what this one does."""
+        store = self.store
+        while True:
+            at = min(int(np.searchsorted(store.ids, keyframe_id)), len(store) - 1)
+            older = int(store.revisit_of[at])
+            spot = min(int(np.searchsorted(store.ids, older)), len(store) - 1)
+            if not 0 <= older < keyframe_id or int(store.ids[spot]) != older:
+                return at
+            keyframe_id = older
+
+    def _way_m(self, first: int, second: int) -> float:
+        """Way between two keyframes by their place in time; without odometry, as far as they are
+        apart at least."""
+        first, second = (min(at, len(self.store) - 1) for at in (first, second))
+        if np.isfinite(self.store.T_odom_cam[[first, second]]).all():
+            return abs(float(self.store.along_m[second] - self.store.along_m[first]))
+        return abs(second - first) * self._config.keyframes.distance_m
 
     def _verified(
         self, description: Description, found: Hypothesis, at: int
