@@ -15,6 +15,7 @@ from benchmarks.town_drives import CACHE, TownDrive
 from regvpr_core.geometry import quat_xyzw
 from regvpr_core.localization.local_extractor import LocalExtractor
 from regvpr_core.localization.local_features import decode_features, LocalFeatures
+from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
 from regvpr_core.places.map_writer import Keyframe, MapWriter
@@ -89,7 +90,7 @@ def described(
 def town_map(
     lap: TownDrive, encoder: Encoder, features: str = 'patch', cache: Path = CACHE
 ) -> PlaceMap:
-    """The map that a lap becomes, with true poses; built once."""
+    """The map that a lap becomes, with true poses, calibrated by itself; built once."""
     path = cache / f'{lap.name}-{encoder.fingerprint[:12]}-{features or "plain"}.map'
     if not path.is_dir():
         made = described(lap, encoder, features or 'patch', cache)
@@ -107,4 +108,5 @@ def town_map(
                 stamp_ns=int(lap.stamps_ns[n]), camera='camera', T_map_cam=lap.T_map_cam[n],
                 descriptor=made.descriptors[n], source=lap.name,
                 local_features=made.packed(n) if features else None) for n in range(len(lap))])
+        calibrate_and_store(path)
     return PlaceMap.open(path, encoder.fingerprint)
