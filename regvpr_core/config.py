@@ -15,6 +15,9 @@ from regvpr_core.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
 
+DEFAULT_MODEL = 'regvpr_vits14_offline'
+"""What describes images where nothing else is asked for."""
+
 Config = TypeVar('Config')
 
 

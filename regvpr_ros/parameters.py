@@ -7,7 +7,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from regvpr_core.config import check_range, from_mapping, nearest
+from regvpr_core.config import check_range, DEFAULT_MODEL, from_mapping, nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import pose_matrix
 from regvpr_core.localization.localizer import LocalizerConfig
@@ -71,7 +71,7 @@ class NodeConfig:
 
     mode: str = 'localize'
     map: str = ''
-    model: str = 'gem_vits14'
+    model: str = DEFAULT_MODEL
     backbone_weights: str = ''
     device: str = 'auto'
     precision: str = 'auto'

@@ -64,7 +64,7 @@ def recorded(seed: int, laps: float, features: str, console: Console) -> Drive:
 
     town = Town(TownConfig(seed=seed))
     lap = LapConfig(condition='day', seed=5, laps=laps, rate_hz=2.5)
-    encoder = load_encoder('gem_vits14')
+    encoder = load_encoder()
     total = TownDrive(town.config, lap, 0).frames
     frames = track(town.drive(lap), f'driving {laps:g} laps', total=total, console=console)
     camera = Intrinsics(width=town.camera.width, height=town.camera.height, K=town.camera.matrix)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from regvpr_core.cli.console import print_facts, say
+from regvpr_core.config import DEFAULT_MODEL
 
 SHOWN_SKIPPED = 20
 
@@ -25,8 +26,9 @@ def add_parser(commands: Any) -> None:
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it runs."""
-    parser.add_argument('--model', default='gem_vits14',
-                        help='model name, checkpoint or .onnx file (default: gem_vits14)')
+    parser.add_argument('--model', default=DEFAULT_MODEL,
+                        help='model name, checkpoint or .onnx file (default: '
+                             f'{DEFAULT_MODEL})')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
     parser.add_argument('--engine', default='auto', help='auto, torch, onnxruntime')

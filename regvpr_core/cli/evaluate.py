@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regvpr_core.cli.console import say
+from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from regvpr_core.evaluation.dataset import Dataset
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from regvpr_core.evaluation.evaluator import EvaluateConfig, Result, Told
     from regvpr_core.evaluation.robustness import Curve
 
-DEFAULT_MODEL = 'gem_vits14'
 ALL = 'all'
 
 

