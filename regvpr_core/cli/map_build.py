@@ -27,6 +27,9 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
                         help='go on with a build of MAP that was broken off')
     parser.add_argument('--compress', default='', metavar='pca:NUMBER',
                         help='shorten the descriptors by PCA whitening learnt from them')
+    parser.add_argument('--features', default='none', choices=('none', 'patch', 'xfeat'),
+                        help='local features to keep, so that matches can be verified and give '
+                             'poses (docs/localization.md; default: none)')
     parser.add_argument('--list', action='store_true',
                         help='show what the sources hold and what would be used, and stop')
     parser.add_argument('--map-frame', metavar='FRAME',
@@ -46,6 +49,8 @@ def run_build(options: argparse.Namespace) -> None:
 
     from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
     from regvpr_core.errors import ConfigError, MapError
+    from regvpr_core.localization.local_extractor import LocalExtractor
+    from regvpr_core.localization.stored_calibration import calibrate_and_store
     from regvpr_core.places.builder import build_map, BuildConfig
     from regvpr_core.places.frames import joined
     from regvpr_core.places.projection import target
@@ -70,6 +75,7 @@ def run_build(options: argparse.Namespace) -> None:
             for note in source.notes:
                 say(console, note, 'yellow')
         encoder = _encoder(options, console)
+        features = '' if options.features == 'none' else options.features
         origin = next((source.origin for source in sources if source.origin), None)
         with (_kept(console, options.out),
               _progress(console, sum(source.total for source in sources)) as told):
@@ -81,7 +87,10 @@ def run_build(options: argparse.Namespace) -> None:
                 origin=to_mapping(origin) if origin else {},
                 sources=[source.name for source in sources],
                 about={'source': [source.identity for source in sources]},
-                resume=options.resume, compress=options.compress, progress=told)
+                resume=options.resume, compress=options.compress,
+                describer=LocalExtractor(features, encoder), progress=told)
+    # What a similarity means in this map is learnt once here, not at every start of a node.
+    calibrate_and_store(options.out)
     if report.other_bits:
         say(console, 'the network rounds otherwise now than when this build was begun: the '
                      'descriptors made since agree with what one run would have made to 0.001')

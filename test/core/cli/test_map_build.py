@@ -73,6 +73,19 @@ def test_a_bag_becomes_a_map(build, make_bag, frames, tmp_path, storage, compres
             assert place_map.search(small_encoder.describe(frame.rgb), 1)[1].tolist() == [i]
 
 
+def test_local_features_are_kept_where_they_are_asked_for_and_the_calibration_always(
+        build, make_bag, frames, tmp_path):
+    bag = make_bag(tmp_path / 'lap', frames(6))
+    assert build(bag, '--features', 'patch') == 0
+    assert build(bag, out=tmp_path / 'plain') == 0
+    for name, kind in (('map', 'patch'), ('plain', '')):
+        with PlaceMap.open(tmp_path / name) as place_map:
+            assert place_map.manifest.features == kind
+            kept = place_map.local_features(0)
+            assert (kept is not None) == bool(kind)
+            assert place_map.attachment('calibration') is not None
+
+
 def test_a_lone_mcap_file_is_a_bag(build, make_bag, frames, tmp_path):
     bag = make_bag(tmp_path / 'lap', frames(3))
     assert build(bag / 'lap.mcap') == 0
