@@ -87,7 +87,7 @@ class Track:
 
         Right fixes of the place where the robot was taken away do not count: they are false.
         """
-        ends = [*self.sequence.jumps[1:], len(self.fixed)]
+        ends = [*self.sequence.jumps[1:], len(self.fixed)][:len(self.sequence.jumps)]
         return [frames_to_fix(self.fixed[:end], self.right[:end], start)
                 for start, end in zip(self.sequence.jumps, ends, strict=True)]
 
