@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation DATA TOKENS     folders: of docs/training.md; for kept tokens
 
-Every row is `config/train/offline_regvpr.yaml` with other settings of the head, 60 steps, windows
+Every row is `config/train/offline_regvpr.yaml` with other settings of the head, 40 steps, windows
 of 9 x 9 patches, two seeds (FULL=1: 300 steps, 12 x 12, three). Measured on the validation sets of
 that file, which these rows do not choose anything by. Writes build/bench/ablation.json and the
 table in docs/paper.md. Tokens are computed once for each seed; runs that are there are not run
@@ -24,7 +24,7 @@ from regvpr_core.training.settings import read_train_config
 from regvpr_core.training.trainer import train
 
 FULL = os.environ.get('FULL') == '1'
-STEPS, WINDOW, SEEDS = (300, 12, (1, 2, 3)) if FULL else (60, 9, (1, 2))
+STEPS, WINDOW, SEEDS = (300, 12, (1, 2, 3)) if FULL else (40, 9, (1, 2))
 RUNS = ROOT / 'build' / 'bench' / 'ablation'
 PAGE = ROOT / 'docs' / 'paper.md'
 BEGIN, END = '<!-- ablation: written by benchmarks/ablation.py -->', '<!-- end -->'

@@ -13,6 +13,7 @@ docs/training.md.
 from collections.abc import Callable, Sequence
 import csv
 from dataclasses import dataclass, replace
+import re
 import sys
 
 import numpy as np
@@ -199,7 +200,7 @@ def averaged(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
     """Rows by name; seeds (NAME-SEED) come together."""
     found: dict[str, dict[str, list[float]]] = {}
     for one in rows:
-        of = found.setdefault(one.name.rpartition('-')[0] or one.name, {})
+        of = found.setdefault(re.sub(r'-\d+$', '', one.name), {})
         for column, share in one.shares.items():
             of.setdefault(column, []).append(share)
     return found
