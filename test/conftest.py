@@ -175,7 +175,7 @@ def small_encoder(small_model: Path):
 
 @pytest.fixture(scope='session')
 def encoder():
-    """The default model with whatever weights can be had here."""
+    """Plain pooling with whatever weights can be had here."""
     from regvpr_core.errors import CheckpointError
     from regvpr_core.models.encoder import load_encoder
 

