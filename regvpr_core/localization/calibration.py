@@ -29,6 +29,12 @@ SAMPLE = 512
 RUN = 8
 LEAST_SPREAD = 0.01
 LEAST_EXAMPLES = 10
+
+BEST_OTHER = 0.75
+"""A score says nothing for its place unless it is above this quantile of what the best of all
+other places reaches. With 0 (the fit alone) 33 of 3,087 images off the maps of towns 7 to 9 gave a
+pose, with this none, and dusk's recall went from 0.961 to 0.949."""
+
 MAX_QUERIES = 2048
 
 CHANGED = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)
@@ -142,6 +148,9 @@ def calibrate(
     offset, gain = fit_logistic(examples.true, examples.other)
     if gain <= 0.0:
         return Calibration(*FALLBACK)
+    # Off the map, too, one keyframe is the best. It must not speak for its place.
+    best_other = examples.matches[~examples.on_map, 0]
+    offset = max(offset, float(np.quantile(best_other, BEST_OTHER)))
     match, bins = _fit_matches(examples)
     return Calibration(offset, TEMPER * gain, match, source, count, bins)
 

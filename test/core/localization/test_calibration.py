@@ -56,8 +56,11 @@ def test_a_street_teaches_which_scores_are_those_of_a_place(map_of, street, walk
         z = scores(similarities, similarities)
         apart = np.abs(np.arange(count)[:, None] - np.arange(count)) > 10
         true, false = calibration.log_odds(np.diagonal(z)), calibration.log_odds(z[apart])
-        assert np.mean(true > 0.0) > 0.95
+        assert np.mean(true > 0.0) > 0.9
         assert np.mean(false < 0.0) > 0.95
+        # An image whose place is not in the map has a best keyframe, too: it seldom speaks for it.
+        best_other = calibration.log_odds(np.where(apart, z, -np.inf).max(axis=1))
+        assert np.mean(best_other > 0.0) < 0.35
         assert float(true.mean()) > 1.0
         assert float(false.mean()) < -1.0
 
