@@ -56,7 +56,7 @@ def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
     dusk = write_lap(town, LapConfig(condition='dusk', seed=2, frames=100, start_m=5.4,
                                      lateral_m=0.3), tmp_path, name='dusk')
     place_map = build(day.bag, tmp_path / 'map', '--pose-topic', '/ground_truth')
-    drive(dusk.bag, place_map, node, start, heard, wait_until, 100, '1.5', True)
+    drive(dusk.bag, place_map, node, start, heard, wait_until, 100, '1', True)
 
     truth = read_tum(dusk.truth)
     localized = [m for m in heard.matches if m.state == PlaceMatches.LOCALIZED]
@@ -79,7 +79,7 @@ def test_streets_that_were_never_mapped_give_no_pose(
     away = write_lap(town, LapConfig(condition='day', seed=2, route='unmapped', frames=70),
                      tmp_path, name='away')
     place_map = build(day.bag, tmp_path / 'map', '--pose-topic', '/ground_truth')
-    drive(away.bag, place_map, node, start, heard, wait_until, 70, '1.5', True)
+    drive(away.bag, place_map, node, start, heard, wait_until, 70, '1', True)
     print(f'unmapped streets: {len(heard.priors)} poses in {len(heard.matches)} images')
     assert len(heard.priors) <= 0.05 * len(heard.matches)
 
