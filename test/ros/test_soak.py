@@ -143,7 +143,8 @@ def run(seconds: float, pause_s: float, limit_mb: float, make_bag, frames, small
     warm = used[len(used) // 4:]
     third = len(warm) // 3
     files, threads, memory = (np.array(column) for column in zip(*warm, strict=True))
-    assert np.median(files[-third:]) <= np.median(files[:third]) + 3
+    # A part of the session (database, its log, rows) is open at one moment and not at another.
+    assert np.median(files[-third:]) <= np.median(files[:third]) + 6
     assert np.median(threads[-third:]) <= np.median(threads[:third]) + 1
     growth_mb = np.median(memory[-third:]) - np.median(memory[:third])
     assert growth_mb <= limit_mb, f'{growth_mb:.1f} MB in {seconds:.0f} s'
