@@ -75,7 +75,8 @@ def run_build(options: argparse.Namespace) -> None:
             for note in source.notes:
                 say(console, note, 'yellow')
         encoder = _encoder(options, console)
-        features = '' if options.features == 'none' else options.features
+        describer = None if options.features == 'none' else LocalExtractor(
+            options.features, encoder)
         origin = next((source.origin for source in sources if source.origin), None)
         with (_kept(console, options.out),
               _progress(console, sum(source.total for source in sources)) as told):
@@ -88,7 +89,7 @@ def run_build(options: argparse.Namespace) -> None:
                 sources=[source.name for source in sources],
                 about={'source': [source.identity for source in sources]},
                 resume=options.resume, compress=options.compress,
-                describer=LocalExtractor(features, encoder), progress=told)
+                describer=describer, progress=told)
     # What a similarity means in this map is learnt once here, not at every start of a node.
     calibrate_and_store(options.out)
     if report.other_bits:
