@@ -1,6 +1,7 @@
 """Write docs/benchmarks.md from the records in build/bench: `make bench-table`.
 
-No figure of the page is typed by hand. Its last line is a digest of the rest, so that a changed
+No figure of the page is typed by hand. A benchmark that left no record here keeps the section that
+it had, which names its machine and date. The last line is a digest of the rest, so that a changed
 figure shows; `--check` compares the digest only, which needs no records.
 """
 
@@ -40,13 +41,18 @@ def main() -> int:
             return 0
         print(f'{PAGE} was edited by hand; run make bench-table', file=sys.stderr)
         return 1
-    PAGE.write_text(page(PROGRAMS, RECORDS), encoding='utf-8')
+    before = PAGE.read_text(encoding='utf-8') if PAGE.is_file() else ''
+    PAGE.write_text(page(PROGRAMS, RECORDS, before), encoding='utf-8')
     print(PAGE)
     return 0
 
 
-def page(programs: Path, records: Path) -> str:
-    """The whole page: a section for each program and record, in the order of their names."""
+def page(programs: Path, records: Path, before: str = '') -> str:
+    """The whole page: a section for each program and record, in the order of their names.
+
+    before: the page as it was, for benchmarks without a record; ignored if somebody edited it.
+    """
+    kept = sections_of(before) if is_sealed(before) else {}
     about = {path.stem: text for path in sorted(programs.glob('*.py'))
              if (text := description(path))}
     names = sorted(about.keys() | {path.stem for path in records.glob('*.json')})
@@ -54,8 +60,16 @@ def page(programs: Path, records: Path) -> str:
     for name in names:
         file = records / f'{name}.json'
         record = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
-        sections.append(section(name, about.get(name, ''), record))
+        made = section(name, about.get(name, ''), record)
+        sections.append(kept.get(name, made) if record is None and name in about else made)
     return seal('\n'.join([HEAD, *sections]))
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """A page's sections by name, each as `section` made it."""
+    body = text.rpartition(f'\n{SEAL}')[0]
+    return {part.partition('\n')[0]: f'## {part}'.rstrip('\n') + '\n'
+            for part in body.split('\n## ')[1:]}
 
 
 def description(program: Path) -> str:

@@ -97,6 +97,22 @@ def test_without_any_record_there_is_a_page(tmp_path):
     assert '| metric |' not in text
 
 
+def test_a_benchmark_without_a_record_keeps_the_section_it_had_unless_somebody_edited_the_page(
+    tmp_path,
+):
+    programs, records = make_programs(tmp_path / 'programs'), tmp_path / 'records'
+    records.mkdir()
+    (records / 'alpha.json').write_text(json.dumps(record(metric(), name='alpha')))
+    before = page(programs, records)
+    (records / 'alpha.json').rename(records / 'beta.json')
+    after = page(programs, records, before)
+    assert after.count('| 2 x |') == 2
+    assert 'Not run on this machine' not in after
+    assert after == page(programs, records, after)
+    edited = before.replace('| 2 x |', '| 9 x |')
+    assert page(programs, records, edited) == page(programs, records)
+
+
 def test_an_edited_figure_shows():
     text = seal('| `speedup` | 2.24 x |')
     assert is_sealed(text)

@@ -98,12 +98,14 @@ class _Examples:
     """What images of known pose scored.
 
     true, other: (A,), (B,) scores of the places that images show, and of other ones.
+    best_other: (Q,) the highest of an image's scores with other places.
     matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
         image's place is in the map: each image is also asked with its place taken out.
     """
 
     true: Float
     other: Float
+    best_other: Float
     matches: Float
     is_true: Mask
     on_map: Mask
@@ -149,8 +151,7 @@ def calibrate(
     if gain <= 0.0:
         return Calibration(*FALLBACK)
     # Off the map, too, one keyframe is the best. It must not speak for its place.
-    best_other = examples.matches[~examples.on_map, 0]
-    offset = max(offset, float(np.quantile(best_other, BEST_OTHER)))
+    offset = max(offset, float(np.quantile(examples.best_other, BEST_OTHER)))
     match, bins = _fit_matches(examples)
     return Calibration(offset, TEMPER * gain, match, source, count, bins)
 
@@ -297,13 +298,14 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
         away: (Q, K) which of them certainly do not show what the image does.
     """
     # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
-    others, matches, is_true, on_map = [], [], [], []
+    others, best_other, matches, is_true, on_map = [], [], [], [], []
     for row, score, elsewhere in zip(z, true, away, strict=True):
         if not elsewhere.any():
             continue
         others.append(np.where(here[elsewhere] & elsewhere, row, -np.inf).max(axis=1))
         apart = np.where(elsewhere, row, -np.inf)
         best = int(np.argmax(apart))
+        best_other.append(apart[best])
         third = float(apart[~here[best]].max(initial=-np.inf))
         if np.isfinite(apart[best]) and np.isfinite(third):
             matches.append((apart[best], apart[best] - third))
@@ -317,8 +319,10 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
                 on_map.append(True)
     kept = np.array([score for score in true if np.isfinite(score)])
     other = np.concatenate(others) if others else np.zeros(0)
-    return _Examples(kept, other[np.isfinite(other)], np.array(matches).reshape(-1, 2),
-                     np.array(is_true, dtype=bool), np.array(on_map, dtype=bool))
+    best = np.array(best_other, dtype=np.float64)
+    return _Examples(
+        kept, other[np.isfinite(other)], best[np.isfinite(best)], np.array(matches).reshape(-1, 2),
+        np.array(is_true, dtype=bool), np.array(on_map, dtype=bool))
 
 
 def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:

@@ -54,7 +54,7 @@ def test_a_second_drive_over_dds_is_localized_with_stamps_frames_and_positive_co
     assert wait_until(lambda: heard.matches and heard.matches[-1].header.stamp.sec >= 5025)
 
     localized = [m for m in heard.matches if m.state == PlaceMatches.LOCALIZED]
-    assert len(localized) >= 20
+    assert len(localized) >= 15  # of 30; the first metres are for being sure
     for message in localized:
         best = message.matches[0]
         assert best.status == PlaceMatch.ACCEPTED
