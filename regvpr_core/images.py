@@ -68,8 +68,11 @@ def as_rgb(pixels: npt.NDArray[Any], *, bgr: bool = False) -> RGB:
         return np.repeat(pixels[..., :1], 3, axis=2)
     if channels not in (3, 4):
         raise ImageError(f'image has {channels} channels; expected 1 to 4')
-    order = slice(2, None, -1) if bgr else slice(0, 3)
-    return np.ascontiguousarray(pixels[..., order])
+    if channels == 3 and not bgr:
+        return np.ascontiguousarray(pixels)
+    code = {(3, True): cv2.COLOR_BGR2RGB, (4, True): cv2.COLOR_BGRA2RGB,
+            (4, False): cv2.COLOR_RGBA2RGB}[channels, bgr]
+    return np.asarray(cv2.cvtColor(pixels, code))
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], name: str = 'image') -> RGB:

@@ -93,10 +93,10 @@ def transform_T(transform: Any) -> Array:
     return _checked([p.x, p.y, p.z], [q.x, q.y, q.z, q.w])
 
 
-def fill_pose(pose: Any, T: Array) -> None:
-    """Write (4, 4) into a geometry_msgs/Pose."""
+def fill_pose(pose: Any, T: Array, quaternion: Array | None = None) -> None:
+    """Write (4, 4) into a geometry_msgs/Pose; its quaternion (4,) as xyzw, where it is known."""
     pose.position.x, pose.position.y, pose.position.z = (float(v) for v in T[:3, 3])
-    q = quat_xyzw(T)
+    q = quat_xyzw(T) if quaternion is None else quaternion
     pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w = map(float, q)
 
 

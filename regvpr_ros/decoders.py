@@ -17,12 +17,13 @@ Decoder = Callable[[Any], RGB]
 # cv_bridge's extension, built against NumPy 1, may end the whole process under NumPy 2
 # (vision_opencv issue 535): so it is tried in another one.
 TRIAL = """
-import array
+from types import SimpleNamespace
 import cv_bridge
-from sensor_msgs.msg import Image
+import numpy
 for encoding, channels in (("rgb8", 3), ("bgr8", 3), ("mono8", 1)):
-    data = array.array("B", range(2 * 2 * channels))
-    image = Image(height=2, width=2, encoding=encoding, step=2 * channels, data=data)
+    data = numpy.frombuffer(bytes(range(2 * 2 * channels)), dtype=numpy.uint8)
+    image = SimpleNamespace(height=2, width=2, encoding=encoding, step=2 * channels, data=data,
+                            is_bigendian=0)
     rgb = cv_bridge.CvBridge().imgmsg_to_cv2(image, "rgb8")
     assert rgb.shape == (2, 2, 3) and rgb.dtype == "uint8", (encoding, rgb.shape)
     assert rgb[0, 1, 0] == {"rgb8": 3, "bgr8": 5, "mono8": 1}[encoding], encoding

@@ -27,7 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from regvpr_core.config import nearest
@@ -40,13 +40,16 @@ from regvpr_ros.announcer import Announcer
 from regvpr_ros.background import Background, Turn
 from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.conversions import pose_T, stamp_ns
+from regvpr_ros.decode_ahead import Arrival, DecodeAhead
 from regvpr_ros.decoders import choose_decoder
 from regvpr_ros.extrinsics import TransformListener
 from regvpr_ros.health import diagnostic, Health
+from regvpr_ros.image_parser import ImageParser
 from regvpr_ros.interfaces import of_camera, Topic
 from regvpr_ros.mailbox import Mailbox, OdometryBuffer
 from regvpr_ros.parameters import declared, LIVE, NodeConfig, Parameter, to_config
-from regvpr_ros.pipeline import Arrival, moments, Pipeline, View
+from regvpr_ros.pipeline import moments, Pipeline, View
+from regvpr_ros.process import tune_process
 from regvpr_ros.session_recorder import SessionRecorder
 from regvpr_ros.srv import LoadMap, SaveMap
 from regvpr_ros.stacks import make_stacks, Stack
@@ -72,6 +75,7 @@ class LocalizeNode(LifecycleNode):
         for parameter in declared(NodeConfig):
             self._declare(parameter)
         self._worker: threading.Thread | None = None
+        self._ahead: DecodeAhead | None = None
         self._localizer: Localizer | None = None
         self._session: SessionRecorder | None = None
         self._encoder: Encoder | None = None
@@ -163,8 +167,9 @@ class LocalizeNode(LifecycleNode):
         decode, decoder = choose_decoder()
         self.get_logger().info(f'pixels by {decoder}')
         self._pipeline = Pipeline(
-            config, decode, self._parse, self._transforms, self._odometry, self._infos,
-            self._trail, self._health, self.get_logger().info, self._refuse)
+            config, decode, ImageParser(config.is_compressed), self._transforms,
+            self._odometry, self._infos, self._trail, self._health, self.get_logger().info,
+            self._refuse)
         if config.broadcast_tf:
             self._broadcast = TransformBroadcast(self)
         self._stacks = make_stacks(config.outputs, self, self._trail)
@@ -185,6 +190,7 @@ class LocalizeNode(LifecycleNode):
         self._odometry.clear()
         self._trail.clear()
         self._announcer.forget('active', self._place_map)
+        self._ahead = DecodeAhead(self._pipeline.pixels)
         self._worker = threading.Thread(target=self._work, name='regvpr', daemon=True)
         self._worker.start()
         for camera in config.cameras:
@@ -217,6 +223,9 @@ class LocalizeNode(LifecycleNode):
             self._mailbox.close()
             self._worker.join()
             self._worker = None
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         if self._broadcast is not None:
             self._broadcast.forget()
 
@@ -249,9 +258,14 @@ class LocalizeNode(LifecycleNode):
     # -- callbacks: they store and return ------------------------------------------------------
 
     def _image_callback(self, camera: str) -> Callable[[bytes], None]:
+        compressed = self._config.is_compressed(camera)
+
         def on_image(raw: bytes) -> None:
             self._health.image_arrived()
-            self._mailbox.put(Arrival(raw, time.monotonic()), camera)
+            arrival = Arrival(raw, time.monotonic())
+            self._mailbox.put(arrival, camera)
+            if compressed and self._ahead is not None:
+                self._ahead.offer(camera, arrival)
 
         return on_image
 
@@ -398,6 +412,7 @@ class LocalizeNode(LifecycleNode):
     def _work(self) -> None:
         while (arrivals := self._mailbox.take()) is not None:
             self._health.busy_since = time.monotonic()
+            self._ahead.began()
             try:
                 with self._swap:
                     self._look(arrivals)
@@ -406,6 +421,7 @@ class LocalizeNode(LifecycleNode):
             except Exception as error:  # noqa: BLE001 - one bad frame must not strand the robot
                 self._refuse('internal', f'{type(error).__name__}: {error}')
             self._health.busy_since = None
+            self._ahead.ended()
 
     def _look(self, arrivals: dict[str, Arrival]) -> None:
         """Localize what the cameras sent, and publish what came out."""
@@ -461,9 +477,6 @@ class LocalizeNode(LifecycleNode):
                 self._session.reset()
             except MapError as error:
                 self._refuse('session', str(error))
-
-    def _parse(self, camera: str, raw: bytes) -> Any:
-        return _unpack(raw, CompressedImage if self._config.is_compressed(camera) else Image)
 
     def _names(self) -> set[str]:
         return {parameter.name for parameter in declared(NodeConfig)}
@@ -550,6 +563,7 @@ def _line(error: Exception) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; exit code 1 where it cannot start."""
+    tune_process()
     rclpy.init(args=arguments)
     node = None
     try:

@@ -11,6 +11,7 @@ from regvpr_core.images import RGB
 from regvpr_core.localization.localizer import Frame
 from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.conversions import stamp_ns
+from regvpr_ros.decode_ahead import Arrival
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener
 from regvpr_ros.gate import Gate
@@ -22,14 +23,6 @@ from regvpr_ros.stacks.trail import Trail
 JUMP_BACK_NS = 1_000_000_000
 TOGETHER_NS = 20_000_000
 """Images of several cameras that lie no further apart were taken at one moment."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
-    """A message as it came: bytes until somebody wants it. arrived_s: monotonic."""
-
-    raw: Any
-    arrived_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +99,7 @@ class Pipeline:
                 with self.health.timed('unpack'):
                     message = self._parse(camera, arrival.raw)
                 anew |= self._began_again(stamp_ns(message.header.stamp))
-                view, moved = self._view(camera, message, arrival.arrived_s, of_map)
+                view, moved = self._view(camera, message, arrival, of_map)
             except ImageError as error:
                 self._refuse('image', f'{camera}: {error}' if camera else str(error))
                 continue
@@ -128,7 +121,11 @@ class Pipeline:
         self._newest_ns = stamp if jumped else max(self._newest_ns, stamp)
         return jumped
 
-    def _view(self, camera: str, message: Any, arrived_s: float,
+    def pixels(self, camera: str, raw: Any) -> RGB:
+        """Pixels of a message's bytes, by any thread; ImageError where there are none."""
+        return self._decode(self._parse(camera, raw))
+
+    def _view(self, camera: str, message: Any, arrival: Arrival,
               of_map: dict[str, list[float]] | None) -> tuple[View | None, bool]:
         stamp = stamp_ns(message.header.stamp)
         T_odom_base = None
@@ -138,11 +135,11 @@ class Pipeline:
         if not self.gate.admits(camera, stamp, T_odom_base):
             return None, False
         with self.health.timed('decode'):
-            rgb = self._decode(message)
+            rgb = arrival.pixels(lambda: self._decode(message))
         T_base_cam, moved = self._T_base_cam(camera, message.header.frame_id, of_map)
         frame = Frame(stamp_ns=stamp, rgb=rgb, T_base_cam=T_base_cam, camera=camera,
                       intrinsics=self._infos.of(camera))
-        return View(camera, message.header, frame, T_odom_base, arrived_s), moved
+        return View(camera, message.header, frame, T_odom_base, arrival.arrived_s), moved
 
     def _T_base_cam(self, camera: str, camera_frame: str,
                     of_map: dict[str, list[float]] | None) -> tuple[Array, bool]:

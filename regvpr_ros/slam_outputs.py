@@ -6,7 +6,7 @@ from typing import Any
 from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 
-from regvpr_core.geometry import Array, inverse
+from regvpr_core.geometry import Array, inverse, quat_xyzw
 from regvpr_core.localization.localizer import Localization
 from regvpr_core.localization.pose_prior import PosePrior
 from regvpr_core.localization.session import LoopClosure
@@ -34,7 +34,10 @@ def place_matches(
                            off_map_probability=float(localization.off_map), latency_s=latency_s)
     message.header.stamp = headers[-1].stamp
     message.header.frame_id = map_frame
-    for match in localization.matches:
+    references = place_map.T_map_cam[[match.keyframe_id for match in localization.matches]]
+    # All at once: each call of the library costs as much as the rest of a match.
+    quaternions = quat_xyzw(references) if len(references) else []
+    for match, T, quaternion in zip(localization.matches, references, quaternions, strict=True):
         one = PlaceMatch(map_id=place_map.map_id, reference_id=match.keyframe_id,
                          similarity=match.similarity, probability=match.probability,
                          map_frame=map_frame)
@@ -43,7 +46,7 @@ def place_matches(
         stamp = split_stamp(int(place_map.stamps_ns[match.keyframe_id]))
         one.reference_stamp.sec, one.reference_stamp.nanosec = stamp['sec'], stamp['nanosec']
         one.status = PlaceMatch.ACCEPTED if match.accepted else PlaceMatch.CANDIDATE
-        fill_pose(one.reference_pose, place_map.T_map_cam[match.keyframe_id])
+        fill_pose(one.reference_pose, T, quaternion)
         message.matches.append(one)
     return message
 

@@ -319,9 +319,9 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
                 on_map.append(True)
     kept = np.array([score for score in true if np.isfinite(score)])
     other = np.concatenate(others) if others else np.zeros(0)
-    best = np.array(best_other, dtype=np.float64)
+    rivals = np.array(best_other, dtype=np.float64)
     return _Examples(
-        kept, other[np.isfinite(other)], best[np.isfinite(best)], np.array(matches).reshape(-1, 2),
+        kept, other[np.isfinite(other)], rivals[np.isfinite(rivals)], np.array(matches).reshape(-1, 2),
         np.array(is_true, dtype=bool), np.array(on_map, dtype=bool))
 
 

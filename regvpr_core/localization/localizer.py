@@ -265,8 +265,8 @@ class Localizer:
         order = np.argsort(-found, kind='stable')
         ids, similarities, found = ids[order], similarities[order], found[order]
         log_odds = self._calibration.log_odds(found)
-        verifications = self._verifier.verify(
-            view.features, self._one_a_place(ids), view.frame.intrinsics)
+        verifications = () if self._config.verification.kind == 'none' else \
+            self._verifier.verify(view.features, self._one_a_place(ids), view.frame.intrinsics)
         if verifications:
             log_odds = log_odds + spread_log_odds(
                 verifications, ids, self.place_map.T_map_cam, self._belief.radius_m)
@@ -307,25 +307,37 @@ class Localizer:
                 key=lambda at: float(self._belief.masses(seen[at[0]].places[at[1]]).sum()))
             found.remove(accepted)
             found.insert(0, accepted)
-        return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted)
-                     for view, i in found[: self._config.matches])
+        found = found[: self._config.matches]
+        ahead = self._ahead(seen, found)
+        of_image = self._calibration.probability(
+            np.array([seen[view].scores[i] for view, i in found]), np.array(ahead))
+        return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted, float(p))
+                     for (view, i), p in zip(found, of_image, strict=True))
 
-    def _match(self, one: Seen, view: int, i: int, keyframe: int, accepted: bool) -> Match:
+    def _ahead(self, seen: Sequence[Seen], found: Sequence[tuple[int, int]]) -> list[float]:
+        """By how much each one's score is above that of the best keyframe of another place."""
+        T, config = self.place_map.T_map_cam, self._config.belief
+        ahead = [0.0] * len(found)
+        for number, one in enumerate(seen):
+            mine = [at for at, (view, _) in enumerate(found) if view == number]
+            rows = [found[at][1] for at in mine]
+            same = same_place(T[one.ids[rows]], T[one.ids], 2.0 * self._belief.radius_m,
+                              2.0 * config.place_angle_rad)
+            others = np.where(same, -np.inf, one.scores).max(axis=1, initial=-np.inf)
+            for at, row, mask, other in zip(mine, rows, same, others, strict=True):
+                ahead[at] = margin(one.scores, mask) if mask.all() else \
+                    float(one.scores[row] - other)
+        return ahead
+
+    def _match(self, one: Seen, view: int, i: int, keyframe: int, accepted: bool,
+               image_probability: float) -> Match:
         place = one.places[i]
         at = keyframe if accepted else int(place[0]) if len(place) else -1
-        # The margin of this keyframe's place over the best of another.
-        T = self.place_map.T_map_cam
-        config = self._config.belief
-        same = same_place(T[one.ids[i:i + 1]], T[one.ids], 2.0 * self._belief.radius_m,
-                          2.0 * config.place_angle_rad)[0]
-        ahead = float(one.scores[i]) - float(one.scores[~same].max(initial=-np.inf)) \
-            if not same.all() else margin(one.scores, same)
         return Match(
             keyframe_id=int(one.ids[i]), similarity=float(one.similarities[i]),
             score=float(one.scores[i]), accepted=accepted, view=view,
             probability=self._belief.probability(at) if at >= 0 else 0.0,
-            image_probability=float(self._calibration.probability(
-                np.array(one.scores[i]), np.array(ahead))),
+            image_probability=image_probability,
             verification=next((v for v in one.verifications
                                if v.keyframe_id == one.ids[i]), None))
 

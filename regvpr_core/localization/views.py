@@ -89,9 +89,9 @@ class Mounts:
             # camera looks to where the map does not, it cannot find any.
             least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
             best = np.full(len(ids), -np.inf)
-            for place, value in zip(one.places, odds, strict=True):
-                spots = np.searchsorted(ids, place)
-                best[spots] = np.maximum(best[spots], value)
+            sizes = [len(place) for place in one.places]
+            np.maximum.at(best, np.searchsorted(ids, np.concatenate(list(one.places))),
+                          np.repeat(odds, sizes))
             total += np.where(np.isfinite(best), np.maximum(best, least), least)
             others += least
         return ids, total, others
