@@ -321,8 +321,9 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
     other = np.concatenate(others) if others else np.zeros(0)
     rivals = np.array(best_other, dtype=np.float64)
     return _Examples(
-        kept, other[np.isfinite(other)], rivals[np.isfinite(rivals)], np.array(matches).reshape(-1, 2),
-        np.array(is_true, dtype=bool), np.array(on_map, dtype=bool))
+        kept, other[np.isfinite(other)], rivals[np.isfinite(rivals)],
+        np.array(matches).reshape(-1, 2), np.array(is_true, dtype=bool),
+        np.array(on_map, dtype=bool))
 
 
 def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:
