@@ -7,6 +7,7 @@ same in a map of a thousand keyframes and in one of a million.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 import math
 
 import numpy as np
@@ -133,12 +134,12 @@ class Belief:
         senders = np.flatnonzero(self._above > LEAST_MASS)
         senders = senders[np.argsort(-self._above[senders], kind='stable')][:MAX_ACTIVE]
         predicted, sigma = self._moved(self._ids[senders], T_previous_current, elapsed_s)
-        reached = self._in_reach(predicted, sigma)
-        senders, predicted = senders[:reached], predicted[:reached]
+        lists = self._in_reach(predicted, sigma)
+        senders, predicted = senders[:len(lists)], predicted[:len(lists)]
         mass = self._above[senders]
         spread = float(self._above.sum() - mass.sum())
         # 2. Each keyframe sends its share to those it may have reached; off the map where to none.
-        pairs, receivers, weights = self._reachable(predicted, sigma)
+        pairs, receivers, weights = self._reachable(predicted, lists, sigma)
         sums = np.bincount(pairs, weights, minlength=len(senders))
         self.off_map += float(mass[sums == 0.0].sum())
         shares = mass[pairs] * weights / np.maximum(sums[pairs], 1e-300)
@@ -219,33 +220,36 @@ class Belief:
         sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
         return predicted @ motion, sigma
 
-    def _in_reach(self, predicted: Array, sigma: float) -> int:
-        """How many of the predictions fit into the budget of pairs with keyframes near them."""
+    def _in_reach(self, predicted: Array, sigma: float) -> list[list[int]]:
+        """Keyframes near each prediction, as many predictions as the budget of pairs allows."""
         if self._tree is None or not len(predicted):
-            return 0
+            return []
         positions, radius = predicted[:, :3, 3], REACH * sigma
-        done, pairs = 0, 0
-        most = int(self._tree.query_ball_point(positions[0], radius, return_length=True))
+        lists: list[list[int]] = []
+        pairs, most = 0, int(self._tree.query_ball_point(positions[0], radius, return_length=True))
         # In portions, each as large as is safe when it lies as dense as the densest so far.
-        while done < len(positions) and pairs + most <= MAX_PAIRS:
+        while len(lists) < len(positions) and pairs + most <= MAX_PAIRS:
             portion = max(1, (MAX_PAIRS - pairs) // (2 * max(most, 1)))
-            sizes = self._tree.query_ball_point(
-                positions[done:done + portion], radius, return_length=True)
-            done, pairs, most = done + len(sizes), pairs + int(sizes.sum()), max(
-                most, int(sizes.max()))
-        return done
+            found = self._tree.query_ball_point(
+                positions[len(lists):len(lists) + portion], radius, return_sorted=False)
+            lists.extend(found)
+            sizes = [len(ids) for ids in found]
+            pairs, most = pairs + sum(sizes), max(most, *sizes)
+        return lists
 
-    def _reachable(self, predicted: Array, sigma: float) -> tuple[Ids, Ids, Float]:
+    def _reachable(
+        self, predicted: Array, lists: list[list[int]], sigma: float
+    ) -> tuple[Ids, Ids, Float]:
         """Pairs of a prediction's index and a keyframe it may have led to, with weights."""
-        if self._tree is None or not len(predicted):
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-        found = cKDTree(predicted[:, :3, 3]).sparse_distance_matrix(
-            self._tree, REACH * sigma, output_type='ndarray')
-        senders, receivers, metres = found['i'], found['j'], found['v']
+        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
+        senders = np.repeat(np.arange(len(lists)), sizes)
+        receivers = np.fromiter(chain.from_iterable(lists), np.int64, int(sizes.sum()))
         turns = predicted[:, :3, :3].reshape(-1, 9)
         fits = np.einsum('ij,ij->i', self._turns[receivers], turns[senders]) >= self._least_trace
-        senders, receivers, metres = senders[fits], receivers[fits], metres[fits]
-        return senders, receivers, np.exp(-0.5 * (metres / sigma)**2)
+        senders, receivers = senders[fits], receivers[fits]
+        steps = self._T[receivers, :3, 3] - predicted[senders, :3, 3]
+        squares = np.einsum('ij,ij->i', steps, steps)
+        return senders, receivers, np.exp(-0.5 * squares / sigma**2)
 
     def _near(self, T: Array, radius_m: float, any_angle: bool = False) -> Ids:
         if self._tree is None:

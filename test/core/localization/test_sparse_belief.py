@@ -128,6 +128,25 @@ def test_an_update_in_a_map_of_200_thousand_keyframes_touches_few_of_them():
     assert elsewhere < 0.05
 
 
+def test_an_image_costs_about_the_same_in_a_map_a_hundred_times_as_large():
+    quickest = []
+    for count in (2_000, 200_000):
+        T = np.tile(OPTICAL, (count, 1, 1))
+        T[:, 0, 3], T[:, 1, 3] = np.arange(count) % 2000, 10.0 * (np.arange(count) // 2000)
+        belief = Belief(T, BeliefConfig())
+        rng = np.random.default_rng(0)
+        seconds = []
+        for i in range(40):
+            ids = np.unique([1_000 + i, 1_001 + i, *rng.choice(count, 48, replace=False)])
+            start = time.thread_time()
+            belief.predict(forward(1.0), 0.2)
+            belief.update(ids, np.where(np.isin(ids, (1_000 + i, 1_001 + i)), 2.0, 0.0))
+            belief.best()
+            seconds.append(time.thread_time() - start)
+        quickest.append(sorted(seconds)[10])
+    assert quickest[1] < 3.0 * quickest[0]
+
+
 def test_a_very_long_gap_makes_the_belief_nearly_flat_and_stays_cheap():
     belief = Belief(ring(3000), BeliefConfig())
     belief.update(np.array([5]), np.array([6.0]))
