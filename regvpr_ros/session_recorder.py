@@ -39,7 +39,9 @@ class SessionRecorder:
         self._map: SessionMap | None = None
         self._part = 0
         self._frame = 'odom'
-        if self._folder is not None and self._folder.exists() and any(self._folder.iterdir()):
+        # What a process left that was killed before its first map is no session.
+        if self._folder is not None and self._folder.exists() and not all(
+                file.name.startswith('.part') for file in self._folder.iterdir()):
             raise MapError(f"parameter 'session_path': {self._folder} is not empty; choose a new "
                            f'folder, or move the session of before away')
         self.reset()

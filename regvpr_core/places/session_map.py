@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
-from regvpr_core.places.map_files import Manifest
+from regvpr_core.places.map_files import Manifest, new_folder
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 
 Float32 = npt.NDArray[np.float32]
@@ -22,11 +22,13 @@ class SessionMap:
         """Make a new map.
 
         Raises:
-            MapError: the folder is not empty, or cannot be written.
+            MapError: the folder exists, or cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._writer = MapWriter.create(path, manifest)
+        # Under its name only once it can be opened, however early the process is killed.
+        with new_folder(path) as folder:
+            MapWriter.create(folder, manifest).close()
+        self._writer = MapWriter.append_to(path)
         self._waiting: list[Keyframe] = []
 
     def add(self, stamp_ns: int, camera: str, descriptor: Float32, T_odom_cam: Array,
