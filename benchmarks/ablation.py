@@ -2,11 +2,12 @@
 
     python -m benchmarks.ablation DATA TOKENS     folders: of docs/training.md; for kept tokens
 
-Every row is `config/train/offline_regvpr.yaml` with other settings of the head, 40 steps, windows
-of 9 x 9 patches, two seeds (FULL=1: 300 steps, 12 x 12, three). Measured on the validation sets of
-that file, which these rows do not choose anything by. Writes build/bench/ablation.json and the
-table in docs/paper.md. Tokens are computed once for each seed; runs that are there are not run
-again.
+Every row is `config/train/offline_regvpr.yaml` with other settings of the head, or with the last
+four of the eight blocks trained or adapted as well (tokens are kept of block 3 then), 40 steps,
+windows of 9 x 9 patches, two seeds (FULL=1: 300 steps, 12 x 12, three). Measured on the validation
+sets of that file, which these rows do not choose anything by. Writes build/bench/ablation.json
+and the table in docs/paper.md. Tokens are computed once for each seed; runs that are there are not
+run again.
 """
 
 import json
@@ -45,6 +46,26 @@ ROWS: dict[str, list[str]] = {
     'SALAD': ['model.aggregator=salad', f'{HEAD}={{}}'],
     'random start, as the paper': ['head_start=null'],
 }
+HEADS = {
+    'GeM and a linear layer': ['model.aggregator=cosplace', f'{HEAD}={{power: 1.0}}',
+                               'head_start=null'],
+    'SALAD': ['model.aggregator=salad', f'{HEAD}={{}}'],
+    'registers': [],
+}
+BEHIND = 3
+"""Block whose tokens are kept where later ones change."""
+
+TRAINED: dict[str, list[str]] = {
+    'frozen': [],
+    'last 4 trained': [f'tokens.block={BEHIND}', 'model.train=last_4',
+                       'optimiser.lr_backbone=1e-4'],
+    'last 4 adapted': [f'tokens.block={BEHIND}', 'model.train=adapter',
+                       'model.adapter={blocks: last_4}', 'optimiser.lr_adapters=2e-3'],
+}
+ROWS |= {f'{trained}: {head}': [*changes, *more]
+         for trained, more in TRAINED.items() for head, changes in HEADS.items()
+         if not (trained == 'frozen' and head != 'GeM and a linear layer')}
+"""Of the frozen ones, SALAD and registers are above."""
 
 
 class Silent:
@@ -68,9 +89,10 @@ def main(data: Path, tokens: Path) -> int:
     for seed in SEEDS:
         for row, changes in ROWS.items():
             name = ''.join(c if c.isalnum() else '_' for c in row)
+            of_block = f'block{BEHIND}-' if f'tokens.block={BEHIND}' in changes else ''
             config = read_train_config(PRESET, [
                 f'data_root={data}', f'seed={seed}', f'steps={STEPS}', f'tokens.window={WINDOW}',
-                f'tokens.folder={tokens}/seed{seed}', *changes])
+                f'tokens.folder={tokens}/{of_block}seed{seed}', *changes])
             for column, share in measured(config, RUNS / f'{STEPS}-{name}-{seed}').items():
                 found.setdefault(row, {}).setdefault(column, []).append(share)
             print(row, seed, {k: v[-1] for k, v in found[row].items()}, file=sys.stderr)

@@ -92,33 +92,39 @@ def campus(encoder: Encoder, cache: Path) -> tuple[PlaceMap, Ride]:
                            T_odom_base=inverse(T[odd[0]]) @ T[odd], size=(240, 426))
 
 
-def tower(encoder: Encoder, floors: Sequence[str], cache: Path) -> tuple[PlaceMap, list[Ride]]:
+def tower(encoder: Encoder, floors: Sequence[str], others: Sequence[str], cache: Path
+          ) -> tuple[PlaceMap, list[Ride]]:
     """Clips through a building, a picture a second, without odometry.
 
-    Of every other clip the even seconds are the map and the odd ones are asked; the clips in
-    between are asked too, and are not in the map.
+    Of every other clip of `floors` the even seconds are the map and the odd ones are asked; the
+    clips in between pass the same spots and are left out. All clips of the `others` are off it.
     """
     folder = DATA / 'ie_tower'
     with (folder / 'dataset.csv').open(encoding='utf-8') as file:
-        rows = [row for row in csv.DictReader(file) if row['floor'] in floors]
+        rows = [row for row in csv.DictReader(file) if row['floor'] in (*floors, *others)]
     rows.sort(key=lambda row: (row['clip'], int(row['second'])))
-    made = describe_pictures(f'tower-{"-".join(floors)}',
+    made = describe_pictures('tower-' + '-'.join((*floors, *others)),
                              pictures([folder / row['image'] for row in rows]), encoder)
     clips = sorted({row['clip'] for row in rows})
     clip = np.array([clips.index(row['clip']) for row in rows])
     second = np.array([int(row['second']) for row in rows], np.int64)
     T = np.tile(np.eye(4), (len(rows), 1, 1))
     T[:, 0, 3], T[:, 1, 3] = second, CLIP_APART_M * clip
-    kept = np.flatnonzero((clip % 2 == 0) & (second % 2 == 0))
-    name = f'tower-{len(floors)}-{encoder.fingerprint[:12]}.map'
+    floor_of = {row['clip']: row['floor'] for row in rows}
+    mapped = [clips.index(label) for floor in floors
+              for label in [label for label in clips if floor_of[label] == floor][::2]]
+    kept = np.flatnonzero(np.isin(clip, mapped) & (second % 2 == 0))
+    name = f'tower-{"-".join(floors)}-{encoder.fingerprint[:12]}.map'
     place_map = small_map(cache / name, encoder, made, kept, T[kept] @ T_BASE_CAM)
     rides = []
     for number, label in enumerate(clips):
+        if number not in mapped and floor_of[label] in floors:
+            continue
         asked = np.flatnonzero((clip == number) & (second % 2 == 1))
         rides.append(Ride(
             name=label, made=made, numbers=asked, stamps_ns=second[asked] * SECOND_NS,
             T_map_base=T[asked], T_base_cam=T_BASE_CAM, T_odom_base=None,
-            on_map=number % 2 == 0))
+            on_map=number in mapped))
     return place_map, rides
 
 

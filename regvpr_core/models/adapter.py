@@ -169,13 +169,18 @@ class AdaptedBlock(nn.Module):
         return x
 
 
-def adapt(vit: DinoVisionTransformer, config: AdapterConfig) -> DinoVisionTransformer:
+def adapt(vit: DinoVisionTransformer, config: AdapterConfig, depth: int | None = None
+          ) -> DinoVisionTransformer:
     """Put adapters into the chosen blocks, in place; the features are the same until trained.
+
+    Args:
+        depth: the first so many blocks are the network, `all` and the last are counted among
+            them; None: all.
 
     Raises:
         ConfigError: a block is not there, or the bottleneck has no whole branch widths.
     """
-    for index in config.indices(len(vit.blocks)):
+    for index in config.indices(len(vit.blocks) if depth is None else depth):
         block = vit.blocks[index]
         if not isinstance(block, Block):
             raise ConfigError(f'block {index} is adapted already')

@@ -30,7 +30,7 @@ class ModelConfig:
     aggregator: name in `AGGREGATORS`; aggregator_config: the fields of its config.
     preprocessing: how an image becomes network input.
     train: what is trained besides the aggregator: `frozen` (nothing), `adapter`, `last_N` (that
-        many last blocks, and adapters where there are any) or `all`.
+        many last blocks of those that run, and adapters where there are any) or `all`.
     train_norm: whether the final LayerNorm is trained as well; None: with `last_N`, as SALAD does,
         and with `all`, but not with `adapter`, as CricaVPR does.
     """
@@ -56,14 +56,23 @@ class ModelConfig:
         if self.last_block is not None:
             check_range('last_block', self.last_block, 0, size.depth - 1)
         if self.adapter is not None:
-            self.adapter.indices(size.depth)
+            self.adapter.indices(self.depth)
             self.adapter.bottleneck(size.width)
         if not re.fullmatch(r'frozen|adapter|all|last_\d+', self.train):
             raise ConfigError(f'train is {self.train!r}; expected frozen, adapter, last_4 or all')
         if self.train == 'adapter' and self.adapter is None:
             raise ConfigError('train is adapter, but the model has none; set adapter, or train to '
                               'frozen')
-        check_range('train: last_N', self.trained_blocks, 0, size.depth)
+        check_range('train: last_N', self.trained_blocks, 0, self.depth)
+        if self.train_norm and self.last_block is not None:
+            raise ConfigError('train_norm is set, but with last_block the final LayerNorm does '
+                              'not run; leave one of them out')
+
+    @property
+    def depth(self) -> int:
+        """How many blocks run: all, or those up to `last_block`."""
+        return VIT_CONFIGS[self.backbone].depth if self.last_block is None else \
+            self.last_block + 1
 
     @property
     def trained_blocks(self) -> int:
@@ -73,6 +82,8 @@ class ModelConfig:
     @property
     def trains_norm(self) -> bool:
         """Whether the final LayerNorm is trained."""
+        if self.last_block is not None:
+            return False  # it is not run
         if self.train_norm is None:
             return self.train == 'all' or self.trained_blocks > 0
         return self.train_norm
@@ -86,7 +97,7 @@ class DescriptorModel(nn.Module):
         self.config = config
         self.backbone = build_vit(config.backbone)
         if config.adapter is not None:
-            adapt(self.backbone, config.adapter)
+            adapt(self.backbone, config.adapter, config.depth)
         module, config_type = AGGREGATORS[config.aggregator]
         settings: Any = from_mapping(config_type, config.aggregator_config, 'aggregator.')
         self.aggregator = module(VIT_CONFIGS[config.backbone].width, settings)

@@ -21,7 +21,7 @@ def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]
     of_adapters = {id(parameter) for parameter in adapters}
     modules: list[nn.Module] = [backbone] if config.train == 'all' else []
     if config.trained_blocks:
-        modules = list(backbone.blocks)[-config.trained_blocks:]
+        modules = list(backbone.blocks)[:config.depth][-config.trained_blocks:]
     if config.trains_norm and config.train != 'all':
         modules.append(backbone.norm)
     averages = isinstance(model.aggregator, GeM) and model.aggregator.averages

@@ -345,9 +345,8 @@ class TrainConfig:
 
     def _check_tokens(self, tokens: TokensConfig) -> None:
         """Refuse settings that would change the block whose tokens are kept."""
-        depth = VIT_CONFIGS[self.model.backbone].depth
-        last = depth - 1 if self.model.last_block is None else self.model.last_block
-        check_range('tokens.block', tokens.block, 0, last)
+        depth = self.model.depth
+        check_range('tokens.block', tokens.block, 0, depth - 1)
         adapter, trained = self.model.adapter, self.model.trained_blocks
         first = min(adapter.indices(depth)) if adapter is not None else depth
         first = min(first, depth - trained if trained else depth)

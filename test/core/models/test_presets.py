@@ -96,6 +96,19 @@ def test_last_blocks_may_be_trained_together_with_their_adapters():
     assert id(model.backbone.blocks[8].mlp.fc1.weight) in ids
 
 
+@pytest.mark.parametrize('config', [
+    {'train': 'last_2'}, {'train': 'adapter', 'adapter': AdapterConfig(blocks='last_2')}])
+def test_last_blocks_are_counted_from_the_last_one_that_runs(config):
+    model = DescriptorModel(ModelConfig(backbone='vits14', last_block=7, **config))
+    groups = freeze_the_rest(model)
+    trained = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    assert {int(name.split('.')[1]) for name in trained} == {6, 7}
+    assert all(name.startswith('blocks.') for name in trained)  # the final LayerNorm does not run
+    model(torch.randn(2, 3, 28, 28)).sum().backward()
+    assert all(value.grad is not None for group in ('backbone', 'adapters')
+               for value in groups[group])
+
+
 def test_all_of_it_can_be_trained_except_an_average_that_learns_nothing():
     groups = trainable_parameters(model := build(ModelConfig(train='all')))
     assert groups['head'] == []
@@ -104,6 +117,7 @@ def test_all_of_it_can_be_trained_except_an_average_that_learns_nothing():
 
 @pytest.mark.parametrize(('settings', 'message'), [
     ({'train': 'adapter'}, 'train is adapter, but the model has none'),
+    ({'train_norm': True, 'last_block': 7}, 'the final LayerNorm does not run'),
     ({'train': 'last'}, "train is 'last'; expected frozen, adapter, last_4 or all"),
     ({'train': 'last_13'}, 'last_N is 13; expected 0 to 12'),
     ({'aggregator': 'regvrp'}, "unknown aggregator 'regvrp'; did you mean 'regvpr'"),
