@@ -250,8 +250,10 @@ def honesty(name: str, tracks: Sequence[Track]) -> list[Metric]:
                         ('rotation', slice(3, 6))):
         nees = pooled_nees(tracks, axes)
         out += [Metric(metric=f'nees_{label}{suffix(name)}', value=nees.mean, unit='of dof',
+                       target=1.5 if label == 'position' else None, higher_is_better=False,
                        scope=f'{scope}; honest: 0.5 to 1.5'),
                 Metric(metric=f'within_95_{label}{suffix(name)}', value=nees.within_95, unit='',
+                       target=0.9 if label == 'position' else None,
                        scope=f'{scope}; honest: 0.90 to 0.99')]
     return out
 

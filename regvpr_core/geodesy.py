@@ -49,17 +49,22 @@ class Origin:
             ConfigError: pyproj is not installed.
             BagError: a place is too far away for one plane.
         """
-        projection = _pyproj().Proj(proj='aeqd', lat_0=self.lat_deg, lon_0=self.lon_deg,
-                                    ellps='WGS84')
-        x, y = projection(np.asarray(lon_deg, dtype=float), np.asarray(lat_deg, dtype=float))
-        up = np.nan_to_num(np.asarray(alt_m, dtype=float) - self.alt_m, nan=0.0)
-        positions = np.stack([np.asarray(x), np.asarray(y), up], axis=-1)
-        reach = float(np.linalg.norm(positions[..., :2], axis=-1).max(initial=0.0))
+        positions = self._plane(lat_deg, lon_deg, alt_m)
+        reach = float(_reach_m(positions).max(initial=0.0))
         if not reach <= MAX_REACH_M:
             raise BagError(f'positions {reach / 1e3:.0f} km from the origin (latitude '
                            f'{self.lat_deg:.4f}, longitude {self.lon_deg:.4f}) do not fit one '
                            f'map; build one for each area')
         return positions
+
+    def _plane(
+        self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike, alt_m: npt.ArrayLike
+    ) -> Array:
+        projection = _pyproj().Proj(proj='aeqd', lat_0=self.lat_deg, lon_0=self.lon_deg,
+                                    ellps='WGS84')
+        x, y = projection(np.asarray(lon_deg, dtype=float), np.asarray(lat_deg, dtype=float))
+        up = np.nan_to_num(np.asarray(alt_m, dtype=float) - self.alt_m, nan=0.0)
+        return np.stack([np.asarray(x), np.asarray(y), up], axis=-1)
 
     def places(self, positions: Array) -> Array:
         """Latitude, longitude (deg) and altitude (m) (N, 3) of positions (N, 3): `metres` undone.
@@ -94,6 +99,46 @@ def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.
     with np.errstate(invalid='ignore'):
         return np.asarray((np.abs(lat) <= 90.0) & (np.abs(lon) <= 360.0)
                           & ((lat != 0.0) | (lon != 0.0)))
+
+
+def on_one_plane(
+    places: Array,
+    origin: Origin | None,
+    max_speed_mps: float,
+    stamps_ns: npt.NDArray[np.int64] | None = None,
+    resolution_s: float = 0.02,
+) -> tuple[Origin, Array, npt.NDArray[np.bool_]]:
+    """Bring fixes (N, 3) of latitude, longitude (deg) and altitude (m) to metres, without jumps.
+
+    Jumps are fixes more than `MAX_REACH_M` from the median one and, where there are stamps, those
+    that `without_jumps` names.
+
+    Args:
+        places: one or more valid fixes, in the order of their stamps.
+        origin: of the map where it is known; else the first fix that is no jump.
+        max_speed_mps, stamps_ns, resolution_s: as `without_jumps`.
+
+    Returns:
+        The origin, positions (K, 3) of the fixes that are no jumps, and which these are (N,).
+
+    Raises:
+        ConfigError: pyproj is not installed.
+        BagError: they do not fit one plane: most are far from one another, or from the origin.
+    """
+    median = _median(places)
+    positions = median._plane(*places.T)
+    keep = _reach_m(positions) <= MAX_REACH_M
+    if 2 * int(keep.sum()) <= len(places):
+        raise BagError(f'{int((~keep).sum())} of {len(places)} positions are more than '
+                       f'{MAX_REACH_M / 1e3:.0f} km from the median one (latitude '
+                       f'{median.lat_deg:.4f}, longitude {median.lon_deg:.4f}) and do not fit '
+                       f'one map; build one for each area')
+    if stamps_ns is not None:
+        keep[keep] = without_jumps(stamps_ns[keep], positions[keep], max_speed_mps, resolution_s)
+    if origin is None:
+        lat, lon, alt = places[keep][0].tolist()
+        origin = Origin(lat_deg=lat, lon_deg=lon, alt_m=alt if np.isfinite(alt) else 0.0)
+    return origin, origin.metres(*places[keep].T), keep
 
 
 def without_jumps(
@@ -154,6 +199,21 @@ def yaw_poses(positions: Array, yaw_rad: Array) -> Array:
 def yaw_of_heading(heading_deg: npt.ArrayLike) -> Array:
     """Yaw in rad, counter-clockwise from east, of a compass heading, clockwise from north."""
     return np.asarray(np.radians(90.0 - np.asarray(heading_deg, dtype=float)))
+
+
+def _median(places: Array) -> Origin:
+    """The fix nearest to the median of all, which is that of their directions from the centre.
+
+    Longitudes have no median where they pass 180 degrees.
+    """
+    lat, lon = np.radians(places[:, 0]), np.radians(places[:, 1])
+    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    nearest = int(np.argmin(np.linalg.norm(unit - np.median(unit, axis=0), axis=1)))
+    return Origin(lat_deg=float(places[nearest, 0]), lon_deg=float(places[nearest, 1]))
+
+
+def _reach_m(positions: Array) -> Array:
+    return np.asarray(np.linalg.norm(positions[..., :2], axis=-1))
 
 
 def _pyproj() -> Any:

@@ -9,6 +9,9 @@ Array = npt.NDArray[np.float64]
 MAX_POSITION_M = 1e12
 """Further away nothing is; squares of larger numbers overflow sooner or later."""
 
+MAX_QUATERNION, MIN_QUATERNION = 1e9, 1e-9
+"""Of a quaternion's numbers and of its length, before it is scaled to 1."""
+
 
 def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     """Build (..., 4, 4) transforms from positions (..., 3) in m and quaternions (..., 4).
@@ -20,10 +23,11 @@ def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     quat_xyzw = np.asarray(quat_xyzw, dtype=np.float64)
     if not (np.isfinite(position).all() and np.isfinite(quat_xyzw).all()):
         raise ValueError('a pose holds a value that is not finite')
-    if (np.abs(position) > MAX_POSITION_M).any() or (np.abs(quat_xyzw) > 1e9).any():
+    if (np.abs(position) > MAX_POSITION_M).any() or (np.abs(quat_xyzw) > MAX_QUATERNION).any():
         raise ValueError(f'a pose holds a value out of range; expected positions up to '
-                         f'{MAX_POSITION_M:.0e} m and numbers of a quaternion up to 1e9')
-    if (np.linalg.norm(quat_xyzw, axis=-1) < 1e-9).any():
+                         f'{MAX_POSITION_M:.0e} m and numbers of a quaternion up to '
+                         f'{MAX_QUATERNION:.0e}')
+    if (np.linalg.norm(quat_xyzw, axis=-1) < MIN_QUATERNION).any():
         raise ValueError('a quaternion is all zeros; expected a rotation x y z w')
     T = np.zeros((*position.shape[:-1], 4, 4))
     T[..., :3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()

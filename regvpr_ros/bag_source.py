@@ -82,6 +82,7 @@ def open_bag(
         name=bag.name, poses=f'{poses.name}, extrinsics {origin_of_extrinsics}', world=world,
         frames=lambda: bag.camera_frames(cameras, options.max_gap_s, bag_time=options.bag_time),
         total=sum(topic.count for topic in topics),
+        cameras=[camera_name(topic.name) for topic in topics],
         extrinsics={camera_name(camera.topic.name): _seven(camera.T_base_cam)
                     for camera in cameras if camera.T_base_cam is not None},
         intrinsics=_intrinsics(bag, topics), origin=poses.origin,

@@ -6,9 +6,9 @@ from regvpr_core.errors import BagError
 from regvpr_core.geodesy import (
     GpsConfig,
     headings,
+    on_one_plane,
     Origin,
     valid_fix,
-    without_jumps,
     yaw_poses,
 )
 from regvpr_core.trajectory import make_trajectory
@@ -26,10 +26,11 @@ def gps_poses(
     """Poses of the antenna, x ahead and z up, from a NavSatFix topic.
 
     Messages without a fix, with impossible positions and jumps are left out, and notes say how
-    many. The heading is that of the motion. The first fix is the origin where none is given.
+    many. The heading is that of the motion. The first fix that is no jump is the origin where
+    none is given.
 
     Raises:
-        BagError: there is no fix that can be used.
+        BagError: there is no fix that can be used, or they do not fit one map.
         ConfigError: pyproj is not installed.
     """
     fixes, covariances, stamps, frame, total = [], [], [], '', 0
@@ -50,12 +51,7 @@ def gps_poses(
     # In time order, one fix a stamp: else a late message would look like a jump.
     times, order = np.unique(np.array(stamps, dtype=np.int64)[valid], return_index=True)
     places, spread = places[valid][order], np.array(covariances)[valid][order]
-    if origin is None:
-        lat, lon, alt = places[0].tolist()
-        origin = Origin(lat_deg=lat, lon_deg=lon, alt_m=alt if np.isfinite(alt) else 0.0)
-    positions = origin.metres(*places.T)
-    keep = without_jumps(times, positions, gps.max_speed_mps)
-    positions = positions[keep]
+    origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, times)
     yaw = headings(positions, gps.heading_step_m)
     notes = []
     if left := total - int(valid.sum()):

@@ -53,7 +53,7 @@ class SessionRecorder:
         """Begin a new session: odometry or time began anew. On disk it is a new part beside the
         last."""
         self._loops.reset()
-        self._newest = -1
+        self._newest, self._restarts = -1, 0
         self.map_id = new_map_id()
         self._edges: deque[Array] = deque(maxlen=EDGES)
         self.close()
@@ -77,9 +77,14 @@ class SessionRecorder:
             MapError: the disk is full or gone; the session goes on in memory.
         """
         self._frame = frame or 'odom'
-        if description is None or len(description.descriptor) != self._encoder.dimension:
+        if description is None or not self._loops.takes(description):
             description = self._loops.describe(view.frame)
         closures = self._loops.update(description, view.T_odom_base)
+        if self._loops.odometry_restarts != self._restarts:
+            # One map, one frame: what comes now is kept in a new part.
+            self._restarts = self._loops.odometry_restarts
+            self._edges.clear()
+            self.close()
         for closure in closures:
             ends = self.pose_of(closure.query_id), self.pose_of(closure.reference_id)
             if np.isfinite(ends).all():
@@ -129,8 +134,9 @@ class SessionRecorder:
         encoder, T_base_cam = self._encoder, view.frame.T_base_cam
         name, intrinsics = view.camera or 'camera', self._intrinsics.get(view.camera)
         return Manifest(
-            map_id=self.map_id, model=encoder.name, fingerprint=encoder.fingerprint,
-            dimension=encoder.dimension, map_frame=self._frame,
+            map_id=self.map_id if not self._restarts else new_map_id(),
+            model=encoder.name, fingerprint=encoder.fingerprint, dimension=encoder.dimension,
+            map_frame=self._frame,
             intrinsics={} if intrinsics is None else {name: intrinsics},
             extrinsics={name: [float(v) for v in (*T_base_cam[:3, 3],
                                                 *quat_xyzw(T_base_cam))]},

@@ -8,6 +8,7 @@ import numpy as np
 
 from regvpr_core.geometry import Array, inverse, quat_xyzw
 from regvpr_core.localization.localizer import Localization
+from regvpr_core.localization.metric_pose import of_base
 from regvpr_core.localization.pose_prior import PosePrior
 from regvpr_core.localization.session import LoopClosure
 from regvpr_core.places.place_map import PlaceMap
@@ -40,7 +41,7 @@ def place_matches(
     for match, T, quaternion in zip(localization.matches, references, quaternions, strict=True):
         one = PlaceMatch(map_id=place_map.map_id, reference_id=match.keyframe_id,
                          similarity=match.similarity, probability=match.probability,
-                         map_frame=map_frame)
+                         image_probability=match.image_probability, map_frame=map_frame)
         one.header.stamp = headers[match.view].stamp
         one.header.frame_id = headers[match.view].frame_id
         stamp = split_stamp(int(place_map.stamps_ns[match.keyframe_id]))
@@ -65,7 +66,8 @@ def loop_closure(
     """
     message = PlaceMatch(map_id=map_id, reference_id=found.reference_id,
                          status=PlaceMatch.ACCEPTED, similarity=found.similarity,
-                         probability=found.probability, map_frame=odom_frame)
+                         probability=found.probability, image_probability=found.probability,
+                         map_frame=odom_frame)
     message.header.stamp, message.header.frame_id = header.stamp, header.frame_id
     stamp = split_stamp(found.reference_stamp_ns)
     message.reference_stamp.sec = stamp['sec']
@@ -82,14 +84,16 @@ def loop_closure(
 def base_closure(found: LoopClosure, T_base_cam: Array) -> Closure:
     """The same between poses of the base frame, as SLAM stacks take it.
 
-    Rotations of the covariance are about the reference's axes; it is turned from the camera's axes
-    to the base's. The lever arm's share of it is left out: it is small beside the rest.
+    Rotations of the covariance are about the axes of the reference: of its base, here.
     """
     T, covariance = None, None
     if found.T_reference_query is not None and found.covariance is not None:
-        T = T_base_cam @ found.T_reference_query @ inverse(T_base_cam)
+        # With its lever arm: a turned camera moves the base that is mounted away from it.
+        T_cam_base, covariance = of_base(
+            found.T_reference_query, found.covariance, inverse(T_base_cam))
+        T = T_base_cam @ T_cam_base
         turn = np.kron(np.eye(2), T_base_cam[:3, :3])
-        covariance = turn @ found.covariance @ turn.T
+        covariance = turn @ covariance @ turn.T
     return Closure(query_stamp_ns=found.query_stamp_ns,
                    reference_stamp_ns=found.reference_stamp_ns, probability=found.probability,
                    T_reference_query=T, covariance=covariance)

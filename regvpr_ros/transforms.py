@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.geometry import Array, inverse, pose_matrix
+from regvpr_core.geometry import (
+    Array,
+    inverse,
+    MAX_POSITION_M,
+    MAX_QUATERNION,
+    MIN_QUATERNION,
+    pose_matrix,
+)
 from regvpr_core.trajectory import make_trajectory, Trajectory
 
 Edge = tuple[str, str]
@@ -21,7 +28,8 @@ CONSTANT = 1e-6
 class TransformTree:
     """Transforms by parent and child frame; frames are named without a leading slash.
 
-    bad: transforms that were left out, as they are not finite or have no rotation.
+    bad: transforms that were left out, as `pose_matrix` would refuse them or their frames are the
+    same or have no name.
     """
 
     def __init__(self) -> None:
@@ -42,7 +50,11 @@ class TransformTree:
             edge = (plain(transform.header.frame_id), plain(transform.child_frame_id))
             p, q = transform.transform.translation, transform.transform.rotation
             values = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
-            if not all(map(math.isfinite, values)) or math.hypot(*values[3:]) < 1e-9 \
+            # An odometry that has diverged is often still finite. pose_matrix itself would take
+            # longer than all else here.
+            if not all(map(math.isfinite, values)) \
+                    or max(map(abs, values[:3])) > MAX_POSITION_M \
+                    or not MIN_QUATERNION <= math.hypot(*values[3:]) <= MAX_QUATERNION \
                     or edge[0] == edge[1] or '' in edge:
                 self.bad += 1
             elif static:

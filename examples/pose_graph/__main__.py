@@ -21,6 +21,7 @@ from examples.pose_graph.picture import draw
 from examples.town import LapConfig, Town, TownConfig
 from examples.town.camera import T_BASE_CAM
 from examples.town.drive import Drive as TownDrive
+from regvpr_core.config import DEFAULT_MODEL
 from regvpr_core.errors import RegvprError
 
 PICTURE = Path('build/pose_graph.png')
@@ -33,13 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=1, help='of the town')
     parser.add_argument('--laps', type=float, default=2.0)
     parser.add_argument('--features', default='xfeat', choices=('', 'patch', 'xfeat'))
+    parser.add_argument('--model', default=DEFAULT_MODEL, help='name or checkpoint')
     parser.add_argument('--picture', type=Path, default=PICTURE, metavar='FILE.png')
     parser.add_argument('--json', action='store_true', help='print only JSON')
     options = parser.parse_args(arguments)
     console = Console(stderr=True, quiet=options.json)
     try:
         start = time.monotonic()
-        drive = recorded(options.seed, options.laps, options.features, console)
+        drive = recorded(options.seed, options.laps, options.features, options.model, console)
         if not drive.closures:
             console.print(f'no loop closure among {len(drive.keyframes)} keyframes; drive more '
                           f'than one lap (--laps 2)')
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def recorded(seed: int, laps: float, features: str, console: Console) -> Drive:
+def recorded(seed: int, laps: float, features: str, model: str, console: Console) -> Drive:
     """Drive through the town and find what closes."""
     from regvpr_core.localization.camera_rays import Intrinsics
     from regvpr_core.localization.local_extractor import LocalExtractor
@@ -64,7 +66,7 @@ def recorded(seed: int, laps: float, features: str, console: Console) -> Drive:
 
     town = Town(TownConfig(seed=seed))
     lap = LapConfig(condition='day', seed=5, laps=laps, rate_hz=2.5)
-    encoder = load_encoder()
+    encoder = load_encoder(model)
     total = TownDrive(town.config, lap, 0).frames
     frames = track(town.drive(lap), f'driving {laps:g} laps', total=total, console=console)
     camera = Intrinsics(width=town.camera.width, height=town.camera.height, K=town.camera.matrix)

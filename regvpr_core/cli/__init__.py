@@ -16,6 +16,7 @@ from regvpr_core.cli import (
     train,
     weights,
 )
+from regvpr_core.cli.console import plain
 from regvpr_core.errors import RegvprError
 
 REFUSED = 1
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (RegvprError, OSError) as error:
-        print(f'regvpr: {" ".join(str(error).split())}', file=sys.stderr)  # noqa: T201
+        print(f'regvpr: {plain(" ".join(str(error).split()))}', file=sys.stderr)  # noqa: T201
         return REFUSED
     except KeyboardInterrupt:
         print('regvpr: interrupted', file=sys.stderr)  # noqa: T201

@@ -10,10 +10,27 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from rich.table import Table
 from rich.text import Text
 
+LONGEST = 4096
+
+
+def plain(text: object) -> str:
+    """Text of unknown origin as one line with nothing in it that a terminal obeys.
+
+    Maps, bags and checkpoints of strangers hold names, and errors quote them.
+    """
+    from regvpr_core.pages import label  # here, as it brings NumPy
+
+    return label(text, LONGEST)
+
+
+def cell(text: object) -> Text:
+    """`plain` text for a table; brackets in it are no markup."""
+    return Text(plain(text))
+
 
 def say(console: Console, line: str, style: str = '') -> None:
-    """Print one line, unwrapped; brackets in it are no markup."""
-    console.print(Text(line, style=style), soft_wrap=True)
+    """Print one line, unwrapped, as `plain` text; brackets in it are no markup."""
+    console.print(Text(plain(line), style=style), soft_wrap=True)
 
 
 def print_facts(facts: dict[str, Any], as_json: bool) -> None:
@@ -23,7 +40,7 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         return
     table = Table(show_header=False)
     for name, value in facts.items():
-        text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ', '.join(map(plain, value)) if isinstance(value, list) else plain(value)
         table.add_row(Text(name.replace('_', ' ')), Text(text))
     Console().print(table)
 

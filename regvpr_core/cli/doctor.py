@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from regvpr_core.cli.console import cell
 from regvpr_core.cli.describe import add_encoder_arguments
 
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         table = Table('check', 'state', 'what is there, or what to do')
         for line in lines:
-            table.add_row(*(Text(line[name]) for name in ('check', 'state', 'facts')))
+            table.add_row(*(cell(line[name]) for name in ('check', 'state', 'facts')))
         Console().print(table)
     failed = [line['check'] for line in lines if line['state'] == 'FAILED']
     if failed:

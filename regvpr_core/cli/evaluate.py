@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from regvpr_core.cli.console import say
+from regvpr_core.cli.console import cell, plain, say
 from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _progress(console: Console) -> Iterator['Told']:
         task = bar.add_task('', total=None)
 
         def told(what: str, done: int, total: int) -> None:
-            bar.update(task, description=Text(what).plain.replace('[', r'\['), completed=done,
+            bar.update(task, description=plain(what).replace('[', r'\['), completed=done,
                        total=total)
 
         yield told
@@ -276,12 +276,12 @@ def _print_results(results: 'list[Result]', curves: 'list[Curve]') -> None:
         table.add_column('model', overflow='fold')
         for name in data:
             for k in ks:
-                table.add_column(Text(f'{name}\nR@{k}' if k == ks[0] else f'\nR@{k}'),
+                table.add_column(Text(f'{plain(name)}\nR@{k}' if k == ks[0] else f'\nR@{k}'),
                                  justify='right')
         for row in rows:
             cells = ['–' if value is None else f'{value:.1f}'
                      for name in data for k in ks for value in [row.figures.get((name, k))]]
-            table.add_row(Text(f'{row.method} (quoted)' if row.source else row.method), *cells,
+            table.add_row(cell(f'{row.method} (quoted)' if row.source else row.method), *cells,
                           style='dim' if row.source else '')
         console.print(table)
         for source in dict.fromkeys(row.source for row in rows if row.source):

@@ -8,9 +8,8 @@ from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from regvpr_core.cli.console import say
+from regvpr_core.cli.console import cell, say
 from regvpr_core.cli.describe import open_encoder
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
         return
     table = Table(*(name.replace('_', ' ') for name in lines[0]))
     for line in lines:
-        table.add_row(*(Text(shown(value)) for value in line.values()))
+        table.add_row(*(cell(shown(value)) for value in line.values()))
     Console().print(table)
 
 
@@ -91,6 +90,7 @@ def facts(path: Path, found: 'Localization', place_map: 'PlaceMap') -> dict[str,
         'keyframe': best and best.keyframe_id,
         'of': best and place_map.sources[best.keyframe_id],
         'similarity': best and round(best.similarity, 4),
+        'image_probability': best and round(best.image_probability, 4),
         'probability': best and round(best.probability, 4),
         'position_m': None, 'deviation_m': None}
     if found.pose_prior is not None:

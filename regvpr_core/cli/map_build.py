@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
@@ -45,14 +46,13 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_build(options: argparse.Namespace) -> None:
     """Build a map from bags and folders."""
-    import os
-
     from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
-    from regvpr_core.errors import ConfigError, MapError
+    from regvpr_core.errors import ConfigError
     from regvpr_core.localization.local_extractor import LocalExtractor
-    from regvpr_core.localization.stored_calibration import calibrate_and_store
+    from regvpr_core.localization.stored_calibration import calibrated, NAME, to_json
     from regvpr_core.places.builder import build_map, BuildConfig
     from regvpr_core.places.frames import joined
+    from regvpr_core.places.partial_map import refuse_taken
     from regvpr_core.places.projection import target
 
     values = read_yaml(options.config) if options.config else {}
@@ -66,8 +66,7 @@ def run_build(options: argparse.Namespace) -> None:
             return
         if options.out is None:
             raise ConfigError('--out MAP is missing: the folder for the map')
-        if os.path.lexists(options.out):
-            raise MapError(f'{options.out} exists; choose a new folder for the map or remove it')
+        refuse_taken(options.out)
         sources = opened.open()
         for source in sources:
             say(console, f'{source.name}: {summary(source)}' if len(sources) > 1
@@ -89,9 +88,9 @@ def run_build(options: argparse.Namespace) -> None:
                 sources=[source.name for source in sources],
                 about={'source': [source.identity for source in sources]},
                 resume=options.resume, compress=options.compress,
+                # What a similarity means in this map is learnt once, not as each node starts.
+                finish=lambda writer: writer.attach(NAME, to_json(calibrated(writer.path))),
                 describer=describer, progress=told)
-    # What a similarity means in this map is learnt once here, not at every start of a node.
-    calibrate_and_store(options.out)
     if report.other_bits:
         say(console, 'the network rounds otherwise now than when this build was begun: the '
                      'descriptors made since agree with what one run would have made to 0.001')
@@ -124,7 +123,7 @@ def _kept(console: Console, out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if count := kept_keyframes(out):
+        if not os.path.lexists(out) and (count := kept_keyframes(out)):
             say(console, f'{count} keyframes are kept; the same command with --resume goes on '
                          f'from there')
         raise
@@ -147,7 +146,7 @@ def _progress(console: Console, total: int) -> 'Iterator[Callable[[BuildReport],
 
 
 def _merged(tables: Any) -> dict[str, Any]:
-    """By camera; of cameras of one name the first counts."""
+    """By camera; those of one name are one camera, or the sources were refused."""
     merged: dict[str, Any] = {}
     for table in tables:
         for camera, values in table.items():

@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f'{out} is a folder; name the page to write with --out FILE.html')
     console = Console(stderr=True)
     with PlaceMap.open(options.map) as place_map, _progress(console) as told:
-        radius_m = (place_radius(place_map.T_map_cam, belief) if options.radius is None
-                    else options.radius)
+        radius_m = options.radius if options.radius is not None else \
+            place_radius(place_map.T_map_cam, belief, place_map.cameras)
         reliability, complaints = _reliability(place_map, radius_m, belief.place_angle_rad)
         text, report = map_page(
             place_map, name=name, radius_m=radius_m, angle_rad=belief.place_angle_rad,

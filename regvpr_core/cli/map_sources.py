@@ -9,9 +9,8 @@ from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from regvpr_core.cli.console import say
+from regvpr_core.cli.console import cell, say
 
 if TYPE_CHECKING:
     from regvpr_core.geodesy import GpsConfig, Origin
@@ -69,7 +68,9 @@ class Sources:
         Raises:
             BagError: one cannot be used, or they do not fit one map.
         """
+        from regvpr_core.places.camera_conflicts import refuse_conflicts
         from regvpr_core.places.frames import common_world
+        from regvpr_core.places.source_names import distinct
 
         found: list[PosedSource] = []
         origin: Origin | None = None
@@ -77,11 +78,13 @@ class Sources:
             source = self.open_one(path, origin)
             origin = origin or source.origin
             found.append(source)
+        found = distinct(found, self._options.sources)
         if self._options.map_frame is None and common_world(found) == 'odom' and len(found) > 1:
             found[-1].notes.append(
                 "the poses of all recordings are in 'odom', which most robots begin anew at each "
                 'drive; if these are several drives, build a map of each and join them by regvpr '
                 'map merge --estimate')
+        refuse_conflicts(found)
         return found
 
     def open_one(self, path: Path, origin: 'Origin | None') -> 'PosedSource':
@@ -199,7 +202,7 @@ def _print_folder(console: Console, path: Path) -> None:
     table = Table('in the folder', 'number', 'usable as')
     table.add_row('pictures', str(len(find_pictures(path))), 'images')
     for file in find_tables(path)[:SHOWN_TABLES]:
-        table.add_row(Text(file.name), '', 'poses (--table)')
+        table.add_row(cell(file.name), '', 'poses (--table)')
     console.print(table)
 
 
@@ -216,7 +219,7 @@ def _print_topics(console: Console, path: Path) -> None:
             use = uses.get(topic.type, '')
             if topic.type in TF_TYPES and topic.name.endswith('tf_static'):
                 use = 'extrinsics'
-            table.add_row(Text(topic.name), Text(topic.type), str(topic.count), use)
+            table.add_row(cell(topic.name), cell(topic.type), str(topic.count), use)
     console.print(table)
 
 

@@ -208,7 +208,8 @@ def run_convert(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         place_map = stack.enter_context(PlaceMap.open(options.map, index='none'))
-        originals = _pictures(place_map, options.bag)
+        unclear: set[int] = set()
+        originals = _pictures(place_map, options.bag, unclear, console)
         with download_bar(console) as fetched:
             encoder = load_encoder(options.model, options.device, download=True, progress=fetched,
                                    notice=lambda line: say(console, line, 'dim'))
@@ -220,33 +221,48 @@ def run_convert(options: argparse.Namespace) -> None:
         'map': str(options.out), 'model': encoder.name, 'keyframes': report.kept,
         'from pictures': report.from_originals, 'from thumbnails': report.from_thumbnails,
         'left out': report.left_out, 'size_mb': round(report.size_bytes / 1e6, 2)}
+    if unclear:
+        facts['not told apart'] = len(unclear)
+        say(console, f'{len(unclear)} keyframes share name, or camera and stamp, with others: '
+                     f'which picture is theirs is not known, and none was taken', 'yellow')
     if report.first_error:
         facts['first image error'] = report.first_error
     print_facts(facts, options.json)
 
 
-def _pictures(place_map: Any, sources: list[Path]) -> Iterator[Any]:
-    """The keyframes' pictures in bags and folders."""
+def _pictures(place_map: Any, sources: list[Path], unclear: set[int], console: Console
+              ) -> Iterator[Any]:
+    """The keyframes' pictures in bags and folders; `unclear` is given those that share a key."""
     from regvpr_core.cli.map_sources import is_folder
     from regvpr_core.errors import BagError
-    from regvpr_core.places.convert import from_folder, Recorded
+    from regvpr_core.places.convert import from_folder, Recorded, source_of
 
+    taken_for: dict[str, Path] = {}
     for path in sources:
         if not path.exists():
             raise BagError(f'{path} does not exist')
+        source = source_of(place_map, path)
+        if source is None:
+            say(console, f'no source of the map has the name of {path}: its pictures are taken '
+                         f'for those of the same name, or camera and stamp, in any', 'yellow')
+        elif (other := taken_for.setdefault(source, path)) != path:
+            say(console, f'{other} and {path} are both taken for source {source} of the map',
+                'yellow')
 
     def found() -> Iterator[Any]:
-        recorded = Recorded(place_map)
+        given: set[int] = set()
         for path in sources:
-            if is_folder(path):
-                yield from from_folder(place_map, path)
-            else:
-                yield from _bag_pictures(path, recorded)
+            for i, picture in (from_folder(place_map, path, unclear) if is_folder(path) else
+                               _bag_pictures(path, Recorded(place_map, path), unclear)):
+                given.add(i)
+                yield i, picture
+        unclear.difference_update(given)
 
     return found()
 
 
-def _bag_pictures(path: Path, recorded: Any) -> Iterator[tuple[int, Callable[[], Any]]]:
+def _bag_pictures(path: Path, recorded: Any, unclear: set[int]
+                  ) -> Iterator[tuple[int, Callable[[], Any]]]:
     from functools import partial
 
     from regvpr_ros.bags import Bag, camera_name, IMAGE_TYPES
@@ -259,11 +275,11 @@ def _bag_pictures(path: Path, recorded: Any) -> Iterator[tuple[int, Callable[[],
         for topic, _, time_ns, message in bag.messages(*topics):
             # A map may have been built with the bag's own times.
             camera, stamp = camera_name(topic), stamp_ns(message.header.stamp) or time_ns
-            i = recorded.find(camera, stamp)
-            if i is None:
-                i = recorded.find(camera, time_ns)
-            if i is not None:
-                yield i, partial(image_rgb, message)
+            ids = recorded.find(camera, stamp) or recorded.find(camera, time_ns)
+            if len(ids) == 1:
+                yield ids[0], partial(image_rgb, message)
+            else:
+                unclear.update(ids)
 
 
 def run_export(options: argparse.Namespace) -> None:

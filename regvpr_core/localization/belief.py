@@ -6,6 +6,7 @@ share one number, the floor, and only those above it are kept one by one. So an 
 same in a map of a thousand keyframes and in one of a million.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 import math
@@ -75,19 +76,21 @@ class Belief:
     off_map: probability. floor: what every keyframe has; some have more.
     """
 
-    def __init__(self, T_map_cam: Array, config: BeliefConfig) -> None:
+    def __init__(self, T_map_cam: Array, config: BeliefConfig,
+                 cameras: Sequence[str] = ()) -> None:
         """Start knowing nothing.
 
         Args:
             T_map_cam: (N, 4, 4) keyframe poses; N may be 0.
             config: see there.
+            cameras: (N,) which took each; empty: all one.
         """
         self._T = T_map_cam
         self._turns = T_map_cam[:, :3, :3].reshape(-1, 9)
         self._least_trace = 1.0 + 2.0 * math.cos(min(config.place_angle_rad, math.pi))
         self._config = config
         self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
-        self.spacing_m = spacing(T_map_cam)
+        self.spacing_m = spacing(T_map_cam, cameras)
         self.radius_m = max(config.place_radius_m, 1.5 * self.spacing_m)
         self.reset()
 
@@ -266,15 +269,21 @@ class Belief:
         self.off_map /= total
 
 
-def spacing(T_map_cam: Array) -> float:
-    """Median distance from a keyframe (N, 4, 4) to the nearest other one, m."""
-    if len(T_map_cam) < 2:
-        return 0.0
-    positions = T_map_cam[:, :3, 3]
-    metres, _ = cKDTree(positions).query(positions, k=2)
-    return float(np.median(metres[:, 1]))
+def spacing(T_map_cam: Array, cameras: Sequence[str] = ()) -> float:
+    """Median distance from a keyframe (N, 4, 4) to the nearest other one of its camera, m.
+
+    cameras: (N,); empty: all one. Those of other cameras of the robot stand beside it.
+    """
+    metres = [np.zeros(0)]
+    taken_by = np.array(cameras) if len(cameras) else np.zeros(len(T_map_cam))
+    for camera in np.unique(taken_by):
+        positions = T_map_cam[taken_by == camera, :3, 3]
+        if len(positions) > 1:
+            metres.append(cKDTree(positions).query(positions, k=2)[0][:, 1])
+    found = np.concatenate(metres)
+    return float(np.median(found)) if len(found) else 0.0
 
 
-def place_radius(T_map_cam: Array, config: BeliefConfig) -> float:
+def place_radius(T_map_cam: Array, config: BeliefConfig, cameras: Sequence[str] = ()) -> float:
     """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
-    return max(config.place_radius_m, 1.5 * spacing(T_map_cam))
+    return max(config.place_radius_m, 1.5 * spacing(T_map_cam, cameras))

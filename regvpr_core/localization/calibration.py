@@ -100,7 +100,8 @@ class _Examples:
     true, other: (A,), (B,) scores of the places that images show, and of other ones.
     best_other: (Q,) the highest of an image's scores with other places.
     matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
-        image's place is in the map: each image is also asked with its place taken out.
+        image's place is in the map: each image is also asked with its place taken out. image: (C,)
+        which one. times: how often the same images are among the examples.
     """
 
     true: Float
@@ -109,6 +110,8 @@ class _Examples:
     matches: Float
     is_true: Mask
     on_map: Mask
+    image: Ids
+    times: int = 1
 
 
 def scores(similarities: Float32, background: Float32) -> Float:
@@ -145,7 +148,7 @@ def calibrate(
     else:
         examples = _second_traverse(place_map, traverse, radius_m, angle_rad)
         source, count = f'traverse {traverse.manifest.map_id[:8]}', len(examples.true)
-    if min(len(examples.true), len(examples.other)) < LEAST_EXAMPLES:
+    if min(len(examples.true), len(examples.other)) < LEAST_EXAMPLES * examples.times:
         return Calibration(*FALLBACK)
     offset, gain = fit_logistic(examples.true, examples.other)
     if gain <= 0.0:
@@ -257,7 +260,7 @@ def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float) -> _Examp
     true = [np.where(here[i], z[i], -np.inf).max() for i in range(len(ids))]
     times = len(CHANGED)
     return _examples([share * score for share in CHANGED for score in true],
-                     np.tile(z, (times, 1)), here, np.tile(away, (times, 1)))
+                     np.tile(z, (times, 1)), here, np.tile(away, (times, 1)), times)
 
 
 def _second_traverse(
@@ -289,17 +292,19 @@ def _second_traverse(
                      np.array(away, dtype=bool).reshape(-1, len(ids)))
 
 
-def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
+def _examples(true: list[float], z: Float, here: Mask, away: Mask, times: int = 1) -> _Examples:
     """Scores as examples.
 
     Args:
         true: (Q,) score of the place that each image shows; -inf where the map does not hold it.
         z: (Q, K) scores with sampled keyframes. here: (K, K) which of these show one place.
         away: (Q, K) which of them certainly do not show what the image does.
+        times: the Q are so many times the same images.
     """
     # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
-    others, best_other, matches, is_true, on_map = [], [], [], [], []
-    for row, score, elsewhere in zip(z, true, away, strict=True):
+    others, best_other, matches, is_true, on_map, images = [], [], [], [], [], []
+    count = len(true) // times
+    for number, (row, score, elsewhere) in enumerate(zip(z, true, away, strict=True)):
         if not elsewhere.any():
             continue
         others.append(np.where(here[elsewhere] & elsewhere, row, -np.inf).max(axis=1))
@@ -311,24 +316,27 @@ def _examples(true: list[float], z: Float, here: Mask, away: Mask) -> _Examples:
             matches.append((apart[best], apart[best] - third))
             is_true.append(False)
             on_map.append(False)
+            images.append(number % count)
             if np.isfinite(score):
                 wins = score > apart[best]
                 matches.append((score, score - apart[best]) if wins else
                                (apart[best], apart[best] - max(score, third)))
                 is_true.append(bool(wins))
                 on_map.append(True)
+                images.append(number % count)
     kept = np.array([score for score in true if np.isfinite(score)])
     other = np.concatenate(others) if others else np.zeros(0)
     rivals = np.array(best_other, dtype=np.float64)
     return _Examples(
         kept, other[np.isfinite(other)], rivals[np.isfinite(rivals)],
         np.array(matches).reshape(-1, 2), np.array(is_true, dtype=bool),
-        np.array(on_map, dtype=bool))
+        np.array(on_map, dtype=bool), np.array(images, dtype=np.int64), times)
 
 
 def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:
     """Weights of score and margin from all examples; bins of each half by the other half's."""
-    if min(examples.is_true.sum(), (~examples.is_true).sum()) < LEAST_EXAMPLES:
+    if min(examples.is_true.sum(),
+           (~examples.is_true).sum()) < LEAST_EXAMPLES * examples.times:
         return FALLBACK_MATCH, ()
 
     def weights(chosen: Mask) -> tuple[float, float, float]:
@@ -338,8 +346,9 @@ def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple
         bias, score, gap = logistic_regression(examples.matches[chosen], is_true, share)
         return float(bias), float(score), float(gap)
 
-    # Neighbours are alike, so the halves are long runs of images and not every other one.
-    halves = (np.arange(len(examples.matches)) * 8 // len(examples.matches)) % 2
+    # Neighbours are alike, so the halves are long runs of images and not every other one; what
+    # was made of one image is in one half.
+    halves = (examples.image * 8 // (int(examples.image.max()) + 1)) % 2
     predicted = np.zeros(len(examples.matches))
     for half in (0, 1):
         learnt = Calibration(*FALLBACK, weights(halves != half))

@@ -12,6 +12,8 @@ from regvpr_core.geometry import Array
 
 PINHOLE = frozenset({'', 'pinhole', 'plumb_bob', 'rational_polynomial'})
 FISHEYE = frozenset({'equidistant', 'fisheye'})
+COEFFICIENTS = (0, 4, 5, 8, 12, 14)
+"""How many distortion coefficients OpenCV takes; a fisheye camera has four."""
 ASPECT = 0.01
 
 
@@ -31,6 +33,9 @@ class Intrinsics:
         if self.model not in PINHOLE | FISHEYE:
             raise ConfigError(f'camera model {self.model!r} is unknown; known: '
                               f'{", ".join(sorted((PINHOLE | FISHEYE) - {""}))}')
+        if len(self.D) not in COEFFICIENTS:
+            raise ConfigError(f'intrinsics have {len(self.D)} distortion coefficients D; expected '
+                              f'one of {", ".join(map(str, COEFFICIENTS))}')
         if not (np.shape(self.K) == (3, 3) and np.isfinite(self.K).all()
                 and np.isfinite(np.asarray(self.D, dtype=np.float64)).all()
                 and self.K[0, 0] > 0.0 and self.K[1, 1] > 0.0
@@ -50,7 +55,7 @@ class Intrinsics:
                        K=np.array(values['K'], dtype=np.float64).reshape(3, 3),
                        model=str(values.get('model', '')),
                        D=tuple(float(v) for v in values.get('D', ())))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f'intrinsics {str(dict(values))[:200]} cannot be read: {error}') \
                 from error
 

@@ -42,6 +42,9 @@ NEW_VIEW = 0.35
 """Without odometry: an image whose descriptor has gone this share of the way to one of anywhere
 else is all new. On the town's laps (seed 7) that takes 2 m."""
 
+LEAST_WAY_M = 1.0
+"""Without odometry, an image of which all is new counts as at least so much of the way."""
+
 JUMP_FLOOR_M = 1.0
 """Odometry may be corrected by this much between any two images."""
 
@@ -105,7 +108,7 @@ class Localizer:
         self.place_map = place_map
         self._config = config
         self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
-        self._belief = Belief(place_map.T_map_cam, config.belief)
+        self._belief = Belief(place_map.T_map_cam, config.belief, place_map.cameras)
         self._mounts = Mounts(self._belief, place_map.T_map_cam)
         self._decider = Decider(config)
         self._whitening = Whitening.of_map(place_map)
@@ -123,6 +126,7 @@ class Localizer:
         self._last: _Past | None = None
         self._last_of: dict[str | bytes, _Past] = {}
         self._images = 0
+        self._way_m = 0.0
 
     def localize(
         self, frame: Frame | Description | Sequence[Frame | Description],
@@ -131,9 +135,9 @@ class Localizer:
         """Localize the images of one stamp: one, or one of each camera.
 
         Args:
-            frame: newer than the one before. Up to a second older counts as late and tells
-                nothing; still older starts over (a bag began again). One that was described
-                already, with a descriptor as the map keeps them, is not described again.
+            frame: newer than the one before. Up to a second older counts as late, tells nothing
+                and is given no pose; still older starts over (a bag began again). One that was
+                described already, with a descriptor as the map keeps them, is not described again.
             T_odom_base: (4, 4) odometry at the image's stamp, None where there is none.
 
         Raises:
@@ -156,10 +160,11 @@ class Localizer:
             self._belief.update(ids, log_odds, others)
             self._images += 1
         # 5. Decide, and estimate the pose only where one place is believed.
-        state, reason, keyframe = self._decide(seen, max(shares))
+        state, reason, keyframe = self._decide(seen)
         matches = self._matches(seen, state, keyframe)
         pose_prior = None
-        if state is State.LOCALIZED:
+        # An image that came late is of where the robot was; the belief is of where it is.
+        if state is State.LOCALIZED and not self._is_late(stamp_ns):
             pose_prior = self._pose_prior(views, matches[0], keyframe)
         end = time.perf_counter()
         return Localization(
@@ -175,20 +180,26 @@ class Localizer:
         if len(stamps) != 1:
             raise ImageError(f'{len(frames)} images of {len(stamps)} stamps; '
                              f'expected one image or more, of one stamp')
+        if not all(np.isfinite(view.descriptor).all() for view in views):
+            raise ImageError('the descriptor of the image is not finite; try the precision fp32')
         return views
 
     def _described(self, frame: Frame) -> Description:
         descriptor, features = self._verifier.describe(frame.rgb)
         return Description(frame, self.place_map.project(descriptor), features)
 
+    def _is_late(self, stamp_ns: int) -> bool:
+        return self._last is not None and stamp_ns < self._last.stamp_ns
+
     def _move(self, stamp_ns: int, views: Sequence[Description],
               T_odom_base: Array | None) -> list[float]:
         """Predict the belief to this stamp; how much of each image is new, 0 to 1."""
         last = self._last
+        self._way_m = 0.0
         if last is not None and stamp_ns < last.stamp_ns - OUT_OF_ORDER_NS:
             self.reset()
             last = None
-        if last is not None and stamp_ns < last.stamp_ns:
+        if self._is_late(stamp_ns):
             return [0.0] * len(views)
         shares = [self._share(stamp_ns, view, T_odom_base) for view in views]
         if not any(shares):
@@ -198,6 +209,9 @@ class Localizer:
             self._mounts.places(np.zeros(0, np.int64), views[0].frame.T_base_cam)
         else:
             motion = self._motion(last, this)
+            # Without odometry, an image of which all is new counts as `evidence_m` of the way.
+            self._way_m = max(shares) * max(self._config.belief.evidence_m, LEAST_WAY_M) \
+                if motion is None else float(np.linalg.norm(motion[:3, 3]))
             reference = self._mounts.T_base_reference
             if motion is not None and reference is not None:
                 motion = inverse(reference) @ motion @ reference
@@ -281,16 +295,16 @@ class Localizer:
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
 
-    def _decide(self, seen: Sequence[Seen], share: float) -> tuple[State, str, int]:
+    def _decide(self, seen: Sequence[Seen]) -> tuple[State, str, int]:
         """State, its reason, and the believed keyframe (-1: none)."""
         if not len(self.place_map):
             return State.OFF_MAP, 'the map holds no keyframe', -1
         keyframe, here, elsewhere = self._belief.best()
         there = self._belief.around(keyframe)
-        shown = [float(one.scores[one.at(there)].max(initial=0.0)) for one in seen]
+        shown = [float(one.scores[one.at(there)].max(initial=-np.inf)) for one in seen]
         state, reason = self._decider.decide(Evidence(
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
-            seen=max(shown), way_m=share * self._config.belief.evidence_m))
+            seen=max(shown), way_m=self._way_m))
         return state, reason, keyframe
 
     def _matches(self, seen: Sequence[Seen], state: State, keyframe: int) -> tuple[Match, ...]:
@@ -350,10 +364,8 @@ class Localizer:
         verified: MetricPose | None = self._verifier.pose(
             view.features, match.keyframe_id, self._belief.near_pose(T[match.keyframe_id]),
             view.frame.intrinsics)
-        if verified is not None:
-            return estimate(self._belief, keyframe, T, view.frame.T_base_cam,
-                            self._config.pose_prior, verified)
+        # The belief is about the reference camera, which need not have taken this image.
         reference = self._mounts.T_base_reference
         return estimate(self._belief, keyframe, T,
                         view.frame.T_base_cam if reference is None else reference,
-                        self._config.pose_prior)
+                        self._config.pose_prior, verified, view.frame.T_base_cam)

@@ -87,6 +87,7 @@ def estimate(
     T_base_cam: Array,
     config: PosePriorConfig,
     verified: MetricPose | None = None,
+    T_base_verified: Array | None = None,
 ) -> PosePrior:
     """The verified pose where there is one that fits, else the mean of the believed place.
 
@@ -94,15 +95,16 @@ def estimate(
         belief: after the update with this image.
         keyframe: the most likely one.
         T_map_cam: (N, 4, 4) keyframe poses.
-        T_base_cam: (4, 4) of the camera that took the image.
+        T_base_cam: (4, 4) of the camera that the belief is about.
         config: least widths.
-        verified: pose of that camera from local features; not used where the belief
-            contradicts it.
+        verified: pose of a camera from local features; not used where the belief contradicts it.
+        T_base_verified: (4, 4) of the camera that `verified` is about; None: `T_base_cam`.
     """
     believed = of_belief(belief, keyframe, T_map_cam, T_base_cam, config)
     if verified is None:
         return believed
-    measured = of_verified(verified, inverse(T_base_cam), config)
+    mount = T_base_cam if T_base_verified is None else T_base_verified
+    measured = of_verified(verified, inverse(mount), config)
     # What all images so far contradict is a mistake of this one.
     step = measured.T_map_base[:3, 3] - believed.T_map_base[:3, 3]
     both = (measured.covariance + believed.covariance)[:3, :3]

@@ -22,6 +22,7 @@ from regvpr_core.localization.belief import Float, Ids
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.local_extractor import LocalExtractor
+from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig
 from regvpr_core.localization.session_store import SessionStore
 from regvpr_core.localization.verification import (
     Verification,
@@ -176,6 +177,7 @@ class SessionLoops:
         self._last: tuple[int, Array | None] | None = None
         self._along_m = 0.0
         self._closed: LoopClosure | None = None
+        self.odometry_restarts = 0
         self.hypothesis: Hypothesis | None = None
 
     def __len__(self) -> int:
@@ -189,6 +191,12 @@ class SessionLoops:
             ImageError: the image cannot be used.
         """
         return Description(frame, *self._extractor.describe(frame.rgb))
+
+    def takes(self, description: Description) -> bool:
+        """Whether a description made for something else holds what this session needs."""
+        features = description.features
+        return len(description.descriptor) == self._encoder.dimension and (
+            not self._features or (features is not None and features.kind == self._features))
 
     def update(
         self, view: Frame | Description, T_odom_base: Array | None = None
@@ -207,6 +215,8 @@ class SessionLoops:
         description = self.describe(view) if isinstance(view, Frame) else view
         if not np.isfinite(description.descriptor).all():
             raise ImageError('the descriptor of the image is not finite')
+        if T_odom_base is not None and not np.isfinite(T_odom_base).all():
+            T_odom_base = None
         if not self._go(description.frame.stamp_ns, T_odom_base):
             return ()
         # 2. Only keyframes count.
@@ -214,7 +224,8 @@ class SessionLoops:
         if not self._is_new(description, T_odom_base):
             return ()
         self._kept[description.camera] = (description, T_odom_base)
-        # 3. Compare with all that is far enough back.
+        # 3. Compare with all that is far enough back; places in time hold until the end.
+        self.store.make_room()
         query, similarities = self._compare(description, T_odom_base)
         keyframe_id = self.store.append(description, T_odom_base, self._along_m)
         sequence = self._sequences.setdefault(
@@ -232,7 +243,6 @@ class SessionLoops:
                 or self.hypothesis.probability < self._config.accept_probability:
             return ()
         # 5. One closure a place.
-        self.store.mark_revisit(keyframe_id, self.hypothesis.reference_id)
         return self._close(description, self.hypothesis)
 
     def save(self, path: Path) -> int:
@@ -257,8 +267,10 @@ class SessionLoops:
                 limit = 1.0 + self._config.speed_limit_mps * (stamp_ns - last_ns) / 1e9
                 if metres <= limit:
                     self._along_m += metres
-                else:  # odometry began anew: sequences do not run across
+                else:  # odometry began anew: poses of before are in a frame that is gone
                     self._sequences.clear()
+                    self.store.forget_poses()
+                    self.odometry_restarts += 1
         self._last = (stamp_ns, T_odom_base)
         return True
 
@@ -379,10 +391,12 @@ class SessionLoops:
             # The same reference's place, and the robot has not gone away in between.
             if self._way_m(before, self._first_visit(found.reference_id)) < self._config.place_m \
                     and self._way_m(query, len(self.store) - 1) < 2.0 * self._config.exclude_m:
+                self.store.mark_revisit(found.query_id, found.reference_id)
                 return ()
         closure = self._verified(description, found, at)
         if closure is None:
             return ()
+        self.store.mark_revisit(found.query_id, found.reference_id)
         self._closed = closure
         return (closure,)
 
@@ -422,10 +436,12 @@ class SessionLoops:
             pose = verifier.pose(description.features, at, near, frame.intrinsics) \
                 if np.isfinite(store.T_odom_cam[near]).all() else None
             if pose is not None:
+                # As wide as a pose prior: what residuals tell is too little.
+                honest = of_verified(pose, np.eye(4), PosePriorConfig())
                 T_reference = store.T_odom_cam[at]
-                T_reference_query = inverse(T_reference) @ pose.T_map_cam
+                T_reference_query = inverse(T_reference) @ honest.T_map_base
                 turn = np.kron(np.eye(2), T_reference[:3, :3].T)
-                covariance = turn @ pose.covariance @ turn.T
+                covariance = turn @ honest.covariance @ turn.T
         return LoopClosure(
             query_stamp_ns=frame.stamp_ns, reference_stamp_ns=int(store.stamps_ns[at]),
             query_id=found.query_id, reference_id=found.reference_id,

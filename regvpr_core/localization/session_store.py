@@ -83,8 +83,7 @@ class SessionStore:
     def append(self, description: Description, T_odom_base: Array | None, along_m: float) -> int:
         """Keep a keyframe; gives its id. T_odom_base: (4, 4), None where it is not known."""
         frame = description.frame
-        if len(self) >= self.max_keyframes:
-            self._thin()
+        self.make_room()
         self._appearance.update(description.descriptor)
         if not len(self._means) or self._next_id % SNAPSHOT == 0:
             self._means = np.concatenate([self._means, self._appearance.mean[None]])
@@ -112,6 +111,15 @@ class SessionStore:
         if self._due <= 0:
             self._learn()
         return self._next_id - 1
+
+    def make_room(self) -> None:
+        """Let keyframes go where there are as many as may be; places in time change."""
+        if len(self) >= self.max_keyframes:
+            self._thin()
+
+    def forget_poses(self) -> None:
+        """Odometry began anew: no keyframe so far has a pose in the frame that it is of now."""
+        self.T_odom_cam = np.full_like(self.T_odom_cam, np.nan)
 
     def mark_revisit(self, keyframe_id: int, reference_id: int) -> None:
         """This keyframe shows what an older one shows."""

@@ -12,6 +12,7 @@
 
 from dataclasses import dataclass
 import enum
+import math
 
 from regvpr_core.localization.settings import LocalizerConfig
 
@@ -31,7 +32,8 @@ class Evidence:
     """What is known after an image.
 
     images: from different spots so far. off_map: probability. here, elsewhere: of the best place
-    and the next. seen: score of the best place in this image. way_m: since the image before.
+    and the next. seen: score of the best place in this image, -inf where it was not found. way_m:
+    since the image before.
     """
 
     images: int
@@ -52,7 +54,7 @@ class Decider:
     def reset(self) -> None:
         """Forget what was decided."""
         self._localized = False
-        self._believed_m = 0.0
+        self._believed_m: float | None = None
 
     def decide(self, evidence: Evidence) -> tuple[State, str]:
         """The state after an image, and its reason in one short line."""
@@ -62,9 +64,12 @@ class Decider:
 
     def _state(self, evidence: Evidence) -> tuple[State, str]:
         config, here = self._config, evidence.here
-        # How much of the way one place has been believed.
-        believed = here >= config.accept_probability
-        self._believed_m = self._believed_m + evidence.way_m if believed else 0.0
+        # How much of the way one place has been believed: from the first image that shows it on.
+        if here < config.accept_probability:
+            self._believed_m = None
+        else:
+            self._believed_m = 0.0 if self._believed_m is None else \
+                self._believed_m + evidence.way_m
         if evidence.images < config.least_images:
             return State.INITIALISING, (f'{evidence.images} of {config.least_images} images '
                                         f'from different spots')
@@ -75,8 +80,10 @@ class Decider:
                 return State.AMBIGUOUS, f'two places: {here:.2f} and {evidence.elsewhere:.2f}'
             return State.LOST, f'best place has {here:.2f}'
         if evidence.seen < (config.keep_score if self._localized else config.least_score):
-            return State.LOST, f'the believed place is not seen (score {evidence.seen:.1f})'
-        if not self._localized and self._believed_m < config.confirm_m:
-            return State.LOST, (f'one place has {here:.2f}, so far over {self._believed_m:.1f} of '
+            found = f'score {evidence.seen:.1f}' if evidence.seen > -math.inf else 'not found'
+            return State.LOST, f'the believed place is not seen ({found})'
+        believed_m = self._believed_m or 0.0
+        if not self._localized and believed_m < config.confirm_m:
+            return State.LOST, (f'one place has {here:.2f}, so far over {believed_m:.1f} of '
                                 f'{config.confirm_m:.1f} m')
         return State.LOCALIZED, f'one place has {here:.2f}'

@@ -98,9 +98,9 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
                 progress(len(writer), len(place_map))
             writer.attach('pca', projection.to_bytes())
             finish(writer)
-        # 3. Compare the neighbours before and after.
-        with PlaceMap.open(out, index='none') as shorter:
-            return _compare(place_map, shorter, projection, radius_m)
+            # 3. Compare the neighbours before and after; only then the map has its name.
+            with PlaceMap.open(folder, index='none') as shorter:
+                return _compare(place_map, shorter, projection, radius_m)
 
 
 def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,

@@ -1,10 +1,11 @@
 """The places of a map described by another model: from its thumbnails, or the pictures anew."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 import itertools
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,13 @@ from regvpr_core.places.map_files import map_bytes, new_folder, new_map_id
 from regvpr_core.places.map_writer import MapWriter
 from regvpr_core.places.picture_records import text_of_name
 from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.places.source_names import path_names
 
 BLOCK = 256
 
 Pictures = Iterator[tuple[int, Callable[[], RGB | None]]]
 Progress = Callable[[int, int], None]
+Key = TypeVar('Key', bound=Hashable)
 
 
 @dataclass(slots=True)
@@ -105,33 +108,61 @@ def convert_map(
     return report
 
 
+def source_of(place_map: PlaceMap, path: Path) -> str | None:
+    """What the map calls a recording or folder; None where no source of it has such a name."""
+    known = set(place_map.sources)
+    return next((name for name in reversed(path_names(path)) if name in known), None)
+
+
 class Recorded:
-    """The keyframes of a map by camera and stamp, to be found in a recording."""
+    """The keyframes of a map by camera and stamp, to be found in one recording.
 
-    def __init__(self, place_map: PlaceMap) -> None:
-        pairs = zip(place_map.cameras, place_map.stamps_ns.tolist(), strict=True)
-        self._ids = {key: i for i, key in enumerate(pairs)}
+    Only those of the recording's source; of any, where the map has none of its name.
+    """
 
-    def find(self, camera: str, stamp_ns: int) -> int | None:
-        """Id of the keyframe of an image; None where it is none."""
-        return self._ids.get((camera, stamp_ns))
+    def __init__(self, place_map: PlaceMap, path: Path) -> None:
+        pairs = list(zip(place_map.cameras, place_map.stamps_ns.tolist(), strict=True))
+        self._ids = _by_key(place_map, path, pairs)
+
+    def find(self, camera: str, stamp_ns: int) -> list[int]:
+        """Ids of the keyframes that an image may be of: none, one, or several of a key."""
+        return self._ids.get((camera, stamp_ns), [])
 
 
-def from_folder(place_map: PlaceMap, folder: Path) -> Pictures:
+def from_folder(
+    place_map: PlaceMap, folder: Path, unclear: set[int] | None = None
+) -> Pictures:
     """The pictures in a folder that keyframes of the map are named after.
 
+    Only keyframes of the folder's source count; those of any, where the map has none of its name.
     Names in the map are only compared with those in the folder, never opened: the map may be a
     stranger's.
+
+    Args:
+        place_map: whose keyframes are sought.
+        folder: where the pictures lie.
+        unclear: is given the keyframes that share their name, so that no picture is theirs.
 
     Raises:
         BagError: the folder cannot be read.
     """
-    files = {text_of_name(name): folder / name for name in find_pictures(folder)}
-    source = text_of_name(folder.absolute().name)
-    renamed = source not in place_map.sources
-    for i, (name, of) in enumerate(zip(place_map.images, place_map.sources, strict=True)):
-        if name in files and (renamed or of == source):
-            yield i, partial(read_upright, files[name])
+    ids = _by_key(place_map, folder, place_map.images)
+    for name in find_pictures(folder):
+        found = ids.get(text_of_name(name), [])
+        if len(found) == 1:
+            yield found[0], partial(read_upright, folder / name)
+        elif unclear is not None:
+            unclear.update(found)
+
+
+def _by_key(place_map: PlaceMap, path: Path, keys: Sequence[Key]) -> dict[Key, list[int]]:
+    """Ids by key of the keyframes that may come from a path."""
+    source = source_of(place_map, path)
+    ids: dict[Key, list[int]] = {}
+    for i, (key, of) in enumerate(zip(keys, place_map.sources, strict=True)):
+        if source is None or of == source:
+            ids.setdefault(key, []).append(i)
+    return ids
 
 
 def _thumbnails(place_map: PlaceMap, wanted: npt.NDArray[np.bool_]) -> Pictures:

@@ -15,6 +15,7 @@ import numpy as np
 
 from regvpr_core.config import from_mapping
 from regvpr_core.errors import ConfigError, MapError
+from regvpr_core.geometry import pose_matrix, quat_xyzw
 from regvpr_core.places.index_milvus import (
     check_map_id,
     check_site,
@@ -23,12 +24,22 @@ from regvpr_core.places.index_milvus import (
     cut,
     joined,
     Model,
+    model_of,
+    number,
     PICTURE_PIECES,
     PIECE_BYTES,
+    table,
     told,
 )
 from regvpr_core.places.index_rows import Float32, unit
-from regvpr_core.places.map_files import Manifest, manifest_json, MAX_KEYFRAMES, new_folder
+from regvpr_core.places.map_files import (
+    check_attachment_name,
+    Manifest,
+    manifest_json,
+    MAX_ATTACHMENT_BYTES,
+    MAX_KEYFRAMES,
+    new_folder,
+)
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 from regvpr_core.places.place_map import PlaceMap
 
@@ -36,6 +47,7 @@ BATCH_BYTES = 8_000_000
 """Of a request; Milvus takes 64 MB."""
 
 BLOB_BYTES = PICTURE_PIECES // 4 * PIECE_BYTES
+MAX_PARTS = -(-MAX_ATTACHMENT_BYTES // BLOB_BYTES)
 LISTED = 4096
 
 Progress = Callable[[int, int], None]
@@ -79,8 +91,9 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
     map_id = check_map_id(place_map.map_id)
     mine = f'map_id == "{map_id}"'
     collection.add_site(check_site(site))
-    for name, _ in _maps(collection, mine):
-        if name != site:
+    manifests = f'{mine} and name == "manifest"'
+    for name in collection.sites():
+        if name != site and collection.get(manifests, ['pk'], name, blobs=True):
             raise MapError(f'map {map_id} is in the partition {name} of {collection.name} '
                            f'already; push it there, or remove it first')
     # 1. Until the new manifest stands, nobody takes the map for whole.
@@ -88,8 +101,8 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
     wanted = list(range(len(place_map)))
     written = 0
     state = _state(place_map)
-    known = collection.get(f'{mine} and name == "manifest"', ['value'], site, blobs=True)
-    if known and json.loads(joined(known[0]['value'])) != state:
+    known = collection.get(manifests, ['value'], site, blobs=True)
+    if known and _said(known[0], collection) != state:
         collection.delete(f'pk == "{map_id}/manifest"', site, blobs=True)
     # 2. Keyframes that are not there, or otherwise.
     batch: list[Row] = []
@@ -144,7 +157,8 @@ def pull(collection: Collection, site: str, out: Path, map_id: str = '',
         manifest = from_mapping(Manifest, state['manifest'])
         count, digest = int(state['keyframes']), str(state['digest'])
         attachments = {str(name): int(crc) for name, crc in state['attachments'].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError,
+            ConfigError) as error:
         raise MapError(f'the manifest of a map in {collection.name} cannot be read: '
                        f'{error}') from error
     if not 0 <= count <= MAX_KEYFRAMES or manifest.dimension != collection.model.dimension \
@@ -190,11 +204,20 @@ def find(collection: Collection, descriptor: Float32, k: int,
                        f'{collection.name} of {collection.model.dimension} finite numbers a place')
     hits = collection.nearest(descriptor, 4 * k, sites=sites,
                               fields=('map_id', 'keyframe', 'descriptor'))
-    where = {str(state['manifest']['map_id']): site for site, state in _maps(collection, '')}
-    found = [FleetMatch(
-        site=where.get(hit['map_id'], ''), map_id=hit['map_id'], keyframe=int(hit['keyframe']),
-        similarity=float(unit(np.asarray(hit['descriptor'], np.float32)) @ unit(descriptor)))
-        for hit in hits]
+    where = {state['manifest']['map_id']: site for site, state in _maps(collection)}
+    found = []
+    for hit in hits:
+        try:
+            map_id, row = str(hit['map_id']), np.asarray(hit['descriptor'], np.float32)
+            if row.shape != descriptor.shape or not np.isfinite(row).all():
+                raise ValueError(f'a descriptor of shape {row.shape}, or one that is not finite')
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+            raise MapError(f'a place in {collection.name} is damaged ({error}); push its map '
+                           f'again') from error
+        found.append(FleetMatch(
+            site=where.get(map_id, ''), map_id=map_id,
+            keyframe=number(hit, 'keyframe', collection.uri),
+            similarity=float(unit(row) @ unit(descriptor))))
     return sorted(found, key=lambda match: -match.similarity)[:k]
 
 
@@ -221,7 +244,7 @@ def any_model(uri: str, collection: str, token_variable: str) -> Model:
             if not rows:
                 raise MapError(f'collection {names[0]} at {uri} does not say whose descriptors it '
                                f'holds')
-            return Model(**json.loads(joined(rows[0]['value'])))
+            return model_of(rows[0], uri)
         finally:
             client.close()
 
@@ -235,12 +258,25 @@ def _state(place_map: PlaceMap) -> Row:
                         for name in place_map.attachments()}}
 
 
-def _maps(collection: Collection, condition: str) -> Iterator[tuple[str, Row]]:
-    """Partition and state of the maps that were pushed to their end."""
-    both = f'{condition} and name == "manifest"' if condition else 'name == "manifest"'
-    for site in collection.sites():
-        for row in collection.get(both, ['value'], site, blobs=True):
-            yield site, json.loads(joined(row['value']))
+def _said(row: Row, collection: Collection) -> Row | None:
+    """What a finished push said of a map; None where nobody can read it."""
+    try:
+        state = table(row, collection.uri)
+        return state if isinstance(state['manifest']['map_id'], str) else None
+    except (KeyError, TypeError, MapError):
+        return None
+
+
+def _maps(collection: Collection, site: str = '') -> Iterator[tuple[str, Row]]:
+    """Partition and state of the maps that were pushed to their end, of one site or of all.
+
+    What cannot be read is left out: it must not keep a fleet from its other maps.
+    """
+    for name in [site] if site else collection.sites():
+        for row in collection.get('name == "manifest"', ['value'], name, blobs=True):
+            state = _said(row, collection)
+            if state is not None:
+                yield name, state
 
 
 def _choose(collection: Collection, site: str, map_id: str) -> Row:
@@ -248,13 +284,13 @@ def _choose(collection: Collection, site: str, map_id: str) -> Row:
     if site not in sites:
         raise MapError(f'no partition {site} in {collection.name}; '
                        f'{"there are " + ", ".join(sites[:20]) if sites else "it holds none"}')
-    states = {str(state['manifest']['map_id']): state for name, state in _maps(collection, '')
-              if name == site}
+    states = {state['manifest']['map_id']: state for _, state in _maps(collection, site)}
     if map_id and map_id not in states:
-        raise MapError(f'no map {map_id} in {site} that was pushed to its end; there are: '
-                       f'{", ".join(states) or "none"}')
+        raise MapError(f'no map {map_id} in {site} that was pushed to its end and can be read; '
+                       f'there are: {", ".join(states) or "none"}')
     if not map_id and len(states) != 1:
-        raise MapError(f'{site} holds {len(states)} maps that were pushed to their end'
+        raise MapError(f'{site} holds {len(states)} maps that were pushed to their end and can be '
+                       f'read'
                        f'{"; choose with --map-id: " + ", ".join(states) if states else ""}')
     return states[map_id] if map_id else next(iter(states.values()))
 
@@ -262,15 +298,17 @@ def _choose(collection: Collection, site: str, map_id: str) -> Row:
 def _there(collection: Collection, mine: str, site: str) -> dict[int, int]:
     """Keyframes of a map that a partition holds, and their checksums."""
     there: dict[int, int] = {}
-    start = 0
-    while rows := collection.get(f'{mine} and keyframe >= {start} and keyframe < {start + LISTED}',
-                                 ['keyframe', 'crc'], site):
-        there |= {int(row['keyframe']): int(row['crc']) for row in rows}
-        start += LISTED
+    for start in range(0, MAX_KEYFRAMES, LISTED):
+        rows = collection.get(f'{mine} and keyframe >= {start} and keyframe < {start + LISTED}',
+                              ['keyframe', 'crc'], site)
+        if not rows:
+            break
+        there |= {number(row, 'keyframe', collection.uri): number(row, 'crc', collection.uri)
+                  for row in rows}
     return there
 
 
-def _row(map_id: str, number: int, keyframe: Keyframe) -> Row:
+def _row(map_id: str, i: int, keyframe: Keyframe) -> Row:
     """A keyframe as a row; `crc` covers all of it."""
     covariance = keyframe.covariance
     record = {
@@ -285,12 +323,12 @@ def _row(map_id: str, number: int, keyframe: Keyframe) -> Row:
     features = keyframe.local_features or b''
     for name, value in (('thumbnail', thumbnail), ('local features', features)):
         if len(value) > PICTURE_PIECES * PIECE_BYTES:
-            raise MapError(f'the {name} of keyframe {number} have {len(value)} bytes; Milvus '
+            raise MapError(f'the {name} of keyframe {i} have {len(value)} bytes; Milvus '
                            f'takes {PICTURE_PIECES * PIECE_BYTES} of ours')
     crc = zlib.crc32(json.dumps(record).encode())
     for part in (thumbnail, features, np.asarray(keyframe.descriptor, '<f2').tobytes()):
         crc = zlib.crc32(part, crc)
-    return {'pk': f'{map_id}-{number:09d}', 'map_id': map_id, 'keyframe': number, 'crc': crc,
+    return {'pk': f'{map_id}-{i:09d}', 'map_id': map_id, 'keyframe': i, 'crc': crc,
             'record': record, 'thumbnail': cut(thumbnail), 'local_features': cut(features),
             'descriptor': keyframe.descriptor.tolist()}
 
@@ -298,24 +336,27 @@ def _row(map_id: str, number: int, keyframe: Keyframe) -> Row:
 def _keyframes(collection: Collection, mine: str, site: str, start: int,
                stop: int) -> list[Keyframe]:
     """Keyframes from `start` to `stop`, each as it was pushed."""
-    rows = {int(row['keyframe']): row for row in collection.get(
+    rows = {number(row, 'keyframe', collection.uri): row for row in collection.get(
         f'{mine} and keyframe >= {start} and keyframe < {stop}',
         ['keyframe', 'crc', 'record', 'thumbnail', 'local_features', 'descriptor'], site)}
     keyframes = []
-    for number in range(start, stop):
-        if number not in rows:
-            raise MapError(f'keyframe {number} is missing in {collection.name}; push the map '
-                           f'again')
-        keyframes.append(_keyframe(number, rows[number], collection))
+    for i in range(start, stop):
+        if i not in rows:
+            raise MapError(f'keyframe {i} is missing in {collection.name}; push the map again')
+        keyframes.append(_keyframe(i, rows[i], collection))
     return keyframes
 
 
-def _keyframe(number: int, row: Mapping[str, Any], collection: Collection) -> Keyframe:
+def _keyframe(i: int, row: Mapping[str, Any], collection: Collection) -> Keyframe:
     try:
         record = row['record']
         record = json.loads(record) if isinstance(record, (str, bytes)) else record
         T = np.eye(4)
         T[:3] = np.asarray(record['T_map_cam'], dtype=np.float64).reshape(3, 4)
+        pose_matrix(T[:3, 3], quat_xyzw(T))  # refuses what is no pose
+        for name in ('camera', 'source', 'image'):
+            if not isinstance(record[name], str):
+                raise TypeError(f'its {name} is no text')
         blobs = {name: joined(row[name]) if name in record['has'] else None
                  for name in ('thumbnail', 'local_features')}
         keyframe = Keyframe(
@@ -325,28 +366,37 @@ def _keyframe(number: int, row: Mapping[str, Any], collection: Collection) -> Ke
             descriptor=np.asarray(row['descriptor'], dtype=np.float32),
             covariance=None if record['covariance'] is None
             else np.asarray(record['covariance'], dtype=np.float64).reshape(3, 3))
-        if _row('', number, keyframe)['crc'] != int(row['crc']):
+        if _row('', i, keyframe)['crc'] != int(row['crc']):
             raise ValueError('its checksum is another')
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise MapError(f'keyframe {number} in {collection.name} is damaged ({error}); push the '
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError,
+            RecursionError) as error:
+        raise MapError(f'keyframe {i} in {collection.name} is damaged ({error}); push the '
                        f'map again') from error
     return keyframe
 
 
 def _attachment(collection: Collection, mine: str, site: str, name: str, crc: int) -> bytes:
     """An attachment, put together from its pieces."""
-    value, part, parts = b'', 0, 1
-    while part < parts:
-        rows = collection.get(f'{mine} and name == "attachment/{name}" and part == {part}',
-                              ['parts', 'value'], site, blobs=True)
-        if not rows:
-            break
-        value += joined(rows[0]['value'])
-        parts = int(rows[0]['parts'])
-        part += 1
-    if zlib.crc32(value) != crc:
-        raise MapError(f'attachment {name} in {collection.name} is damaged; push the map again')
-    return value
+    check_attachment_name(name)
+    value, part, parts = bytearray(), 0, 1
+    try:
+        while part < parts:
+            rows = collection.get(f'{mine} and name == "attachment/{name}" and part == {part}',
+                                  ['parts', 'value'], site, blobs=True)
+            if not rows:
+                raise ValueError(f'piece {part} of {parts} is missing')
+            value += joined(rows[0]['value'])
+            parts = number(rows[0], 'parts', collection.uri)
+            if parts > MAX_PARTS or len(value) > MAX_ATTACHMENT_BYTES:
+                raise ValueError(f'{parts} pieces, {len(value)} bytes so far; at most '
+                                 f'{MAX_ATTACHMENT_BYTES} are kept')
+            part += 1
+        if zlib.crc32(value) != crc:
+            raise ValueError('its checksum is another')
+    except (KeyError, TypeError, ValueError) as error:
+        raise MapError(f'attachment {name} in {collection.name} is damaged ({error}); push the '
+                       f'map again') from error
+    return bytes(value)
 
 
 def _pieces(map_id: str, name: str, value: bytes) -> Iterator[Row]:

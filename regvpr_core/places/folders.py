@@ -15,9 +15,9 @@ from regvpr_core.exif import Exif, read_exif, upright
 from regvpr_core.geodesy import (
     GpsConfig,
     headings,
+    on_one_plane,
     Origin,
     valid_fix,
-    without_jumps,
     yaw_of_heading,
     yaw_poses,
 )
@@ -188,7 +188,7 @@ def _of_exif(name: str, exif: Exif) -> Record:
 
 def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin | None,
              timed: bool, notes: list[str]) -> Origin:
-    """Bring places on the Earth to metres; gives the origin, which the first place is at first."""
+    """Bring places on the Earth to metres; gives the origin: the first place that is no jump."""
     there = [record for record in records if record.place]
     places = np.array([record.place for record in there])
     valid = valid_fix(places[:, 0], places[:, 1])
@@ -198,16 +198,15 @@ def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin
         if not good:
             record.place, record.problem = None, 'its position is not on the Earth'
     there, places = [record for record in there if record.place], places[valid]
-    lat, lon, alt = places[0].tolist()
-    origin = origin or Origin(lat_deg=lat, lon_deg=lon, alt_m=0.0 if math.isnan(alt) else alt)
-    positions = origin.metres(*places.T)
-    keep = np.ones(len(there), dtype=bool)
-    if timed:
-        stamps = np.array([record.stamp_ns for record in there], dtype=np.int64)
-        keep = without_jumps(stamps, positions, gps.max_speed_mps, EXIF_RESOLUTION_S)
-    for record, position, good in zip(there, positions.tolist(), keep.tolist(), strict=True):
-        record.position = (position[0], position[1], position[2])
-        if not good:
+    stamps = np.array([record.stamp_ns for record in there], dtype=np.int64) if timed else None
+    origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, stamps,
+                                           EXIF_RESOLUTION_S)
+    found = iter(positions.tolist())
+    for record, good in zip(there, keep.tolist(), strict=True):
+        if good:
+            east, north, up = next(found)
+            record.position = (east, north, up)
+        else:
             record.problem = GPS_JUMP
     if not keep.all():
         notes.append(f'{int((~keep).sum())} positions in {folder} are jumps: left out')
@@ -303,14 +302,15 @@ def _source(folder: Path, frames: list[PosedFrame], poses: str, world: str,
     def give() -> Iterator[PosedFrame]:
         return iter(frames)
 
+    cameras = sorted({frame.camera for frame in frames})
     extrinsics: dict[str, list[float]] = {}
     if options.T_base_cam is not None:
         T = options.T_base_cam
         values = [float(v) for v in (*T[:3, 3], *quat_xyzw(T))]
-        extrinsics = dict.fromkeys(sorted({frame.camera for frame in frames}), values)
+        extrinsics = dict.fromkeys(cameras, values)
     return PosedSource(
         name=_name(folder), poses=poses, world=world, frames=give,
-        total=len(frames), extrinsics=extrinsics, origin=origin,
+        total=len(frames), cameras=cameras, extrinsics=extrinsics, origin=origin,
         identity=_identity(folder, names, poses, options), notes=notes)
 
 

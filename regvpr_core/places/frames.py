@@ -50,10 +50,10 @@ class PosedSource:
 
     name: as the map's keyframes name it. poses: where the poses come from, in words. world: name
     of the frame that they are in, '' where the source does not say. frames: gives all images in
-    order, the same each time. total: how many they are. extrinsics: camera name to `T_base_cam`
-    as seven numbers, where known. intrinsics: camera name to width, height, K, model, D. origin:
-    of the world frame on the Earth. identity: what tells this source from a changed one. notes:
-    what the user should know, a line each.
+    order, the same each time. total: how many they are. cameras: their names. extrinsics: camera
+    name to `T_base_cam` as seven numbers, where known. intrinsics: camera name to width, height,
+    K, model, D. origin: of the world frame on the Earth. identity: what tells this source from a
+    changed one. notes: what the user should know, a line each.
     """
 
     name: str
@@ -61,6 +61,7 @@ class PosedSource:
     world: str
     frames: Callable[[], Iterator[PosedFrame]]
     total: int
+    cameras: Sequence[str] = ()
     extrinsics: dict[str, list[float]] = field(default_factory=dict)
     intrinsics: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: Origin | None = None

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.errors import MapError
+from regvpr_core.config import check_range, from_mapping
+from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.places.index_rows import CentredRows, Float32, Ids, nothing
 
 TOKEN_VARIABLE = 'REGVPR_MILVUS_TOKEN'
@@ -192,7 +193,7 @@ class Collection:
                                f'descriptors it holds; push a map first')
             self.put('_default', [_model_row(self.model)], blobs=True)
             return
-        other = Model(**json.loads(joined(told_model[0]['value'])))
+        other = model_of(told_model[0], self.uri)
         if other != self.model:
             raise MapError(
                 f'collection {self.name} holds {other.name} ({other.fingerprint[:12]}, '
@@ -277,14 +278,17 @@ class MilvusIndex:
         uri, _, name = where.partition('#')
         self._condition = f'map_id == "{check_map_id(map_id)}"'
         self._collection = Collection(uri, model, name)
-        pushed = self._collection.get(f'{self._condition} and name == "manifest"', ['value'],
-                                      blobs=True)
-        state = json.loads(joined(pushed[0]['value'])) if pushed else {}
-        if state.get('digest') != digest:
+        try:
+            pushed = self._collection.get(f'{self._condition} and name == "manifest"', ['value'],
+                                          blobs=True)
+            state = table(pushed[0], uri) if pushed else {}
+            if state.get('digest') != digest:
+                raise MapError(f'this map is not in collection {self._collection.name} at {uri} '
+                               f'{"as it is now" if pushed else "yet"}; run regvpr map push MAP '
+                               f'--uri {uri}')
+        except BaseException:
             self._collection.close()
-            raise MapError(f'this map is not in collection {self._collection.name} at {uri} '
-                           f'{"as it is now" if pushed else "yet"}; run regvpr map push MAP --uri '
-                           f'{uri}')
+            raise
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -302,7 +306,8 @@ class MilvusIndex:
         for query in queries:
             hits = self._collection.nearest(
                 query, min(max(4 * k, CANDIDATES), len(self)), self._condition)
-            ids = np.array([hit['keyframe'] for hit in hits], dtype=np.int64)
+            ids = np.array([number(hit, 'keyframe', self._collection.uri) for hit in hits],
+                           dtype=np.int64)
             ids = np.unique(ids[(ids >= 0) & (ids < len(self))])
             if len(ids) < k:
                 raise MapError(f'Milvus at {self._collection.uri} gave {len(ids)} of {k} places; '
@@ -320,6 +325,49 @@ def cut(value: bytes) -> list[str]:
 def joined(pieces: Sequence[str]) -> bytes:
     """What `cut` was given."""
     return b''.join(base64.b64decode(piece, validate=True) for piece in pieces)
+
+
+def table(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """The JSON table that a row holds as its value.
+
+    Raises:
+        MapError: it holds none.
+    """
+    try:
+        found = json.loads(joined(row['value']))
+        if not isinstance(found, dict):
+            raise ValueError('no table')
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise MapError(f'a row at {uri} cannot be read ({error}); push the map again') from error
+    return found
+
+
+def number(row: Mapping[str, Any], name: str, uri: str) -> int:
+    """A whole number of 64 bits in a row.
+
+    Raises:
+        MapError: it holds none.
+    """
+    value = row.get(name)
+    if not isinstance(value, int) or not -2**63 <= value < 2**63:
+        raise MapError(f'a row at {uri} has {str(value)[:40]!r} for its {name}; expected a whole '
+                       f'number: push the map again')
+    return value
+
+
+def model_of(row: Mapping[str, Any], uri: str) -> Model:
+    """The model that the row `model` of a collection names.
+
+    Raises:
+        MapError: it names none.
+    """
+    try:
+        model = from_mapping(Model, table(row, uri))
+        check_range('dimension', model.dimension, 1, MAX_DIMENSION)
+    except (ConfigError, RecursionError) as error:
+        raise MapError(f'the collection at {uri} does not say whose descriptors it holds: '
+                       f'{error}') from error
+    return model
 
 
 def connect(uri: str, token_variable: str, *, create: bool) -> Any:
@@ -349,7 +397,10 @@ def connect(uri: str, token_variable: str, *, create: bool) -> Any:
 
 @contextlib.contextmanager
 def told(uri: str) -> Iterator[None]:
-    """What Milvus refuses becomes one line, without its log and without the token."""
+    """What Milvus refuses, or answers in no form of its own, becomes one line.
+
+    Its log and the token are not told.
+    """
     failures: Any = importlib.import_module('pymilvus.exceptions')
     grpc: Any = importlib.import_module('grpc')
     try:
@@ -374,6 +425,9 @@ def told(uri: str) -> Iterator[None]:
         raise MapError(f'Milvus at {uri}: {" ".join(text.split())[:300]}') from error
     except (OSError, RuntimeError) as error:  # of Milvus Lite: its file
         raise MapError(f'Milvus Lite file {uri}: {" ".join(str(error).split())[:300]}') from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        raise MapError(f'Milvus at {uri} gives an answer that cannot be read ({text})') from error
 
 
 @contextlib.contextmanager

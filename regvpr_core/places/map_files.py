@@ -121,6 +121,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     try:
         for name in DATABASE_FILES:
             check_file(path / name)
+        _refuse_journal(path / 'map.db-journal')
         if not file.is_file():
             raise MapError(f'{path} is no place map: it has no map.db; build one with '
                            f'`regvpr map build BAG --out {path}`')
@@ -144,6 +145,20 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _refuse_journal(file: Path) -> None:
+    """A journal to be rolled back may name a file anywhere, which SQLite then reads and deletes.
+
+    Ours is a log (WAL); a map has a journal only while it is made.
+
+    Raises:
+        MapError: there is one.
+    """
+    if file.exists() and file.stat().st_size:
+        raise MapError(f'map {file.parent} is refused: it has a {file.name}, which no finished '
+                       f'map has and which could make SQLite change other files; remove it, and '
+                       f'check the map with `regvpr map verify {file.parent}`')
 
 
 def _uri(file: Path, writable: bool) -> str:
@@ -226,8 +241,8 @@ def read_manifest(path: Path, database: sqlite3.Connection) -> Manifest:
         manifest = from_mapping(Manifest, values)
         check_range('dimension', manifest.dimension, 1, MAX_DIMENSION)
         _check_cameras(manifest)
-    except (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError,
-            ConfigError) as error:
+    except (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError, OverflowError,
+            RecursionError, ConfigError) as error:
         raise MapError(f'map {path} is damaged: its manifest cannot be read: {error}') from error
     return manifest
 

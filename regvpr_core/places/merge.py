@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from regvpr_core.errors import MapError
-from regvpr_core.geometry import Array, distance, pose_matrix, quat_xyzw
+from regvpr_core.geometry import Array, quat_xyzw
+from regvpr_core.places.camera_conflicts import conflict
 from regvpr_core.places.map_files import Manifest, map_bytes, new_folder, new_map_id
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 from regvpr_core.places.place_map import PlaceMap
 
 BLOCK = 256
-SAME_EXTRINSICS_M, SAME_EXTRINSICS_RAD = 0.01, 0.01
 
 Progress = Callable[[int, int], None]
 
@@ -117,11 +117,11 @@ def _camera_names(maps: Sequence[PlaceMap], rename: bool) -> list[dict[str, str]
                 known[camera] = place_map, camera
                 continue
             other = known[camera][0]
-            conflict = _conflict(camera, other.manifest, place_map.manifest)
-            if not conflict:
+            differs = conflict(camera, other.manifest, place_map.manifest)
+            if not differs:
                 continue
             if not rename:
-                raise MapError(f'camera {camera!r} has other {conflict} in {place_map.path} than '
+                raise MapError(f'camera {camera!r} has other {differs} in {place_map.path} than '
                                f'in {other.path}; --rename-cameras keeps both under two names')
             new = f'{camera}_{number}'
             while new in taken:
@@ -130,25 +130,6 @@ def _camera_names(maps: Sequence[PlaceMap], rename: bool) -> list[dict[str, str]
             renamed[camera] = new
         names.append(renamed)
     return names
-
-
-def _conflict(camera: str, a: Manifest, b: Manifest) -> str:
-    """What two maps say differently of a camera, in words; '' where nothing."""
-    if camera in a.extrinsics and camera in b.extrinsics:
-        T_a, T_b = (pose_matrix(m.extrinsics[camera][:3], m.extrinsics[camera][3:])
-                    for m in (a, b))
-        metres, radians = distance(T_a, T_b)
-        if metres > SAME_EXTRINSICS_M or radians > SAME_EXTRINSICS_RAD:
-            return f'extrinsics ({metres:.3f} m, {np.degrees(radians):.1f} deg apart)'
-    elif (camera in a.extrinsics) != (camera in b.extrinsics):
-        return 'extrinsics (only one of them knows any)'
-    if camera in a.intrinsics and camera in b.intrinsics:
-        sizes = [(m.intrinsics[camera]['width'], m.intrinsics[camera]['height']) for m in (a, b)]
-        K_a, K_b = (np.asarray(m.intrinsics[camera]['K'], dtype=float) for m in (a, b))
-        if sizes[0] != sizes[1] or not np.allclose(K_a, K_b, rtol=0.01, atol=1.0):
-            return (f'intrinsics (f {K_a[0]:.1f} and {K_b[0]:.1f} px, {sizes[0][0]}x{sizes[0][1]} '
-                    f'and {sizes[1][0]}x{sizes[1][1]})')
-    return ''
 
 
 def _merged_manifest(maps: Sequence[PlaceMap], transforms: Sequence[Array],

@@ -7,7 +7,8 @@
         state-0.json, -1.json where the build stood at a number of keyframes, in turns
 
 The state is written before the keyframes are committed: whichever number the map holds after a
-crash, one of the two files is of it.
+crash, one of the two files is of it. The JSON files go when the map has its name; where a crash
+came between, they lie in it and nobody reads them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +18,11 @@ import json
 import os
 from pathlib import Path
 import shutil
+import sqlite3
 from typing import Any
 
 from regvpr_core.errors import MapError
-from regvpr_core.places.map_files import Manifest, sync_folder
+from regvpr_core.places.map_files import connect, Manifest, read_manifest, sync_folder
 from regvpr_core.places.map_writer import Keyframe, MapWriter
 
 ABOUT = 'about.json'
@@ -49,8 +51,7 @@ class PartialMap:
         """
         self.path = path
         self.folder = partial_folder(path)
-        if os.path.lexists(path):
-            raise MapError(_taken(path))
+        refuse_taken(path)
         try:
             self._lock = _lock(self.folder, path)
         except OSError as error:
@@ -68,6 +69,7 @@ class PartialMap:
                 _clear(self.folder)
                 self.writer = MapWriter.create(self.folder, manifest)
                 _write(self.folder / ABOUT, about)
+                sync_folder(self.folder.parent)
             self._open = True
         except BaseException as error:
             os.close(self._lock)
@@ -128,19 +130,23 @@ class PartialMap:
         return bool(found.get('probe') == probe)
 
     def finish(self) -> None:
-        """Close the map and give it its name.
+        """Close the map and give it its name. Until it has that, the build can be resumed.
 
         Raises:
-            MapError: something has taken the name.
+            MapError: something has taken the name, or it cannot be given.
         """
         self._close()
         try:
-            for name in (ABOUT, PROBE, *STATES, 'map.lock'):
-                (self.folder / name).unlink(missing_ok=True)
             if os.path.lexists(self.path):
-                raise MapError(f'{self.path} exists; the finished map is {self.folder}')
+                raise MapError(f'{self.path} has come to be while its map was built; remove it '
+                               f'and go on by --resume: the map is kept in {self.folder}')
+            (self.folder / 'map.lock').unlink(missing_ok=True)  # later it might be another's
             self.folder.replace(self.path)
             sync_folder(self.path.parent)
+            for name in (ABOUT, PROBE, *STATES):
+                with contextlib.suppress(OSError):  # the map is whole with them, too
+                    (self.path / name).unlink()
+            sync_folder(self.path)
         except OSError as error:
             raise MapError(f'cannot write map {self.path}: {error}') from error
 
@@ -182,6 +188,23 @@ def kept_keyframes(path: Path) -> int:
     return 0
 
 
+def refuse_taken(path: Path) -> None:
+    """Refuse to build a map where something is; clears what a killed build of it had left over.
+
+    Raises:
+        MapError: something is; names an unfinished build that is kept beside it.
+    """
+    if not os.path.lexists(path):
+        return
+    folder, more = partial_folder(path), ''
+    if _clear_left_over(folder, path):
+        more = f'; {folder}, left over from its build, is removed'
+    elif kept := kept_keyframes(path):
+        more = (f'; {kept} keyframes of an unfinished build are kept in {folder}: --resume goes '
+                f'on with them once {path} is gone')
+    raise MapError(_taken(path) + more)
+
+
 def _lock(folder: Path, path: Path) -> int:
     """Make the folder and take it; gives the handle whose closing lets it go."""
     while True:
@@ -208,12 +231,44 @@ def _taken(path: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    (folder / ABOUT).unlink(missing_ok=True)  # first: what is half removed is no build to resume
+    for name in ('map.db', ABOUT):  # first: what is half removed is no build to resume
+        (folder / name).unlink(missing_ok=True)
     for item in folder.iterdir():
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)
         else:
             item.unlink()
+
+
+def _clear_left_over(folder: Path, path: Path) -> bool:
+    """Remove a partial map that holds nothing more than the map at `path`; whether it did."""
+    with contextlib.suppress(OSError, MapError, sqlite3.Error):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _committed(folder) and not _compressed_from(folder, path):
+                return False
+            _clear(folder)
+            folder.rmdir()
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def _compressed_from(folder: Path, path: Path) -> bool:
+    """Whether the map at `path` is that in `folder`, whole, with shorter descriptors.
+
+    Raises:
+        MapError, sqlite3.Error: one of them cannot be read.
+    """
+    found = []
+    for each in (folder, path):
+        with contextlib.closing(connect(each, writable=False)) as database:
+            manifest = read_manifest(each, database)
+            found.append((manifest.map_id, database.execute(
+                'SELECT COUNT(*) FROM keyframe').fetchone()[0]))
+    return bool(manifest.compress) and found[0] == found[1]
 
 
 def _committed(folder: Path) -> int:
@@ -222,10 +277,17 @@ def _committed(folder: Path) -> int:
     Raises:
         MapError: its map is damaged.
     """
-    if not ((folder / ABOUT).is_file() and (folder / 'map.db').is_file()):
+    if not (folder / 'map.db').is_file():
         return 0
-    with MapWriter.append_to(folder) as writer:
-        return len(writer)
+    try:
+        with MapWriter.append_to(folder) as writer:
+            return len(writer)
+    except MapError:
+        # Killed while it was made: what it is about comes next, descriptors after that.
+        rows = folder / 'descriptors.f16'
+        if (folder / ABOUT).exists() or (rows.is_file() and rows.stat().st_size):
+            raise
+        return 0
 
 
 def _check_about(folder: Path, path: Path, about: Facts) -> None:
@@ -236,7 +298,8 @@ def _check_about(folder: Path, path: Path, about: Facts) -> None:
     """
     was = _read(folder / ABOUT)
     if not isinstance(was, dict):
-        raise MapError(f'{folder} is damaged; remove it to start again')
+        raise MapError(f'{folder} is damaged: nothing tells what its map was built from; remove '
+                       f'it to start again')
     old, new = _flat(was), _flat(json.loads(json.dumps(about)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
@@ -262,10 +325,14 @@ def _flat(values: Any, name: str = '') -> dict[str, Any]:
 
 
 def _write(file: Path, values: Facts) -> None:
+    """Afterwards it survives a power cut, a new file's name too."""
+    new = not file.exists()
     with file.open('w', encoding='utf-8') as out:
         json.dump(values, out)
         out.flush()
         os.fsync(out.fileno())
+    if new:
+        sync_folder(file.parent)
 
 
 def _read(file: Path) -> Any:

@@ -7,6 +7,7 @@ from regvpr_core.geodesy import (
     from_utm,
     GpsConfig,
     headings,
+    on_one_plane,
     Origin,
     valid_fix,
     without_jumps,
@@ -65,6 +66,56 @@ def test_a_few_fixes_far_away_are_a_jump_and_the_drive_is_not():
     assert without_jumps(stamps[:3], bad[9:12], 70.0).sum() == 2  # none has five: the longest
     assert without_jumps(stamps[:1], line[:1], 70.0).all()
     assert without_jumps(stamps[:0], line[:0], 70.0).shape == (0,)
+
+
+def north(count: int, lat: float = 48.0, lon: float = 11.0) -> np.ndarray:
+    """Fixes of a drive to the north at 11 m/s, one a second."""
+    return np.stack([lat + 1e-4 * np.arange(count), np.full(count, lon), np.full(count, 500.0)], 1)
+
+
+@pytest.mark.parametrize(('where', 'lat', 'lon'), [
+    ('first', 0.0, 11.0), ('first', 37.8, -122.4), ('middle', -48.0, -169.0),
+    ('first', 48.5, 11.5), ('last', 90.0, 0.0)])
+@pytest.mark.parametrize('lon_0', [11.0, 180.0])
+def test_one_absurd_fix_is_a_jump_and_never_the_origin(where, lat, lon, lon_0):
+    drive = north(12, lon=lon_0)
+    drive[::2, 1] -= 360.0 * (lon_0 == 180.0)  # on the line of the date both are written
+    at = {'first': 0, 'middle': 6, 'last': 12}[where]
+    places = np.insert(drive, at, [lat, lon + lon_0 - 11.0, 0.0], axis=0)
+    stamps = SECOND * np.arange(13)
+    origin, positions, keep = on_one_plane(places, None, 70.0, stamps)
+    assert np.flatnonzero(~keep).tolist() == [at]
+    assert (origin.lat_deg, origin.alt_m) == (48.0, 500.0)
+    assert positions[0] == pytest.approx([0, 0, 0], abs=1e-6)
+    np.testing.assert_allclose(np.diff(positions[:, 1]), 11.12, atol=0.01)
+    given = Origin(lat_deg=48.0, lon_deg=lon_0, alt_m=490.0)
+    origin, positions, keep = on_one_plane(places, given, 70.0, stamps)
+    assert (origin, int(keep.sum())) == (given, 12)
+    assert positions[0] == pytest.approx([0, 0, 10], abs=1e-6)
+
+
+def test_a_receiver_that_begins_on_another_continent_comes_home():
+    places = np.concatenate([north(8, 37.8, -122.4), north(20)])
+    origin, _, keep = on_one_plane(places, None, 70.0, SECOND * np.arange(28))
+    assert keep.tolist() == [False] * 8 + [True] * 20
+    assert origin == Origin(lat_deg=48.0, lon_deg=11.0, alt_m=500.0)
+
+
+def test_whole_sources_too_far_from_one_another_are_refused_still():
+    with pytest.raises(BagError, match=r'positions 9\d\d\d km from the origin \(latitude 37.8000,'
+                                       r' .* do not fit one map; build one for each area'):
+        on_one_plane(north(12), Origin(lat_deg=37.8, lon_deg=-122.4), 70.0, SECOND * np.arange(12))
+    half = np.concatenate([north(6, 37.8, -122.4), north(6)])
+    with pytest.raises(BagError, match=r'6 of 12 positions are more than 1000 km from the median '
+                                       r'one .* do not fit one map; build one for each area'):
+        on_one_plane(half, None, 70.0)
+
+
+def test_places_without_times_have_no_speed():
+    places = north(5)
+    places[2, 1] += 1.0
+    assert on_one_plane(places, None, 70.0)[2].all()
+    assert on_one_plane(places[:1], None, 70.0, np.zeros(1, np.int64))[2].tolist() == [True]
 
 
 def test_headings_follow_the_motion():

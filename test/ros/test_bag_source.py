@@ -1,6 +1,7 @@
 """Bags with poses of every kind become posed images: each bag is made by its test."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from regvpr_core.trajectory import make_trajectory
 from regvpr_ros.bag_source import BagOptions, open_bag
 from regvpr_ros.bags import Bag
 from regvpr_ros.conversions import BYTES_PER_PIXEL
+from regvpr_ros.transforms import TransformTree
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND
@@ -353,25 +355,47 @@ def test_a_chain_of_tf_gives_the_cameras_pose(tmp_path, noise, storage, slash):
 
 
 def test_loops_and_nonsense_in_tf_are_survived(tmp_path, noise):
-    broken, lame = pose(1.0), pose(2.0)
+    broken, diverged, lame = pose(1.0), pose(1e15), pose(2.0)
     broken[0, 3] = np.nan
     with BagMaker(tmp_path / 'bag') as bag:
         for i, rgb in enumerate(noise(3)):
             stamp = START + i * SECOND
             bag.transform(stamp, 'map', 'base_link', pose(i))
             bag.transform(stamp, 'map', 'base_link', broken)
+            bag.transform(stamp, 'map', 'base_link', diverged)
             bag.transform(stamp, 'a', 'a', lame)
             bag.transform(stamp, 'b', 'c', lame)
             bag.transform(stamp, 'c', 'd', lame)
             bag.transform(stamp, 'd', 'b', lame)
             bag.image(stamp, rgb)
         bag.transform(START, 'base_link', 'camera_optical', T_BASE_CAM, static=True)
+        bag.transform(START, 'map', 'mars', diverged, static=True)
     source, frames = read(bag.path)
-    assert source.notes == ['6 transforms make no sense: left out']
+    assert source.notes == ['10 transforms make no sense: left out']
     assert [f.T_map_cam[0, 3] for f in frames] == pytest.approx([0.3, 1.3, 2.3])
     with pytest.raises(BagError, match=r"no moving chain from 'b' to the camera 'camera_optical'; "
                                        r'its frames: b, base_link, c, camera_optical, d, map'):
         read(bag.path, tf_frame='b')
+
+
+@pytest.mark.parametrize('static', [False, True])
+@pytest.mark.parametrize(('changed', 'bad'), [
+    ({'z': 1e12}, 0), ({'z': -1.1e12}, 1), ({'z': 1e300}, 1), ({'z': float('inf')}, 1),
+    ({'qw': 1e9}, 0), ({'qw': -1.1e9}, 1), ({'qw': 1e200}, 1), ({'qw': 1e-10}, 1)], ids=str)
+def test_a_transform_is_left_out_before_a_pose_matrix_would_refuse_it(changed, bad, static):
+    v = {'x': 0.0, 'y': 0.0, 'z': 0.0, 'qw': 1.0} | changed
+    transform = SimpleNamespace(
+        header=SimpleNamespace(frame_id='map', stamp=SimpleNamespace(sec=1, nanosec=0)),
+        child_frame_id='base', transform=SimpleNamespace(
+            translation=SimpleNamespace(x=v['x'], y=v['y'], z=v['z']),
+            rotation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=v['qw'])))
+    tree = TransformTree()
+    tree.add([transform], static=static, stamp_ns=1)
+    assert tree.bad == bad
+    chain = tree.chain('map', 'base')
+    assert (chain is None) == bool(bad)
+    if chain is not None:
+        np.testing.assert_allclose(chain.constant()[:3, 3], [0.0, 0.0, v['z']])
 
 
 def test_transforms_repeated_on_tf_serve_as_extrinsics(tmp_path, noise):
@@ -424,6 +448,26 @@ def test_messages_without_a_fix_and_jumps_are_left_out(tmp_path, noise):
                             '1 fixes on /gps/fix are jumps: left out']
     got = np.array([frame.T_map_cam[:3, 3] for frame in frames])
     np.testing.assert_allclose(np.diff(got[:, 1]), 11.12, atol=0.01)
+
+
+@pytest.mark.parametrize(('lat', 'lon'), [(0.0, 11.0), (37.8, -122.4), (48.5, 11.5)])
+def test_a_receiver_that_begins_elsewhere_gives_no_origin(tmp_path, noise, lat, lon):
+    with BagMaker(tmp_path / 'bag') as bag:
+        for i in range(3):
+            bag.fix(START - (3 - i) * SECOND, lat, lon, 0.0)
+        drive_north(bag, noise)
+    source, frames = read(bag.path)
+    assert source.origin == Origin(lat_deg=48.0, lon_deg=11.0, alt_m=500.0)
+    assert source.notes == ['3 fixes on /gps/fix are jumps: left out']
+    assert len(frames) == 11
+    np.testing.assert_allclose(frames[0].T_map_cam[:3, 3], [0, 5.56, 0.5], atol=0.01)
+
+
+def test_a_recording_on_another_continent_does_not_fit_the_map_of_the_first(tmp_path, noise):
+    with BagMaker(tmp_path / 'bag') as bag:
+        drive_north(bag, noise)
+    with pytest.raises(BagError, match=r'positions 9\d\d\d km from the origin .* do not fit one'):
+        read(bag.path, origin=Origin(lat_deg=37.8, lon_deg=-122.4))
 
 
 def test_a_receiver_without_any_fix_is_refused(tmp_path, noise):
@@ -521,6 +565,48 @@ def test_several_cameras_have_extrinsics_and_intrinsics_of_their_own(tmp_path, n
         read(bag.path, image_topics=['/left/image_raw', '/left/image_raw'])
     with pytest.raises(BagError, match=r'several image topics; choose one with --image-topic: /l'):
         read(bag.path)
+
+
+def robot(path: Path, noise, f: float, T_base_cam: np.ndarray | None, y: float) -> Path:
+    """A bag of /camera/image_raw, its CameraInfo and, where known, where the camera sits."""
+    with BagMaker(path) as bag:
+        for i, rgb in enumerate(noise(3)):
+            bag.odometry(START + i * SECOND, pose(i, y))
+            bag.image(START + i * SECOND, rgb)
+        if T_base_cam is not None:
+            bag.transform(START, 'base_link', 'camera_optical', T_base_cam, static=True)
+        bag.write('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', START,
+                  header=bag.header(START, 'camera_optical'), height=120, width=160,
+                  distortion_model='plumb_bob', binning_x=0, binning_y=0,
+                  roi=bag.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
+                               height=0, width=0, do_rectify=False),
+                  d=np.zeros(5), k=np.array([f, 0, 80, 0, f, 60, 0, 0, 1]),
+                  r=np.eye(3).reshape(-1), p=np.zeros(12))
+    return path
+
+
+@pytest.mark.parametrize(('f', 'T', 'words'), [
+    (140.0, T_BASE_CAM, 'intrinsics (f 90.0 and 140.0 px, 160x120 and 160x120) in b than in a; '
+     'build a map of each'),
+    (90.0, pose(0.5) @ T_BASE_CAM, 'extrinsics (0.500 m, 0.0 deg apart) in b than in a; give '
+     '--extrinsics for both if it is one camera, else build a map of each'),
+    (90.0, None, 'extrinsics (only one of them knows any) in b than in a; give --extrinsics for '
+     'both if it is one camera, else build a map of each')])
+def test_two_robots_whose_cameras_have_one_name_are_refused(
+        tmp_path, noise, small_model, capsys, f, T, words):
+    from regvpr_core.cli import main
+
+    def build(other: Path) -> int:
+        return main(['map', 'build', str(first), str(other), '--out', str(tmp_path / 'map'),
+                     '--model', str(small_model), '--device', 'cpu'])
+
+    first = robot(tmp_path / 'a', noise, 90.0, T_BASE_CAM, 0.0)
+    assert build(robot(tmp_path / 'b', noise, f, T, 5.0)) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"regvpr: camera 'camera' has other {words} and join them by regvpr map merge "
+        f'--rename-cameras')
+    assert not (tmp_path / 'map').exists()
+    assert build(robot(tmp_path / 'c', noise, 90.2, T_BASE_CAM, 5.0)) == 0
 
 
 def test_several_pose_topics_are_listed_with_the_option(tmp_path, noise):

@@ -42,8 +42,9 @@ def test_messages_have_their_header_first(kind):
 
 
 def test_messages_carry_both_stamps_ids_similarity_probability_and_a_relative_pose():
-    assert {'reference_stamp', 'reference_id', 'map_id', 'similarity', 'probability', 'status',
-            'relative_pose', 'relative_pose_valid'} <= set(PlaceMatch.get_fields_and_field_types())
+    assert {'reference_stamp', 'reference_id', 'map_id', 'similarity', 'probability',
+            'image_probability', 'status', 'relative_pose', 'relative_pose_valid'} <= set(
+                PlaceMatch.get_fields_and_field_types())
     assert (PlaceMatch.CANDIDATE, PlaceMatch.ACCEPTED) == (0, 1)
     assert LoadMap.Request.get_fields_and_field_types() == {'path': 'string'}
     assert set(SaveMap.Response.get_fields_and_field_types()) == {

@@ -36,8 +36,9 @@ def write_table(folder: Path, pictures: list[np.ndarray], start_m: int = 0) -> P
 
 
 def test_bags_and_folders_become_one_map(build, make_bag, frames, noise, tmp_path, capsys):
-    sources = [make_bag(tmp_path / 'one', frames(3)),
-               make_bag(tmp_path / 'two.bag', frames(4, start_s=2000, seed=1), storage='ros1'),
+    sources = [make_bag(tmp_path / 'one', frames(3), static_tf=False),
+               make_bag(tmp_path / 'two.bag', frames(4, start_s=2000, seed=1), storage='ros1',
+                        static_tf=False),
                write_table(tmp_path / 'größe', noise(5, 2), start_m=100)]
     assert build(*sources, '--json') == 0
     out, err = capsys.readouterr()
@@ -54,7 +55,7 @@ def test_bags_and_folders_become_one_map(build, make_bag, frames, noise, tmp_pat
 
 def test_poses_in_different_frames_are_refused_unless_one_name_is_given(
         build, make_bag, frames, noise, tmp_path, capsys):
-    bag = make_bag(tmp_path / 'lap', frames(3))
+    bag = make_bag(tmp_path / 'lap', frames(3), static_tf=False)
     folder = tmp_path / 'utm'
     folder.mkdir()
     for i, rgb in enumerate(noise(2, 1)):
@@ -68,6 +69,64 @@ def test_poses_in_different_frames_are_refused_unless_one_name_is_given(
         assert place_map.manifest.map_frame == 'site'
         assert place_map.manifest.origin['lat_deg'] == pytest.approx(40.43, abs=0.01)
         assert len(place_map) == 5
+
+
+def test_folders_of_one_name_become_sources_of_two(build, noise, small_model, tmp_path, capsys):
+    for number, name in enumerate(('day', 'dusk', 'lap')):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name / ('lap' if name == 'lap' else 'images'), noise(4, number),
+                    start_m=100 * number)
+    folders = [tmp_path / 'day/images', tmp_path / 'lap/lap', tmp_path / 'dusk/images']
+    assert build(*folders) == 0
+    capsys.readouterr()
+    assert main(['map', 'convert', str(tmp_path / 'map'), '--out', str(tmp_path / 'out'),
+                 '--model', str(small_model), '--device', 'cpu', '--json', '--no-thumbnails',
+                 '--bag', str(folders[0])]) == 0
+    assert json.loads(capsys.readouterr().out)['from pictures'] == 4
+    with PlaceMap.open(tmp_path / 'map') as before, PlaceMap.open(tmp_path / 'out') as after:
+        assert before.manifest.sources == ['day/images', 'lap', 'dusk/images']
+        assert before.sources == ['day/images'] * 4 + ['lap'] * 4 + ['dusk/images'] * 4
+        assert after.sources == ['day/images'] * 4
+        same = (before.descriptors()[:4] * after.descriptors()).sum(axis=1)
+        np.testing.assert_allclose(same, 1.0, atol=1e-4)
+
+
+def test_a_build_of_sources_of_one_name_resumes_under_the_names_that_it_gave(
+        build, noise, tmp_path, capsys, monkeypatch):
+    from regvpr_core.places import builder
+
+    def stop(self, *arguments) -> None:
+        commit(self, *arguments)
+        if len(self) == 4:
+            raise KeyboardInterrupt
+
+    commit = builder.PartialMap.commit
+    folders = []
+    for number, name in enumerate(('day', 'dusk')):
+        (tmp_path / name).mkdir()
+        folders.append(write_table(tmp_path / name / 'images', noise(4, number), 100 * number))
+    with monkeypatch.context() as patch:
+        patch.setattr(builder.PartialMap, 'commit', stop)
+        assert build(*folders, '--set', 'batch=2') == 130
+    assert build(*folders, '--set', 'batch=2', '--resume') == 0
+    with PlaceMap.open(tmp_path / 'map') as place_map:
+        assert place_map.sources == ['day/images'] * 4 + ['dusk/images'] * 4
+
+
+def test_sources_of_which_one_does_not_know_where_its_camera_sits_are_refused(
+        build, make_bag, frames, tmp_path, capsys):
+    bags = [make_bag(tmp_path / 'a', frames(3)),
+            make_bag(tmp_path / 'b', frames(3, start_s=2000, seed=1), static_tf=False)]
+    assert build(*bags) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "regvpr: camera 'camera' has other extrinsics (only one of them knows any) in b than in "
+        'a; give --extrinsics for both if it is one camera, else build a map of each and join '
+        'them by regvpr map merge --rename-cameras')
+    assert not list(tmp_path.glob('*map*'))
+    assert build(*bags, '--extrinsics', 1, 0, 0, 0, 0, 0, 1) == 0
+    with PlaceMap.open(tmp_path / 'map') as place_map:
+        assert place_map.manifest.extrinsics == {'camera': [1, 0, 0, 0, 0, 0, 1]}
+        assert place_map.T_map_cam[:, 0, 3].tolist() == [1, 2, 3] * 2
 
 
 def test_pictures_that_cannot_be_read_are_counted_and_the_first_is_named(
@@ -156,6 +215,36 @@ def test_resume_goes_on_and_says_what_was_there(build, noise, tmp_path, capsys, 
     assert (facts['keyframes'], facts['of them made before']) == (20, 8)
     assert build(folder, '--resume') == 1
     assert 'exists; choose a new folder' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('more', [(), ('--compress', 'pca:6')])
+def test_a_build_that_is_resumed_anywhere_has_the_attachments_of_one_that_was_not(
+        build, noise, tmp_path, capsys, monkeypatch, more):
+    """Also where it was broken off when all keyframes were in, while it was calibrated."""
+    from regvpr_core.localization import stored_calibration
+    from regvpr_core.models import engines
+    from regvpr_core.models.fused import Form
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, 'fastest_form', lambda *_: Form())  # by timing else
+    folder = write_table(tmp_path / 'lap', noise(20))
+    assert build(folder, *more, out=tmp_path / 'whole') == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_calibration, 'calibrate', stop)
+        assert build(folder, *more) == 130
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        '20 keyframes are kept; the same command with --resume goes on from there',
+        'regvpr: interrupted']
+    assert not (tmp_path / 'map').exists()
+    assert build(folder, *more, '--resume') == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['lap', 'map', 'whole']
+    with PlaceMap.open(tmp_path / 'map') as resumed, PlaceMap.open(tmp_path / 'whole') as whole:
+        assert len(resumed) == 20
+        assert resumed.attachments() == ['calibration', *(['pca'] if more else [])]
+        for name in resumed.attachments():
+            assert resumed.attachment(name) == whole.attachment(name)
 
 
 def test_ctrl_c_says_how_to_go_on(build, noise, tmp_path, small_model, capsys):

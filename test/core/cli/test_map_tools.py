@@ -135,6 +135,59 @@ def test_a_map_is_converted_from_thumbnails_and_from_its_bag(
         'convert', path, *model, '--out', tmp_path / 'full')
 
 
+@pytest.fixture
+def two_laps(small_model, make_bag, frames, tmp_path, capsys) -> Callable[[int], list[Path]]:
+    """Two bags of one name whose clocks begin alike, and the map of both.
+
+    The second drives beside the first, and starts so many seconds later than the first.
+    """
+    def make(later_s: int) -> list[Path]:
+        bags = []
+        for seed, (name, count) in enumerate((('day', 5), ('dusk', 7))):
+            drive = frames(count, start_s=10 + later_s * seed, seed=seed)
+            for frame in drive:
+                frame.T_map_base[1, 3] = 100.0 * seed
+            (tmp_path / name).mkdir()
+            bags.append(make_bag(tmp_path / name / 'lap', drive))
+        assert main(['map', 'build', *map(str, bags), '--out', str(tmp_path / 'map'), '--model',
+                     str(small_model), '--device', 'cpu', '--precision', 'fp32']) == 0
+        return bags
+    return make
+
+
+def test_bags_of_one_name_keep_their_own_pictures(two_laps, small_model, run, tmp_path):
+    bags, path = two_laps(0), tmp_path / 'map'
+    facts = run('info', path)
+    assert facts['sources'] == ['day/lap', 'dusk/lap']
+    assert facts['path_m'] == 10.0  # 4 and 6: the way from one to the other is not driven
+    out = tmp_path / 'out'
+    facts = run('convert', path, '--model', small_model, '--device', 'cpu', '--out', out, '--bag',
+                *bags, '--no-thumbnails')
+    assert (facts['from pictures'], facts['left out']) == (12, 0)
+    with PlaceMap.open(path) as before, PlaceMap.open(out) as after:
+        assert before.sources == ['day/lap'] * 5 + ['dusk/lap'] * 7
+        same = (before.descriptors() * after.descriptors()).sum(axis=1)
+        np.testing.assert_allclose(same, 1.0, atol=1e-4)
+        assert float((before.descriptors()[:5] * before.descriptors()[5:10]).sum(1).max()) < 0.9995
+
+
+def test_pictures_of_a_renamed_bag_are_taken_where_only_one_can_be_meant(
+        two_laps, small_model, run, tmp_path, capsys):
+    first = two_laps(3)[0].rename(tmp_path / 'first')  # 10 to 14 s; the other 13 to 19 s
+    facts = run('convert', tmp_path / 'map', '--model', small_model, '--device', 'cpu', '--out',
+                tmp_path / 'out', '--bag', first, '--no-thumbnails')
+    assert (facts['from pictures'], facts['left out'], facts['not told apart']) == (3, 9, 4)
+    assert main(['map', 'convert', str(tmp_path / 'map'), '--model', str(small_model), '--device',
+                 'cpu', '--out', str(tmp_path / 'more'), '--bag', str(first)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        f'no source of the map has the name of {first}: its pictures are taken for those of the '
+        f'same name, or camera and stamp, in any')
+    assert lines[-1] == (
+        '4 keyframes share name, or camera and stamp, with others: which picture is theirs is '
+        'not known, and none was taken')
+
+
 def test_a_map_is_exported(make_small_map, run, refused, tmp_path):
     path = make_small_map(4)
     assert run('export', path, '-o', tmp_path / 'out.csv')['keyframes'] == 4

@@ -48,6 +48,16 @@ def test_probabilities_sum_to_one_and_stay_in_range_whatever_comes(street):
         assert 0.0 <= belief.off_map <= 1.0
 
 
+def test_cameras_side_by_side_do_not_make_the_keyframes_of_a_map_denser(street):
+    T = street(20, spacing_m=5.0)
+    beside = T.copy()
+    beside[:, 1, 3] += 0.2
+    both = np.concatenate([T, beside])
+    assert Belief(both, BeliefConfig(), ['left'] * 20 + ['right'] * 20).spacing_m == 5.0
+    assert Belief(both, BeliefConfig()).spacing_m == pytest.approx(0.2)
+    assert Belief(T[:2], BeliefConfig(), ['left', 'right']).spacing_m == 0.0
+
+
 def test_bayes_rule_worked_out_by_hand(street):
     T = street(6)
     T[:, 0, 3] = [0.0, 1.0, 1000.0, 1001.0, 2000.0, 2001.0]  # three places of two keyframes

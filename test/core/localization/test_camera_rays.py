@@ -54,10 +54,15 @@ def test_an_image_of_another_shape_is_of_another_camera():
     ({'width': 640, 'height': 480}, "cannot be read: 'K'"),
     ({'width': 640, 'height': 480, 'K': [1.0] * 8}, 'cannot be read'),
     ({'width': 640, 'height': 480, 'K': ['x'] * 9}, 'cannot be read'),
+    ({'width': 640, 'height': 480, 'K': [10**400] * 9}, 'cannot be read'),
+    ({'width': 640, 'height': 480, 'K': K.ravel(), 'D': [10**400]}, 'cannot be read'),
+    ({'width': float('inf'), 'height': 480, 'K': K.ravel()}, 'cannot be read'),
     ({'width': 0, 'height': 480, 'K': K.ravel()}, 'not usable'),
     ({'width': 640, 'height': 480, 'K': [0.0] * 9}, 'not usable'),
     ({'width': 640, 'height': 480, 'K': [float('nan')] * 9}, 'not usable'),
-    ({'width': 640, 'height': 480, 'K': K.ravel(), 'D': [float('inf')]}, 'not usable'),
+    ({'width': 640, 'height': 480, 'K': K.ravel(), 'D': [float('inf')] * 5}, 'not usable'),
+    ({'width': 640, 'height': 480, 'K': K.ravel(), 'D': [0.1] * 3}, '3 distortion coefficients'),
+    ({'width': 640, 'height': 480, 'K': K.ravel(), 'D': [0.1] * 6}, '6 distortion coefficients'),
     ({'width': 640, 'height': 480, 'K': K.ravel(), 'model': 'omni'}, "'omni' is unknown"),
     ({'width': 'many', 'height': 480, 'K': K.ravel()}, 'cannot be read')])
 def test_unusable_intrinsics_are_refused_in_a_line(values, reason):

@@ -7,6 +7,7 @@ import pytest
 
 from regvpr_core.errors import ConfigError, ImageError
 from regvpr_core.localization.belief import BeliefConfig
+from regvpr_core.localization.frames import Description
 from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig, State
 from regvpr_core.places.place_map import PlaceMap
 
@@ -69,7 +70,7 @@ def test_a_second_lap_at_dusk_finds_its_keyframes(small_encoder, wall_map, wall,
     results = run(Localizer(small_encoder, wall_map, CONFIG), wall, truth, odometry=odometry)
     assert [r.state for r in results[:2]] == [State.INITIALISING] * 2
     assert results[0].reason == '1 of 3 images from different spots'
-    settled = list(zip(results, truth, strict=True))[10:]
+    settled = list(zip(results, truth, strict=True))[10 if odometry else 20:]
     localized = [(r, k) for r, k in settled if r.state is State.LOCALIZED]
     assert len(localized) >= 0.8 * len(settled)
     for r, k in localized:
@@ -153,6 +154,39 @@ def test_stamps_that_jump_back_start_over(small_encoder, wall_map, wall):
     assert fresh[-1].state is not State.INITIALISING
     again = run(localizer, wall, range(5, 12), start_s=10)
     assert [(r.state, r.off_map) for r in again] == [(r.state, r.off_map) for r in fresh]
+
+
+def test_an_image_that_came_late_is_given_no_pose(small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    last = run(localizer, wall, range(5, 25))[-1]
+    assert last.pose_prior is not None
+    frame = Frame(stamp_ns=last.stamp_ns - SECOND // 2, rgb=dusk(wall[24], 24),
+                  T_base_cam=np.eye(4))
+    late = localizer.localize(frame, T_OPTICAL @ base_pose(0.0) @ along(23.5))
+    assert late.pose_prior is None
+    assert (late.state, late.off_map) == (last.state, last.off_map)
+    assert run(localizer, wall, [25], start_s=20)[-1].pose_prior is not None
+
+
+def test_a_descriptor_that_is_not_finite_is_refused_and_the_next_image_is_localized(
+        small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    last = run(localizer, wall, range(5, 25))[-1]
+    broken = np.full_like(last.descriptions[0].descriptor, np.nan)
+    frame = Frame(stamp_ns=20 * SECOND, rgb=wall[25], T_base_cam=np.eye(4))
+    with pytest.raises(ImageError, match='not finite'):
+        localizer.localize(Description(frame, broken))
+    assert run(localizer, wall, [25], start_s=20)[-1].state is State.LOCALIZED
+
+
+def test_a_place_that_was_not_found_is_not_localized_whatever_is_asked_of_the_score(
+        small_encoder, wall_map, wall):
+    config = dataclasses.replace(CONFIG, keep_score=0.0, least_score=0.0, candidates=1)
+    results = run(Localizer(small_encoder, wall_map, config), wall,
+                  [*range(5, 25), *[40] * 1, *range(26, 30)])
+    assert any(r.state is State.LOCALIZED for r in results)
+    for r in results:
+        assert sum(m.accepted for m in r.matches) == (r.state is State.LOCALIZED)
 
 
 def test_a_reset_forgets_where_the_robot_was(small_encoder, wall_map, wall):

@@ -165,6 +165,24 @@ def test_a_verified_pose_that_the_belief_contradicts_is_not_taken(street, offset
     np.testing.assert_array_equal(prior.covariance, plain.covariance)
 
 
+def test_the_belief_is_about_its_own_camera_whichever_took_the_verified_image(street):
+    """A camera that looks to the left took the image; the belief is about the one in front."""
+    T = street(20)
+    belief = believe(T, {7: 0.6, 8: 0.3})
+    left = np.eye(4)
+    left[:3, :3] = Rotation.from_euler('y', -90, degrees=True).as_matrix()
+    left[:3, 3] = [0.0, 0.0, 0.5]
+    plain = estimate(belief, 7, T, np.eye(4), PosePriorConfig())
+    fits = estimate(belief, 7, T, np.eye(4), PosePriorConfig(),
+                    verified_at(plain.T_map_base @ left), left)
+    assert fits.verified
+    np.testing.assert_allclose(fits.T_map_base, plain.T_map_base, atol=1e-9)
+    far = T[15] @ left
+    refused = estimate(belief, 7, T, np.eye(4), PosePriorConfig(), verified_at(far), left)
+    assert not refused.verified
+    np.testing.assert_array_equal(refused.T_map_base, plain.T_map_base)
+
+
 def test_a_verified_pose_is_given_for_the_base_with_what_the_lever_adds():
     T_cam_base = np.eye(4)
     T_cam_base[0, 3] = -10.0

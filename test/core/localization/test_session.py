@@ -8,6 +8,7 @@ import pytest
 
 from regvpr_core.errors import ConfigError, ImageError, MapError
 from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.localization.session import SessionConfig, SessionLoops
 from regvpr_core.localization.verification import Verification
 from regvpr_core.places.place_map import PlaceMap
@@ -151,6 +152,70 @@ def test_odometry_that_starts_anew_on_the_way_closes_nothing_false(session):
     for one in found:
         apart_m = (one.query_stamp_ns - one.reference_stamp_ns) / SECOND * STEP_M
         assert abs(apart_m - RING_M) <= NEAR_M
+
+
+def test_after_odometry_began_anew_a_saved_map_holds_one_frame_only(session, tmp_path):
+    ring = Ring()
+    drive(session, ring, RING_M)
+    before = len(session)
+    for step in range(30):
+        T = ring.pose(RING_M + step * STEP_M)
+        T[:2, 3] += 500.0
+        session.update(ring.view(step * STEP_M, (80 + step) * SECOND), T)
+    assert session.odometry_restarts == 1
+    assert len(session) > before
+    assert session.save(tmp_path / 'map') == len(session) - before
+    with PlaceMap.open(tmp_path / 'map') as place_map:
+        assert (place_map.T_map_cam[:, 0, 3] > 400.0).all()
+
+
+def test_odometry_that_is_not_finite_counts_as_none(session):
+    ring = Ring()
+    for step in range(20):
+        session.update(ring.view(step * STEP_M, step * SECOND), np.full((4, 4), np.nan))
+    assert len(session) > 5
+    assert np.isnan(session.store.T_odom_cam).all()
+    assert drive(session, ring, 100.0, start_m=20 * STEP_M) == []
+    assert len(session) > 50
+
+
+def test_more_keyframes_of_new_streets_than_may_be_kept_are_thinned_and_nothing_breaks():
+    """Each comparison must be with the keyframes that are there after some have gone."""
+    session = SessionLoops(ENCODER, SessionConfig(max_keyframes=100, exclude_s=5.0, exclude_m=5.0))
+    rng = np.random.default_rng(0)
+    T = np.eye(4)
+    for step in range(400):
+        T = T.copy()
+        T[0, 3] += STEP_M
+        row = rng.normal(size=DIMENSION).astype(np.float32)
+        frame = Frame(stamp_ns=step * SECOND, rgb=BLANK, T_base_cam=np.eye(4))
+        assert session.update(Description(frame, row / np.linalg.norm(row)), T) == ()
+        if session.hypothesis is not None:
+            assert session.hypothesis.reference_id in session.store.ids
+    assert len(session) <= 100
+
+
+def test_a_closure_that_is_refused_marks_nothing_as_seen_before(monkeypatch):
+    monkeypatch.setattr('regvpr_core.localization.session.Verifier', lambda *_: SimpleNamespace(
+        verify=lambda features, at, camera: (
+            Verification(keyframe_id=at[0], matches=50, inliers=5, log_odds=-1.0),)))
+    session = SessionLoops(ENCODER, SessionConfig())
+    session._features = 'patch'
+    assert drive(session, Ring(), 2 * RING_M) == []
+    assert (session.store.revisit_of == -1).all()
+
+
+def test_a_description_without_the_features_that_the_session_needs_is_not_taken():
+    view = Ring().view(0.0, 0)
+    session = SessionLoops(ENCODER, SessionConfig())
+    assert session.takes(view)
+    session._features = 'patch'
+    assert not session.takes(view)
+    points = LocalFeatures(kind='xfeat', width=8, height=8, xy=np.zeros((1, 2)),
+                           descriptors=np.ones((1, 4), np.float32))
+    assert not session.takes(Description(view.frame, view.descriptor, points))
+    session._features = 'xfeat'
+    assert session.takes(Description(view.frame, view.descriptor, points))
 
 
 def test_memory_is_bounded_on_a_long_drive_and_loops_still_close():

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from regvpr_core.localization.settings import LocalizerConfig
@@ -19,14 +21,17 @@ def evidence(**changes) -> Evidence:
     ({'here': 0.45, 'elsewhere': 0.4}, State.AMBIGUOUS, 'two places: 0.45 and 0.40'),
     ({'here': 0.6}, State.LOST, 'best place has 0.60'),
     ({'seen': 1.2}, State.LOST, 'the believed place is not seen (score 1.2)'),
-    ({}, State.LOST, 'one place has 0.95, so far over 2.0 of 4.0 m')])
+    ({'seen': -math.inf}, State.LOST, 'the believed place is not seen (not found)'),
+    ({}, State.LOST, 'one place has 0.95, so far over 0.0 of 4.0 m')])
 def test_each_state_has_its_reason(changes, state, reason):
     assert Decider(CONFIG).decide(evidence(**changes)) == (state, reason)
 
 
 def test_a_place_must_be_believed_over_some_way():
     decider = Decider(CONFIG)
-    assert decider.decide(SURE)[0] is State.LOST
+    # The way to the first image that shows it says nothing of it, however long.
+    assert decider.decide(evidence(way_m=50.0))[0] is State.LOST
+    assert decider.decide(SURE) == (State.LOST, 'one place has 0.95, so far over 2.0 of 4.0 m')
     assert decider.decide(SURE) == (State.LOCALIZED, 'one place has 0.95')
 
 
@@ -41,13 +46,14 @@ def test_a_doubt_on_the_way_begins_the_confirmation_anew():
     decider.decide(SURE)
     decider.decide(evidence(here=0.85))
     assert decider.decide(SURE)[0] is State.LOST
+    assert decider.decide(SURE)[0] is State.LOST
     assert decider.decide(SURE)[0] is State.LOCALIZED
 
 
 def test_a_believed_place_is_kept_with_less_and_lost_below_that():
     decider = Decider(CONFIG)
-    decider.decide(SURE)
-    decider.decide(SURE)
+    for _ in range(3):
+        decider.decide(SURE)
     assert decider.decide(evidence(here=0.75, seen=1.2))[0] is State.LOCALIZED
     assert decider.decide(evidence(here=0.65))[0] is State.LOST
     # Below the keeping threshold once, the higher one counts again.
@@ -56,7 +62,7 @@ def test_a_believed_place_is_kept_with_less_and_lost_below_that():
 
 def test_a_reset_forgets_that_a_place_was_believed():
     decider = Decider(CONFIG)
-    decider.decide(SURE)
-    decider.decide(SURE)
+    for _ in range(3):
+        decider.decide(SURE)
     decider.reset()
     assert decider.decide(evidence(here=0.75))[0] is State.LOST

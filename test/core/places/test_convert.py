@@ -10,7 +10,7 @@ import pytest
 
 from regvpr_core.errors import BagError, ImageError, MapError
 from regvpr_core.images import decode
-from regvpr_core.places.convert import convert_map, from_folder, Recorded
+from regvpr_core.places.convert import convert_map, from_folder, Recorded, source_of
 from regvpr_core.places.map_files import Manifest
 from regvpr_core.places.map_writer import MapWriter
 from regvpr_core.places.place_map import PlaceMap
@@ -172,10 +172,58 @@ def test_a_picture_that_is_named_twice_is_described_once(make, tmp_path, small_e
 
 def test_keyframes_are_found_by_camera_and_stamp(make):
     with make() as place_map:
-        recorded = Recorded(place_map)
-        assert recorded.find('front', 1_700_000_000_000_000_004) == 4
-        assert recorded.find('rear', 1_700_000_000_000_000_004) is None
-        assert recorded.find('front', 4) is None
+        for path in (Path('lap'), Path('x/lap'), Path('renamed')):
+            recorded = Recorded(place_map, path)
+            assert recorded.find('front', 1_700_000_000_000_000_004) == [4]
+            assert recorded.find('rear', 1_700_000_000_000_000_004) == []
+            assert recorded.find('front', 4) == []
+
+
+@pytest.fixture
+def two_drives(tmp_path, manifest, rows, place) -> Callable[..., PlaceMap]:
+    """A map of two drives whose clocks and picture names begin alike: of three and of four."""
+    def run(day: str, dusk: str) -> PlaceMap:
+        with MapWriter.create(tmp_path / 'map', manifest) as writer:
+            writer.append([
+                place(n, row, stamp_ns=10 + i, source=source, image=f'{i}.png')
+                for n, (row, (source, i)) in enumerate(zip(
+                    rows(7), [*((day, i) for i in range(3)), *((dusk, i) for i in range(4))],
+                    strict=True))])
+        return PlaceMap.open(tmp_path / 'map', index='none')
+    return run
+
+
+def test_an_image_of_another_recording_with_the_same_stamp_is_not_taken(two_drives):
+    with two_drives('day', 'dusk') as place_map:
+        day, dusk, other = (Recorded(place_map, Path(name)) for name in ('day', 'dusk', 'other'))
+        assert [day.find('front', 10 + i) for i in range(4)] == [[0], [1], [2], []]
+        assert [dusk.find('front', 10 + i) for i in range(4)] == [[3], [4], [5], [6]]
+        # One of a name that the map does not know may be either.
+        assert [other.find('front', 10 + i) for i in range(4)] == [[0, 3], [1, 4], [2, 5], [6]]
+
+
+def test_folders_of_one_name_are_told_apart_by_the_folders_they_lie_in(
+        two_drives, tmp_path, noise):
+    names = [f'{i}.png' for i in range(4)]
+    day, dusk = (write_pictures(tmp_path / name / 'images', noise(4), names)
+                 for name in ('day', 'dusk'))
+    with two_drives('day/images', 'dusk/images') as place_map:
+        assert [source_of(place_map, path) for path in (day, dusk, tmp_path)] == [
+            'day/images', 'dusk/images', None]
+        assert [i for i, _ in from_folder(place_map, day)] == [0, 1, 2]
+        assert [i for i, _ in from_folder(place_map, dusk)] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize('folder', ['images', 'renamed'])
+def test_keyframes_that_share_their_name_get_no_picture_and_are_told(
+        two_drives, tmp_path, noise, folder):
+    """A map of before sources of one name were told apart, or a folder that was renamed."""
+    found = write_pictures(tmp_path / folder, noise(3), ['0.png', '2.png', '3.png'])
+    source = ('images', 'images') if folder == 'images' else ('day', 'dusk')
+    with two_drives(*source) as place_map:
+        unclear: set[int] = set()
+        assert [i for i, _ in from_folder(place_map, found, unclear)] == [6]
+        assert unclear == {0, 3, 2, 5}
 
 
 def test_no_folder_is_refused(make, tmp_path):

@@ -3,14 +3,23 @@
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import replace
+import json
 from pathlib import Path
+import zlib
 
 import numpy as np
 import pytest
 
 from regvpr_core.errors import MapError
 from regvpr_core.places import fleet
-from regvpr_core.places.index_milvus import check_site, Collection, Model, TOKEN_VARIABLE
+from regvpr_core.places.index_milvus import (
+    check_site,
+    Collection,
+    cut,
+    joined,
+    Model,
+    TOKEN_VARIABLE,
+)
 from regvpr_core.places.index_rows import unit
 from regvpr_core.places.map_files import Manifest
 from regvpr_core.places.map_writer import MapWriter
@@ -255,3 +264,208 @@ def test_a_wrong_token_is_one_line_that_does_not_tell_it(lab, stern_server, monk
         Collection(stern_server, model_of(lab))
     assert 'hunter2' not in str(refused.value)
     assert '\n' not in str(refused.value)
+
+
+FIELDS = ['pk', 'map_id', 'keyframe', 'crc', 'record', 'thumbnail', 'local_features', 'descriptor']
+BLOB_FIELDS = ['pk', 'map_id', 'name', 'part', 'parts', 'crc', 'value', 'nothing']
+NONSENSE = {
+    'no base64': ['!'], 'no JSON': cut(b'{'), 'no text': cut(b'\xff'), 'a list': cut(b'[]'),
+    'an empty table': cut(b'{}'), 'nested without end': cut(b'[' * 100_000),
+    'no map id': cut(b'{"manifest": {}}'), 'a map id of 5': cut(b'{"manifest": {"map_id": 5}}'),
+    'a list for a manifest': cut(b'{"manifest": [1]}'),
+}
+
+
+def change(collection: Collection, condition: str, **fields: object) -> None:
+    """Other values in a row that belongs to a whole map or to the collection."""
+    [row] = collection.get(condition, BLOB_FIELDS, blobs=True)
+    collection.put('lab' if row['map_id'] else '_default', [row | fields], blobs=True)
+
+
+def change_state(collection: Collection, **fields: object) -> None:
+    """Other words in what the push of a map said at its end."""
+    [row] = collection.get('name == "manifest"', ['value'], 'lab', blobs=True)
+    state = json.loads(joined(row['value']))
+    manifest = state['manifest'] | fields.pop('manifest', {})
+    text = json.dumps(state | {'manifest': manifest} | fields)
+    change(collection, 'name == "manifest"', value=cut(text.encode()))
+
+
+def test_a_manifest_that_is_nonsense_hides_its_map_until_it_is_pushed_again(lab, uri, tmp_path):
+    with PlaceMap.open(lab, index='none') as place_map, \
+            Collection(uri, place_map.model, create='FLAT') as collection:
+        query = place_map.descriptors()[3]
+        for name, value in NONSENSE.items():
+            fleet.push(place_map, collection, 'lab')
+            assert fleet.find(collection, query, 1)[0].site == 'lab'
+            change(collection, 'name == "manifest"', value=value)
+            with pytest.raises(MapError, match='lab holds 0 maps that were pushed to their end '
+                                               'and can be read'):
+                fleet.pull(collection, 'lab', tmp_path / 'back')
+            assert [match.site for match in fleet.find(collection, query, 2)] == ['', '']
+            with pytest.raises(MapError, match=r'push the map again|run regvpr map push'):
+                PlaceMap.open(lab, index=f'milvus:{uri}')
+            assert fleet.push(place_map, collection, 'lab').written == 0, name
+        assert fleet.pull(collection, 'lab', tmp_path / 'back') == 40
+
+
+def test_one_bad_manifest_does_not_keep_a_fleet_from_its_other_maps(lab, uri, tmp_path):
+    with PlaceMap.open(lab, index='none') as place_map, \
+            Collection(uri, place_map.model, create='FLAT') as collection:
+        fleet.push(place_map, collection, 'lab')
+        for site in ('lab', 'yard'):
+            collection.add_site(site)
+            collection.put(site, [{
+                'pk': f'{site}/manifest', 'map_id': site, 'name': 'manifest', 'part': 0,
+                'parts': 1, 'crc': 0, 'value': ['!'], 'nothing': [0.0, 0.0]}], blobs=True)
+        assert fleet.push(place_map, collection, 'lab').there == 40
+        assert fleet.pull(collection, 'lab', tmp_path / 'back') == 40
+        assert fleet.find(collection, place_map.descriptors()[3], 1)[0].site == 'lab'
+        with pytest.raises(MapError, match=r'in the partition lab .* already'):
+            fleet.push(place_map, collection, 'yard')
+
+
+STATES = (
+    {'keyframes': 'x'}, {'keyframes': -1}, {'keyframes': 10**12}, {'keyframes': float('inf')},
+    {'attachments': [1]}, {'attachments': {'calibration': 'x'}},
+    {'attachments': {'x" or name != "': 1}}, {'attachments': {'calibration': 10**400}},
+    {'digest': None}, {'manifest': {'dimension': 'x'}}, {'manifest': {'dimension': 47}},
+    {'manifest': {'extrinsics': {'front': 5}}}, {'manifest': {'extrinsics': {'front': [0.0] * 7}}},
+    {'manifest': {'map_id': 'x" or map_id != "'}}, {'manifest': {'colour': 1}},
+)
+
+
+def test_a_state_that_nobody_could_use_is_one_line(lab, uri, tmp_path):
+    push(lab, uri)
+    with Collection(uri, model_of(lab)) as collection:
+        [row] = collection.get('name == "manifest"', ['value'], 'lab', blobs=True)
+        for fields in STATES:
+            change(collection, 'name == "manifest"', value=row['value'])
+            change_state(collection, **fields)
+            with pytest.raises(MapError):
+                fleet.pull(collection, 'lab', tmp_path / 'back')
+            assert not (tmp_path / 'back').exists()
+
+
+MODELS = (
+    *(value for name, value in NONSENSE.items() if 'map' not in name),
+    cut(b'{"name": "m", "fingerprint": "f", "dimension": "x"}'),
+    cut(b'{"name": "m", "fingerprint": "f", "dimension": 0}'),
+    cut(b'{"name": "m", "fingerprint": "f", "dimension": 99999}'),
+    cut(b'{"name": "m", "fingerprint": "f"}'),
+    cut(b'{"name": "m", "fingerprint": "f", "dimension": 48, "colour": 1}'),
+)
+
+
+def test_a_collection_whose_model_is_nonsense_is_refused(lab, uri):
+    push(lab, uri)
+    words = r'does not say whose descriptors it holds|cannot be read .*; push the map again'
+    with Collection(uri, model_of(lab)) as collection:
+        for value in MODELS:
+            change(collection, 'name == "model"', value=value)
+            for attempt in (lambda: fleet.any_model(uri, '', TOKEN_VARIABLE),
+                            lambda: Collection(uri, model_of(lab))):
+                with pytest.raises(MapError, match=words):
+                    attempt()
+
+
+def test_an_attachment_that_is_damaged_is_refused(lab, uri, tmp_path):
+    push(lab, uri)
+    with Collection(uri, model_of(lab)) as collection:
+        [row] = collection.get('name == "attachment/calibration"', BLOB_FIELDS, blobs=True)
+        for fields, words in (
+                ({'parts': 10**9}, '1000000000 pieces, 13 bytes so far; at most 268435456'),
+                ({'parts': 2}, 'piece 1 of 2 is missing'), ({'value': ['!']}, ''),
+                ({'value': []}, 'its checksum is another')):
+            collection.put('lab', [row | fields], blobs=True)
+            with pytest.raises(MapError, match=f'attachment calibration in .* damaged.*{words}'):
+                fleet.pull(collection, 'lab', tmp_path / 'back')
+
+
+def test_an_attachment_of_a_server_that_always_has_another_piece_ends(lab, uri, tmp_path,
+                                                                      monkeypatch):
+    push(lab, uri)
+    monkeypatch.setattr(fleet, 'MAX_ATTACHMENT_BYTES', 100_000)
+    with Collection(uri, model_of(lab)) as collection:
+        get, asked = collection.get, []
+
+        def more(condition: str, *rest, **named):
+            if 'attachment' not in condition:
+                return get(condition, *rest, **named)
+            asked.append(condition)
+            return [{'parts': 300, 'value': cut(bytes(30_000))}]
+
+        monkeypatch.setattr(collection, 'get', more)
+        with pytest.raises(MapError, match='300 pieces, 120000 bytes so far; at most 100000'):
+            fleet.pull(collection, 'lab', tmp_path / 'back')
+    assert len(asked) == 4
+
+
+RECORDS = (
+    {'camera': 5}, {'source': None}, {'image': ['a']}, {'T_map_cam': [0.0] * 12},
+    {'T_map_cam': [1e15] * 12}, {'T_map_cam': 'x'}, {'stamp_ns': 'x'}, {'stamp_ns': str(2**70)},
+    {'covariance': [1.0]}, {'has': 5},
+)
+
+
+def test_a_keyframe_that_no_map_keeps_is_refused_though_its_checksum_fits(lab, uri, tmp_path):
+    with PlaceMap.open(lab, index='none') as place_map, \
+            Collection(uri, place_map.model, create='FLAT') as collection:
+        fleet.push(place_map, collection, 'lab')
+        [row] = collection.get('keyframe == 7', FIELDS, 'lab')
+        for fields in RECORDS:
+            record = row['record'] | fields
+            crc = zlib.crc32(json.dumps(record).encode())
+            for part in (joined(row['thumbnail']), joined(row['local_features']),
+                         np.asarray(row['descriptor'], '<f2').tobytes()):
+                crc = zlib.crc32(part, crc)
+            collection.put('lab', [row | {'record': record, 'crc': crc}])
+            with pytest.raises(MapError, match='keyframe'):
+                fleet.pull(collection, 'lab', tmp_path / 'back')
+            assert not (tmp_path / 'back').exists()
+        assert fleet.push(place_map, collection, 'lab').written == 1
+        assert fleet.pull(collection, 'lab', tmp_path / 'back') == 40
+
+
+def test_rows_of_a_server_that_keeps_no_schema_are_one_line(lab, uri, tmp_path, monkeypatch):
+    push(lab, uri)
+    with PlaceMap.open(lab, index=f'milvus:{uri}') as place_map, \
+            Collection(uri, place_map.model) as collection:
+        query = place_map.descriptors()[0]
+        good = {'map_id': 'lab1', 'keyframe': 0, 'descriptor': query}
+        for hit, words in (
+                ({}, "'map_id'"), ({'map_id': 'lab1', 'keyframe': 0}, "'descriptor'"),
+                (good | {'keyframe': 'x'}, "has 'x' for its keyframe"),
+                (good | {'keyframe': 2**70}, 'expected a whole number'),
+                (good | {'descriptor': 'x'}, 'damaged'),
+                (good | {'descriptor': [1.0]}, r'a descriptor of shape \(1,\)'),
+                (good | {'descriptor': [np.nan] * 48}, 'not finite')):
+            monkeypatch.setattr(collection, 'nearest', lambda *_, hit=hit, **__: [hit])
+            with pytest.raises(MapError, match=words):
+                fleet.find(collection, query, 1)
+        monkeypatch.setattr(Collection, 'nearest', lambda *_, **__: [{'keyframe': None}])
+        with pytest.raises(MapError, match="has 'None' for its keyframe"):
+            place_map.search(query, 1)
+        get = collection.get
+        for field in ('keyframe', 'crc'):
+            def without(*arguments, field=field, **named):
+                return [{k: v for k, v in row.items() if k != field}
+                        for row in get(*arguments, **named)]
+            monkeypatch.setattr(collection, 'get', without)
+            with pytest.raises(MapError, match=f'{field}'):
+                fleet.pull(collection, 'lab', tmp_path / 'back')
+            with pytest.raises(MapError, match=f'{field}'):
+                fleet.push(place_map, collection, 'lab')
+
+
+def test_an_answer_in_no_form_of_milvus_is_one_line(lab, uri, monkeypatch):
+    push(lab, uri)
+    with Collection(uri, model_of(lab)) as collection:
+        for answer in ([5], None, [[{}]], 'x'):
+            for name in ('search', 'describe_collection'):
+                monkeypatch.setattr(collection._client, name, lambda *_, a=answer, **__: a)
+            for ask in (lambda: collection.nearest(np.ones(48, np.float32), 1),
+                        lambda: collection._open('')):
+                with pytest.raises(MapError, match='gives an answer that cannot be read') as told:
+                    ask()
+                assert uri in str(told.value)

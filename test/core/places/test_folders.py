@@ -152,6 +152,31 @@ def test_latitudes_in_a_table_become_metres(tmp_path):
     assert frames[2].refused == 'its position is not on the Earth'
 
 
+def test_an_absurd_position_is_a_jump_and_not_the_origin(tmp_path):
+    rows = [(0.0, 11.0), (48.5, 11.5), *((48.0 + 1e-4 * i, 11.0) for i in range(6))]
+    for i in range(len(rows)):
+        picture(tmp_path / f'{i}.png')
+
+    def write(*columns: str) -> None:
+        lines = [f'{i}.png,{lat},{lon}{f",{i}" if columns else ""}'
+                 for i, (lat, lon) in enumerate(rows)]
+        (tmp_path / 'poses.csv').write_text('\n'.join(
+            [','.join(('image', 'lat', 'lon', *columns)), *lines]))
+
+    write('stamp')
+    source, frames = opened(tmp_path)
+    assert source.origin.lat_deg == 48.0
+    assert source.notes[0] == f'2 positions in {tmp_path} are jumps: left out'
+    assert [f.refused for f in frames[:2]] == ['its GPS position is a jump'] * 2
+    assert [f.T_map_cam is None for f in frames] == [True] * 2 + [False] * 6
+    assert frames[-1].T_map_cam[1, 3] == pytest.approx(5 * 11.12, abs=0.01)
+    # Without times none is too fast; on another continent is too far still.
+    write()
+    source, frames = opened(tmp_path)
+    assert source.origin.lat_deg == 48.5
+    assert [f.T_map_cam is None for f in frames] == [True] + [False] * 7
+
+
 # Names.
 
 def test_the_names_of_the_benchmarks_are_read(tmp_path):

@@ -103,6 +103,10 @@ UNREADABLE = {
         intrinsics={'front': {**SIZE, 'K': [0.0] * 9, 'model': '', 'D': []}}),
     'a lens whose model is no name': manifest(
         intrinsics={'front': {**SIZE, 'K': K, 'model': {'a': 1}, 'D': []}}),
+    'a lens of numbers beyond all floats': manifest(
+        intrinsics={'front': {**SIZE, 'K': [10**400, *K[1:]], 'model': '', 'D': []}}),
+    'a camera mounted beyond all floats': manifest(
+        extrinsics={'front': [10**400, 0, 0, 0, 0, 0, 1]}),
     'descriptors of another length': manifest(dimension=8),
 }
 WITHOUT_DIRECTION = {'a descriptor of zeros': descriptor(0.0),
@@ -114,6 +118,9 @@ HARMLESS = {
     'the first moment there is': keyframe(stamp_ns=-2**63),
     'a thumbnail that is no picture': thumbnail(b'garbage'),
     'a thumbnail too large to be': thumbnail(wide_jpeg()),
+    'orders to a terminal in the manifest': manifest(
+        model='\x1b[2J', sources=['\x1b]0;owned\x07'], features='\x9b31m'),
+    'half a character in the manifest': manifest(map_frame='\ud800', sources=['a\ud800']),
     'settings of nobody': manifest(config={'keyframes': [1]}, preprocessing={'size': 'x'}),
 }
 
@@ -136,7 +143,9 @@ def tools(make, tmp_path, capsys) -> Callable[..., dict[str, int]]:
                 continue
             verb = 'merge' if name == 'align' else name
             codes[name] = main(['map', verb, str(path), *map(str, arguments)])
-            told = capsys.readouterr().err.strip().splitlines()
+            out, err = capsys.readouterr()
+            assert not set('\x07\x1b\x9b') & set(out + err)  # a terminal would obey
+            told = err.strip().splitlines()
             if codes[name]:
                 assert told[-1].startswith('regvpr: ')
         return codes
@@ -171,6 +180,31 @@ def test_what_is_odd_but_harmless_does_not_stop_a_tool(name, make, tools):
     HARMLESS[name](path)
     # Whether two maps of the same twelve places agree is not asked here.
     assert set(tools(path, align=False).values()) == {0}
+
+
+def test_a_strangers_names_are_shown_without_what_a_terminal_obeys(make, capsys):
+    path = make('map')
+    HARMLESS['control characters and markup'](path)
+    manifest(map_frame='\ud800', sources=['a\x1b]0;owned\x07', 'b'])(path)
+    assert main(['map', 'info', str(path)]) == 0
+    out, _ = capsys.readouterr()
+    for line in (('cameras', '<script>alert(1)</script>\ufffd[2J, front'), ('frame', '\ufffd'),
+                 ('sources', 'a\ufffd]0;owned\ufffd, b')):
+        assert line in [tuple(map(str.strip, row.split('│')[1:3])) for row in out.splitlines()
+                        if row.count('│') == 3]
+    assert main(['map', 'info', str(path), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['frame'] == '\ud800'
+
+
+def test_an_error_that_quotes_a_map_is_one_line_without_what_a_terminal_obeys(make, tmp_path,
+                                                                             capsys):
+    path, picture = make('map'), tmp_path / 'a.png'
+    picture.write_bytes(cv2.imencode('.png', np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    manifest(model='\x1b]0;owned\x07\n\ud800')(path)
+    assert main(['localize', str(path), str(picture)]) == 1
+    _, err = capsys.readouterr()
+    assert f'map {path} was built with \ufffd]0;owned\ufffd \ufffd, which cannot' in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_compressed_map_without_its_projection_is_not_sound(make, capsys):

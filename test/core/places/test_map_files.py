@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize('name', ['map.db', 'descriptors.f16', 'map.db-wal', 'map.db-shm',
-                                  'map.lock'])
+                                  'map.db-journal', 'map.lock'])
 @pytest.mark.parametrize('kind', ['link', 'dangling link', 'pipe', 'folder'])
 def test_a_map_reaches_nothing_outside_its_folder(make_map, tmp_path, name, kind):
     path = make_map(3)
@@ -53,6 +54,29 @@ def test_a_map_reaches_nothing_outside_its_folder(make_map, tmp_path, name, kind
     report = verify(path)
     assert f'its {name} is no plain file' in report.refusal
     assert (outside.read_bytes() if outside.exists() else None) == before
+
+
+def hot_journal(names: Path) -> bytes:
+    """A rollback journal without pages of a database of 4 pages; part of what `names` leads."""
+    magic, name = bytes.fromhex('d9d505f920a163d7'), str(names).encode()
+    header = magic + struct.pack('>5I', 0, 0, 4, 512, 4096)
+    return header.ljust(512, b'\0') + struct.pack('>I', 0x40000000 // 4096 + 1) + name \
+        + struct.pack('>II', len(name), sum(name)) + magic
+
+
+@pytest.mark.parametrize('attempt', [PlaceMap.open, MapWriter.append_to])
+def test_a_journal_of_a_stranger_is_not_rolled_back(make_map, tmp_path, attempt):
+    """It names a file that SQLite would read and delete."""
+    path, outside = make_map(3), tmp_path / 'outside'
+    outside.write_bytes(b'precious')
+    (path / 'map.db-journal').write_bytes(hot_journal(outside))
+    with pytest.raises(MapError, match=f'map {path} is refused: it has a map.db-journal, which '
+                                       f'no finished map has'):
+        attempt(path)
+    assert 'it has a map.db-journal' in verify(path).refusal
+    assert outside.read_bytes() == b'precious'
+    (path / 'map.db-journal').write_bytes(b'')
+    attempt(path).close()
 
 
 def test_a_link_to_a_map_is_a_map(make_map, tmp_path):

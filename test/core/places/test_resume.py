@@ -11,13 +11,14 @@ import pytest
 
 from regvpr_core.errors import MapError
 from regvpr_core.geodesy import GpsConfig
+from regvpr_core.places import compression
 from regvpr_core.places.builder import build_map, BuildConfig
 from regvpr_core.places.folders import FolderOptions, open_folder
 from regvpr_core.places.frame_quality import QualityConfig
 from regvpr_core.places.frames import PosedFrame
 from regvpr_core.places.keyframes import KeyframeConfig
 from regvpr_core.places.map_writer import MapWriter
-from regvpr_core.places.partial_map import kept_keyframes, partial_folder
+from regvpr_core.places.partial_map import kept_keyframes, partial_folder, PartialMap
 from regvpr_core.places.place_map import PlaceMap
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +103,9 @@ def test_a_build_killed_again_and_again_ends_as_one_that_was_not(
     assert run.returncode == 0, run.stderr[-2000:]
     assert int(run.stdout) >= 3  # kills; the last builds may have been through before theirs
     assert sorted(p.name for p in tmp_path.iterdir()) == ['cut', 'lap', 'whole']
-    assert sorted(p.name for p in (tmp_path / 'cut').iterdir()) == ['descriptors.f16', 'map.db']
+    # Killed right after it had its name, a map keeps what was noted of its build.
+    assert {'descriptors.f16', 'map.db'} <= {p.name for p in (tmp_path / 'cut').iterdir()} <= {
+        'descriptors.f16', 'map.db', 'about.json', 'probe.json', 'state-0.json', 'state-1.json'}
     rows, descriptors = content(tmp_path / 'whole')
     assert len(rows) == 42
     assert content(tmp_path / 'cut') == (rows, descriptors)
@@ -286,6 +289,62 @@ def test_a_full_disk_keeps_what_is_committed(build, tmp_path, noise, monkeypatch
     assert kept_keyframes(tmp_path / 'map') == 6
     assert build(frames_of(folder), resume=True).kept == whole.kept
     assert content(tmp_path / 'map') == content(tmp_path / 'whole')
+
+
+def test_a_build_that_could_not_give_its_map_the_name_goes_on(
+        build, tmp_path, noise, monkeypatch):
+    folder = write_folder(tmp_path / 'lap', noise(30))
+    whole = build(frames_of(folder), 'whole')
+
+    def fail(*_: object) -> None:
+        raise OSError('Input/output error')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'replace', fail)
+        with pytest.raises(MapError, match=r'cannot write map .*Input/output error'):
+            build(frames_of(folder))
+    assert kept_keyframes(tmp_path / 'map') == whole.kept > 0
+    with pytest.raises(MapError, match='go on with it by --resume'):
+        build(frames_of(folder))
+    assert build(frames_of(folder), resume=True).resumed == whole.kept
+    assert sorted(p.name for p in (tmp_path / 'map').iterdir()) == ['descriptors.f16', 'map.db']
+    assert content(tmp_path / 'map') == content(tmp_path / 'whole')
+
+
+def test_what_a_compressed_map_was_made_from_does_not_stay_for_good(
+        build, tmp_path, noise, monkeypatch):
+    folder = write_folder(tmp_path / 'lap', noise(30))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialMap, 'discard', killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(frames_of(folder), compress='pca:6')
+    assert partial_folder(tmp_path / 'map').exists()
+    with pytest.raises(MapError, match=r'map exists; .*\.map\.partial, left over from its build, '
+                                       r'is removed'):
+        build(frames_of(folder), resume=True, compress='pca:6')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['lap', 'map']
+    with PlaceMap.open(tmp_path / 'map') as place_map:
+        assert (len(place_map), place_map.manifest.compress) == (21, 'pca:6')
+
+
+@pytest.mark.parametrize('step', ['attach', '_compare'])
+def test_a_compressed_map_has_its_name_when_all_is_done(build, tmp_path, noise, monkeypatch, step):
+    """Till then the build can be resumed, as a message says."""
+    folder = write_folder(tmp_path / 'lap', noise(30))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapWriter if step == 'attach' else compression, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(frames_of(folder), compress='pca:6')
+    assert [p.name for p in tmp_path.iterdir() if 'map' in p.name] == ['.map.partial']
+    assert build(frames_of(folder), resume=True, compress='pca:6').resumed == 21
 
 
 def test_what_is_kept_does_not_depend_on_how_far_is_decoded_ahead(build, tmp_path, noise):
