@@ -45,9 +45,12 @@ class DecodeAhead:
     only one that comes within a period of the expected end of a turn is decoded.
     """
 
-    def __init__(self, decode: Callable[[str, Any], RGB]) -> None:
-        """decode: camera and bytes to pixels; may raise ImageError."""
+    def __init__(self, decode: Callable[[str, Any], RGB],
+                 now: Callable[[], float] = time.monotonic) -> None:
+        """decode: camera and bytes to pixels; may raise ImageError. now: a clock, s."""
         self._decode = decode
+        self._now = now
+        self.decoded = 0
         self._mailbox: Mailbox[Arrival] = Mailbox()
         self._began_s: float | None = None
         self._turn_s: float | None = None
@@ -57,14 +60,16 @@ class DecodeAhead:
 
     def began(self) -> None:
         """The worker took what was there."""
-        self._began_s = time.monotonic()
+        self._began_s = self._now()
 
-    def ended(self) -> None:
-        """The worker is done with it."""
+    def ended(self, looked: bool = True) -> None:
+        """The worker is done with it. looked: the network ran; other turns tell nothing."""
         if self._began_s is None:
             return
-        turn_s = time.monotonic() - self._began_s
+        turn_s = self._now() - self._began_s
         self._began_s = None
+        if not looked:
+            return
         self._turn_s = turn_s if self._turn_s is None else \
             self._turn_s + SHARE_NEW * (turn_s - self._turn_s)
 
@@ -91,7 +96,9 @@ class DecodeAhead:
             for camera, arrival in arrivals.items():
                 try:
                     arrival.pixels(lambda c=camera, a=arrival: self._decode(c, a.raw))
+                    self.decoded += 1
                 except ImageError:
                     pass  # the worker will say so
                 except Exception:  # noqa: BLE001 - the same
                     pass
+            arrivals = arrival = None  # else the last image stays in memory

@@ -29,6 +29,11 @@ class Gate:
         """Let images through until a fix was found (`ask(False)`)."""
         self._asked = wanted
 
+    @property
+    def admits_all(self) -> bool:
+        """Whether no image is held back now."""
+        return self._asked or not (self._on_request or self._interval_ns or self._distance_m)
+
     def admits(self, camera: str, stamp_ns: int, T_odom_base: Array | None) -> bool:
         """True where the image is to be looked at; it is then the last one.
 

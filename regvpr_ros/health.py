@@ -24,6 +24,7 @@ class Health:
     localized: int = 0
     too_old: int = 0
     held_back: int = 0
+    decoded_ahead: int = 0
     loop_closures: int = 0
     started_at: float = field(default_factory=time.monotonic)
     busy_since: float | None = None
@@ -119,6 +120,7 @@ class Health:
             'dropped for newer ones': str(dropped),
             'dropped as too old': str(self.too_old),
             'held back by rate or trigger': str(self.held_back),
+            'decoded ahead': str(self.decoded_ahead),
             **{f'bad: {cause}': str(count) for cause, count in sorted(self.bad.items())},
             'bad images': str(sum(self.bad.values())),
             'image rate (Hz)': f'{self.rate_hz():.1f}',

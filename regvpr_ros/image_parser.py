@@ -29,7 +29,7 @@ class ImageParser:
         """
         kind = COMPRESSED if self._is_compressed(camera) else RAW
         try:
-            message: Any = self._types.deserialize_cdr(raw, kind)
+            message: Any = self._types.deserialize_cdr(memoryview(raw), kind)
             stamp = message.header.stamp
             header = Header(stamp=Time(sec=stamp.sec, nanosec=stamp.nanosec),
                             frame_id=message.header.frame_id)

@@ -264,7 +264,7 @@ class LocalizeNode(LifecycleNode):
             self._health.image_arrived()
             arrival = Arrival(raw, time.monotonic())
             self._mailbox.put(arrival, camera)
-            if compressed and self._ahead is not None:
+            if compressed and self._ahead is not None and self._pipeline.gate.admits_all:
                 self._ahead.offer(camera, arrival)
 
         return on_image
@@ -412,19 +412,22 @@ class LocalizeNode(LifecycleNode):
     def _work(self) -> None:
         while (arrivals := self._mailbox.take()) is not None:
             self._health.busy_since = time.monotonic()
-            self._ahead.began()
+            looked = False
             try:
                 with self._swap:
-                    self._look(arrivals)
+                    self._ahead.began()
+                    looked = self._look(arrivals)
             except ImageError as error:
                 self._refuse('image', str(error))
             except Exception as error:  # noqa: BLE001 - one bad frame must not strand the robot
                 self._refuse('internal', f'{type(error).__name__}: {error}')
             self._health.busy_since = None
-            self._ahead.ended()
+            self._ahead.ended(looked)
+            self._health.decoded_ahead = self._ahead.decoded
+            arrivals = None  # while it waits, the last image does not stay in memory
 
-    def _look(self, arrivals: dict[str, Arrival]) -> None:
-        """Localize what the cameras sent, and publish what came out."""
+    def _look(self, arrivals: dict[str, Arrival]) -> bool:
+        """Localize what the cameras sent, and publish what came out; whether there was any."""
         localizer = self._localizer
         of_map = None if localizer is None else localizer.place_map.manifest.extrinsics
         views, anew = self._pipeline.views(arrivals, of_map)
@@ -447,6 +450,7 @@ class LocalizeNode(LifecycleNode):
             if self._session is not None:
                 with self._health.timed('session'):
                     self._close_loops(moment, descriptions)
+        return bool(views)
 
     def _close_loops(self, moment: list[View], descriptions: dict[str, Any]) -> None:
         """The first camera's image against the session's own past."""

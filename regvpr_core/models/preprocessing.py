@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 import functools
+import warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,10 @@ class Preprocessing:
             check_range('preprocessing.std', value, 1e-3, 1e3)
 
 
+# Images of messages are read-only, and only read here; a copy would cost as much as resizing.
+warnings.filterwarnings('ignore', message='The given NumPy array is not writ')
+
+
 def network_input(
     rgb: npt.NDArray[np.uint8], preprocessing: Preprocessing, device: torch.device
 ) -> Tensor:
@@ -54,7 +59,7 @@ def network_input(
         ImageError: the image is not uint8 RGB or has a size that cannot be used.
     """
     check_rgb(rgb)
-    pixels = torch.from_numpy(np.require(rgb, requirements=['C', 'W']))
+    pixels = torch.from_numpy(np.ascontiguousarray(rgb))
     if device.type == 'cuda':
         pixels = pixels.pin_memory()  # else the copy to the device waits
     pixels = pixels.to(device, non_blocking=True)

@@ -1,18 +1,33 @@
+import array
+import sys
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
+from sensor_msgs.msg import CompressedImage
 
+from benchmarks.node_latency import make_map
 from regvpr_core.errors import ImageError
 from regvpr_ros.decode_ahead import Arrival, DecodeAhead
 
 PIXELS = np.zeros((2, 3, 3), np.uint8)
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def decoded():
-    """Raw bytes that were decoded ahead, and the thread that does it."""
+    """A thread that decodes ahead, the raw bytes that it decoded, and its clock."""
     seen: list[bytes] = []
 
     def decode(camera: str, raw: bytes):
@@ -23,8 +38,9 @@ def decoded():
             raise RuntimeError('a bug')
         return PIXELS
 
-    ahead = DecodeAhead(decode)
-    yield ahead, seen
+    clock = Clock()
+    ahead = DecodeAhead(decode, clock)
+    yield ahead, seen, clock
     ahead.close()
 
 
@@ -35,10 +51,10 @@ def until(condition, seconds=5.0) -> bool:
     return condition()
 
 
-def turn(ahead: DecodeAhead, seconds: float) -> None:
+def turn(ahead: DecodeAhead, clock: Clock, seconds: float, looked: bool = True) -> None:
     ahead.began()
-    time.sleep(seconds)
-    ahead.ended()
+    clock.now += seconds
+    ahead.ended(looked)
 
 
 def test_pixels_are_decoded_once_by_whoever_comes_first():
@@ -70,33 +86,71 @@ def test_an_image_that_cannot_be_decoded_is_tried_again_by_the_worker():
 
 
 def test_while_the_worker_is_idle_nothing_is_decoded_ahead(decoded):
-    ahead, seen = decoded
-    turn(ahead, 0.01)
-    now = time.monotonic()
-    assert not ahead.offer('', Arrival(b'1', now))
-    assert not ahead.offer('', Arrival(b'2', now + 0.03))
+    ahead, seen, clock = decoded
+    turn(ahead, clock, 0.01)
+    assert not ahead.offer('', Arrival(b'1', clock.now))
+    assert not ahead.offer('', Arrival(b'2', clock.now + 0.03))
     assert seen == []
 
 
 def test_only_an_image_that_comes_within_a_period_of_the_end_of_a_turn_is_decoded_ahead(decoded):
-    ahead, seen = decoded
-    turn(ahead, 0.1)
+    ahead, seen, clock = decoded
+    turn(ahead, clock, 0.1)
     ahead.began()
-    start = time.monotonic()
+    start = clock.now
     assert not ahead.offer('', Arrival(b'0', start - 0.03))  # its period is not known
     assert not ahead.offer('', Arrival(b'1', start))  # 0.1 s to go, the next comes in 0.03
     assert not ahead.offer('', Arrival(b'2', start + 0.03))
     assert ahead.offer('', Arrival(b'3', start + 0.07))
-    assert until(lambda: seen == [b'3'])
+    assert until(lambda: seen == [b'3'] and ahead.decoded == 1)
+
+
+def test_turns_in_which_no_image_was_looked_at_do_not_shorten_what_is_expected(decoded):
+    ahead, seen, clock = decoded
+    turn(ahead, clock, 0.1)
+    for _ in range(100):
+        turn(ahead, clock, 0.001, looked=False)
+    ahead.began()
+    ahead.offer('', Arrival(b'0', clock.now - 0.03))
+    assert not ahead.offer('', Arrival(b'1', clock.now))
+    assert ahead.offer('', Arrival(b'2', clock.now + 0.07))
+    assert until(lambda: seen == [b'2'])
 
 
 @pytest.mark.parametrize('raw', [b'bad', b'worse'])
 def test_after_an_image_that_cannot_be_decoded_the_next_one_is_decoded_ahead(decoded, raw):
-    ahead, seen = decoded
-    turn(ahead, 0.01)
+    ahead, seen, clock = decoded
+    turn(ahead, clock, 0.01)
     ahead.began()
-    start = time.monotonic()
-    ahead.offer('', Arrival(b'0', start))
+    ahead.offer('', Arrival(b'0', clock.now))
     for number, one in enumerate((raw, b'good'), 1):
-        assert ahead.offer('', Arrival(one, start + 0.03 * number))
+        assert ahead.offer('', Arrival(one, clock.now + 0.03 * number))
         assert until(lambda one=one: seen[-1:] == [one])
+    assert until(lambda: ahead.decoded == 1)
+
+
+def test_a_node_whose_network_is_slower_than_its_camera_decodes_ahead(
+    place_map_of_sleeper, run_program, heard, listener, wait_until,
+):
+    """A camera of 30 Hz, an encoder that sleeps for 60 ms."""
+    process = run_program([sys.executable, '-m', 'benchmarks.node_latency', '--node',
+                           str(place_map_of_sleeper), '--kind', 'compressed',
+                           '--encoder-ms', '60'])
+    publisher = listener.node.create_publisher(CompressedImage, '/image/compressed', 1)
+    message = CompressedImage(format='jpeg')
+    message.data = array.array('B', cv2.imencode('.jpg', np.zeros((48, 64, 3), np.uint8))[1])
+
+    def decodes() -> bool:
+        message.header.stamp.nanosec = int(time.monotonic() * 1e9) % 10**9
+        message.header.stamp.sec = int(time.monotonic())
+        publisher.publish(message)
+        time.sleep(1 / 30)
+        return heard.count('decoded ahead') > 3
+
+    assert wait_until(decodes), process.output
+
+
+@pytest.fixture
+def place_map_of_sleeper(tmp_path):
+    make_map(tmp_path / 'map')
+    return tmp_path / 'map'

@@ -3,6 +3,7 @@ import array
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
+from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import CompressedImage, Image
 
 from regvpr_core.errors import ImageError
@@ -32,8 +33,26 @@ def test_an_image_has_the_fields_and_pixels_that_rclpy_reads_and_a_header_to_pub
 def test_pixels_are_a_view_of_the_bytes():
     raw = serialize_message(image())
     data = ImageParser(lambda camera: False)('', raw).data
-    assert not data.flags.owndata
+    assert np.shares_memory(data, np.frombuffer(raw, np.uint8))
     assert not data.flags.writeable
+
+
+def test_bytes_of_the_other_order_and_padding_are_read_and_an_unknown_order_is_refused():
+    raw = serialize_message(image())
+    parse = ImageParser(lambda camera: False)
+    for padding in range(1, 4):
+        assert bytes(parse('', raw + bytes(padding)).data) == bytes(range(80))
+    store = get_typestore(Stores.LATEST)
+    types = store.types
+    big = store.serialize_cdr(types['sensor_msgs/msg/Image'](
+        types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](-5, 7), 'camera'),
+        4, 6, 'bgr8', 0, 20, np.arange(80, dtype=np.uint8)), 'sensor_msgs/msg/Image',
+        little_endian=False)
+    read = parse('', bytes(big))
+    assert (read.header.stamp.sec, read.header.stamp.nanosec, read.step) == (-5, 7, 20)
+    assert bytes(read.data) == bytes(range(80))
+    with pytest.raises(ImageError, match='is no Image'):
+        parse('', b'\x07\x07' + raw[2:])
 
 
 def test_each_camera_is_read_as_what_it_sends():

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 from regvpr_core.localization.calibration import (
+    _own_pairs,
     calibrate,
     Calibration,
+    CHANGED,
     FALLBACK,
+    FALLBACK_MATCH,
     fit_logistic,
     SAMPLE,
     sample,
@@ -104,6 +107,42 @@ def test_a_map_that_teaches_nothing_gets_the_fallback(map_of, street, walk, case
         'noise': (street(40, 0.1), walk(40)),  # one place only
     }[case]
     with map_of(poses, rows) as place_map:
+        assert calibrate(place_map, 5.0, 0.9) == Calibration(*FALLBACK)
+
+
+def test_a_map_of_two_places_only_is_calibrated_by_scores_though_it_has_no_third_to_compare(
+        map_of, street, walk):
+    poses = np.concatenate([street(12, 0.1), street(12, 0.1)])
+    poses[12:, 0, 3] += 1000.0
+    rows = np.concatenate([np.repeat(walk(1, seed=s), 12, axis=0) for s in (1, 2)])
+    rows = rows + np.random.default_rng(0).normal(scale=0.02, size=rows.shape)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    with map_of(poses, rows.astype(np.float32)) as place_map:
+        found = calibrate(place_map, 5.0, 0.9)
+    assert np.isfinite([found.offset, found.gain]).all()
+    assert found.gain > 0.0
+    assert found.match == FALLBACK_MATCH
+    assert found.bins == ()
+
+
+def test_held_out_examples_of_an_image_are_never_among_those_that_were_learnt_from(
+        map_of, street, walk):
+    """Each image is in the examples several times; a half holds all of an image or none."""
+    with map_of(street(64), walk(64)) as place_map:
+        examples = _own_pairs(place_map, 5.0, 0.9)
+    assert examples.times == len(CHANGED)
+    assert examples.image.max() == 63
+    halves = (examples.image * 8 // 64) % 2
+    for image in range(64):
+        assert len(set(halves[examples.image == image])) == 1
+        assert (examples.image == image).sum() >= examples.times
+
+
+def test_few_places_that_show_again_teach_nothing_however_often_they_are_weakened(
+        map_of, street, walk):
+    poses = street(40, 50.0)
+    poses[1, :3, 3] = poses[0, :3, 3]  # two keyframes of one place, forty of others
+    with map_of(poses, walk(40)) as place_map:
         assert calibrate(place_map, 5.0, 0.9) == Calibration(*FALLBACK)
 
 
