@@ -69,8 +69,8 @@ def run_pull(options: argparse.Namespace) -> None:
 
     if options.out.exists():
         raise MapError(f'{options.out} exists; choose a new folder for the map or remove it')
-    model = any_model(options.uri, options.collection, options.token_env)
-    with Collection(options.uri, model, options.collection, options.token_env) as collection:
+    name, model = any_model(options.uri, options.collection, options.token_env)
+    with Collection(options.uri, model, name, options.token_env) as collection:
         sites = collection.sites()
         if not options.partition and len(sites) != 1:
             raise MapError(f'{collection.name} holds {len(sites)} partitions; choose with '

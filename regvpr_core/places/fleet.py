@@ -221,8 +221,8 @@ def find(collection: Collection, descriptor: Float32, k: int,
     return sorted(found, key=lambda match: -match.similarity)[:k]
 
 
-def any_model(uri: str, collection: str, token_variable: str) -> Model:
-    """The model of a collection, for those who have no map of it yet.
+def any_model(uri: str, collection: str, token_variable: str) -> tuple[str, Model]:
+    """A collection's name and model, for those who have no map of it yet; '' takes the only one.
 
     Raises:
         MapError: no such collection, or none of ours.
@@ -244,7 +244,7 @@ def any_model(uri: str, collection: str, token_variable: str) -> Model:
             if not rows:
                 raise MapError(f'collection {names[0]} at {uri} does not say whose descriptors it '
                                f'holds')
-            return model_of(rows[0], uri)
+            return names[0], model_of(rows[0], uri)
         finally:
             client.close()
 

@@ -29,6 +29,16 @@ def test_a_map_goes_to_a_fleet_and_comes_back(make_small_map, tmp_path, capsys):
     assert 'exists' in capsys.readouterr().err
 
 
+def test_the_only_collection_is_found_whatever_it_is_called(make_small_map, tmp_path, capsys):
+    pytest.importorskip('milvus_lite', reason='milvus-lite is not installed')
+    path, uri, back = make_small_map(8), str(tmp_path / 'fleet.db'), tmp_path / 'back'
+    assert main(['map', 'push', str(path), '--uri', uri, '--collection', 'ours']) == 0
+    capsys.readouterr()
+    assert main(['map', 'pull', '--uri', uri, '--out', str(back), '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told['collection'], told['keyframes']) == ('ours', 8)
+
+
 @pytest.mark.parametrize(('arguments', 'words'), [
     (['map', 'push', 'MAP', '--uri', 'http://127.0.0.1:9'], 'does not answer; is it running'),
     (['map', 'push', 'MAP', '--uri', 'fleet.txt'], 'is no address of Milvus'),
