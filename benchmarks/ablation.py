@@ -32,6 +32,21 @@ BEGIN, END = '<!-- ablation: written by benchmarks/ablation.py -->', '<!-- end -
 PRESET = ROOT / 'config' / 'train' / 'offline_regvpr.yaml'
 
 HEAD = 'model.aggregator_config'
+HEADS: dict[str, list[str]] = {
+    'GeM and a linear layer': ['model.aggregator=cosplace', f'{HEAD}={{power: 1.0}}',
+                               'head_start=null'],
+    'SALAD': ['model.aggregator=salad', f'{HEAD}={{}}'],
+    'registers': [],
+}
+BEHIND = 3
+"""Block whose tokens are kept where later ones change."""
+
+TRAINED: dict[str, list[str]] = {
+    'last 4 trained': [f'tokens.block={BEHIND}', 'model.train=last_4',
+                       'optimiser.lr_backbone=1e-4'],
+    'last 4 adapted': [f'tokens.block={BEHIND}', 'model.train=adapter',
+                       'model.adapter={blocks: last_4}', 'optimiser.lr_adapters=2e-3'],
+}
 ROWS: dict[str, list[str]] = {
     'registers 4, layers 2, reading A (the paper)': [],
     'registers 0': [f'{HEAD}={{encoder_dropout: 0.0, registers: 0}}'],
@@ -43,29 +58,12 @@ ROWS: dict[str, list[str]] = {
     'layers 1': [f'{HEAD}={{encoder_dropout: 0.0, layers: 1}}'],
     'layers 3': [f'{HEAD}={{encoder_dropout: 0.0, layers: 3}}'],
     'reading B': [f'{HEAD}={{encoder_dropout: 0.0, join: clusters}}'],
-    'SALAD': ['model.aggregator=salad', f'{HEAD}={{}}'],
+    'SALAD': HEADS['SALAD'],
     'random start, as the paper': ['head_start=null'],
+    'frozen: GeM and a linear layer': HEADS['GeM and a linear layer'],
+    **{f'{trained}: {head}': [*changes, *more]
+       for trained, more in TRAINED.items() for head, changes in HEADS.items()},
 }
-HEADS = {
-    'GeM and a linear layer': ['model.aggregator=cosplace', f'{HEAD}={{power: 1.0}}',
-                               'head_start=null'],
-    'SALAD': ['model.aggregator=salad', f'{HEAD}={{}}'],
-    'registers': [],
-}
-BEHIND = 3
-"""Block whose tokens are kept where later ones change."""
-
-TRAINED: dict[str, list[str]] = {
-    'frozen': [],
-    'last 4 trained': [f'tokens.block={BEHIND}', 'model.train=last_4',
-                       'optimiser.lr_backbone=1e-4'],
-    'last 4 adapted': [f'tokens.block={BEHIND}', 'model.train=adapter',
-                       'model.adapter={blocks: last_4}', 'optimiser.lr_adapters=2e-3'],
-}
-ROWS |= {f'{trained}: {head}': [*changes, *more]
-         for trained, more in TRAINED.items() for head, changes in HEADS.items()
-         if not (trained == 'frozen' and head != 'GeM and a linear layer')}
-"""Of the frozen ones, SALAD and registers are above."""
 
 
 class Silent:

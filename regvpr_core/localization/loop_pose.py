@@ -8,7 +8,7 @@ from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.camera_rays import Intrinsics
 from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.localization.place_pose import place_pose, View
-from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig
+from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
 
 PLACE_STD_M = (2.5, 1.0, 0.5)
 """Ahead, aside and up: how far apart the images of a closure are that is not verified."""
@@ -41,9 +41,7 @@ def loop_pose(
         return None
     T_cam_base = inverse(T_base_cam)
     prior = of_verified(pose, T_cam_base, config or PosePriorConfig())
-    T_world_reference = views[0].T_world_cam @ T_cam_base
-    axes = np.kron(np.eye(2), T_world_reference[:3, :3].T)
-    return inverse(T_world_reference) @ prior.T_map_base, axes @ prior.covariance @ axes.T
+    return relative_to(views[0].T_world_cam @ T_cam_base, prior)
 
 
 def place_apart() -> tuple[Array, Array]:

@@ -146,6 +146,12 @@ def of_verified(pose: MetricPose, T_cam_base: Array, config: PosePriorConfig) ->
     return PosePrior(T_map_base, covariance, verified=True)
 
 
+def relative_to(T_map_reference: Array, pose: PosePrior) -> tuple[Array, Array]:
+    """A pose as seen from another (4, 4), and its covariance about the axes of that one."""
+    turn = np.kron(np.eye(2), T_map_reference[:3, :3].T)
+    return inverse(T_map_reference) @ pose.T_map_base, turn @ pose.covariance @ turn.T
+
+
 def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
     """Mean of poses (K, 4, 4) on SE(3) by Huber's weights, and these, summing to 1.
 

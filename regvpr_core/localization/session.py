@@ -22,7 +22,7 @@ from regvpr_core.localization.belief import Float, Ids
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.local_extractor import LocalExtractor
-from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig
+from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
 from regvpr_core.localization.session_store import SessionStore
 from regvpr_core.localization.verification import (
     Verification,
@@ -437,11 +437,8 @@ class SessionLoops:
                 if np.isfinite(store.T_odom_cam[near]).all() else None
             if pose is not None:
                 # As wide as a pose prior: what residuals tell is too little.
-                honest = of_verified(pose, np.eye(4), PosePriorConfig())
-                T_reference = store.T_odom_cam[at]
-                T_reference_query = inverse(T_reference) @ honest.T_map_base
-                turn = np.kron(np.eye(2), T_reference[:3, :3].T)
-                covariance = turn @ honest.covariance @ turn.T
+                T_reference_query, covariance = relative_to(
+                    store.T_odom_cam[at], of_verified(pose, np.eye(4), PosePriorConfig()))
         return LoopClosure(
             query_stamp_ns=frame.stamp_ns, reference_stamp_ns=int(store.stamps_ns[at]),
             query_id=found.query_id, reference_id=found.reference_id,

@@ -1,5 +1,6 @@
 """Bags with poses of every kind become posed images: each bag is made by its test."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +101,18 @@ class BagMaker:
     def with_covariance(self, T: np.ndarray, covariance: np.ndarray | None):
         return self.make('geometry_msgs/msg/PoseWithCovariance', pose=self.pose(T),
                          covariance=np.zeros(36) if covariance is None else covariance.reshape(-1))
+
+    def camera_info(self, camera: str, k: np.ndarray, d: Sequence[float] = (0.0,) * 5,
+                    frame: str = 'camera_optical') -> None:
+        """CameraInfo of images of 160x120; ROS 1 has its fields in capitals."""
+        values = {'k': k, 'd': np.array(d, dtype=float), 'r': np.eye(3).reshape(-1),
+                  'p': np.zeros(12)}
+        self.write(f'/{camera}/camera_info', 'sensor_msgs/msg/CameraInfo', START,
+                   header=self.header(START, frame), height=120, width=160,
+                   distortion_model='plumb_bob', binning_x=0, binning_y=0,
+                   roi=self.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
+                                 height=0, width=0, do_rectify=False),
+                   **{name.upper() if self.ros1 else name: of for name, of in values.items()})
 
     def transform(self, stamp_ns: int, parent: str, child: str, T: np.ndarray, *,
                   static: bool = False) -> None:
@@ -539,15 +552,8 @@ def test_several_cameras_have_extrinsics_and_intrinsics_of_their_own(tmp_path, n
             bag.odometry(START + i * SECOND, pose(i))
             for side in ('left', 'right'):
                 bag.image(START + i * SECOND, rgb, f'/{side}/image_raw', side)
-        upper = (lambda k: k.upper()) if bag.ros1 else (lambda k: k)
         K = np.array([100.0, 0, 80, 0, 100, 60, 0, 0, 1])
-        bag.write('/left/camera_info', 'sensor_msgs/msg/CameraInfo', START,
-                  header=bag.header(START, 'left'), height=120, width=160,
-                  distortion_model='plumb_bob', binning_x=0, binning_y=0,
-                  roi=bag.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
-                               height=0, width=0, do_rectify=False),
-                  **{upper('d'): np.array([0.1, 0, 0, 0, 0]), upper('k'): K,
-                     upper('r'): np.eye(3).reshape(-1), upper('p'): np.zeros(12)})
+        bag.camera_info('left', K, [0.1, 0, 0, 0, 0], 'left')
     source, frames = read(bag.path, image_topics=['/left/image_raw', '/right/image_raw'])
     assert source.total == len(frames) == 6
     assert {f.camera: round(f.T_map_cam[1, 3], 6) for f in frames} == {'left': 0.5, 'right': -0.5}
@@ -575,13 +581,7 @@ def robot(path: Path, noise, f: float, T_base_cam: np.ndarray | None, y: float) 
             bag.image(START + i * SECOND, rgb)
         if T_base_cam is not None:
             bag.transform(START, 'base_link', 'camera_optical', T_base_cam, static=True)
-        bag.write('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', START,
-                  header=bag.header(START, 'camera_optical'), height=120, width=160,
-                  distortion_model='plumb_bob', binning_x=0, binning_y=0,
-                  roi=bag.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
-                               height=0, width=0, do_rectify=False),
-                  d=np.zeros(5), k=np.array([f, 0, 80, 0, f, 60, 0, 0, 1]),
-                  r=np.eye(3).reshape(-1), p=np.zeros(12))
+        bag.camera_info('camera', np.array([f, 0, 80, 0, f, 60, 0, 0, 1]))
     return path
 
 
@@ -634,13 +634,7 @@ def test_what_a_bag_says_is_kept_in_the_map(tmp_path, noise, small_model):
     with BagMaker(tmp_path / 'bag') as bag:
         drive_north(bag, noise)
         bag.transform(START, 'gps', 'camera_optical', T_BASE_CAM, static=True)
-        bag.write('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', START,
-                  header=bag.header(START, 'camera_optical'), height=120, width=160,
-                  distortion_model='plumb_bob', binning_x=0, binning_y=0,
-                  roi=bag.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
-                               height=0, width=0, do_rectify=False),
-                  d=np.zeros(5), k=np.array([90.0, 0, 80, 0, 90, 60, 0, 0, 1]),
-                  r=np.eye(3).reshape(-1), p=np.zeros(12))
+        bag.camera_info('camera', np.array([90.0, 0, 80, 0, 90, 60, 0, 0, 1]))
     assert main(['map', 'build', str(bag.path), '--out', str(tmp_path / 'map'), '--model',
                  str(small_model), '--device', 'cpu']) == 0
     with PlaceMap.open(tmp_path / 'map') as place_map:
