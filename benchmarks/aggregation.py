@@ -21,8 +21,8 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from benchmarks.report import median_seconds, Metric, ROOT, write
+from regvpr_core.models.cpu.network import fused_head
 from regvpr_core.models.engines import fastest_form
-from regvpr_core.models.fused import fused_head
 from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
 from regvpr_core.models.register_encoder import EncoderLayer
 from regvpr_core.models.salad import patch_rows, scene_descriptor, transport_sum

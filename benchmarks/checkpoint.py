@@ -22,11 +22,11 @@ import torch
 from benchmarks.report import Metric, ROOT, write
 from benchmarks.retrieval import campus, DATA, rtabmap
 from examples.place_data import towns
-from regvpr_core.evaluation.dataset import Dataset, GivenDescriptors, PictureFile
+from regvpr_core.datasets.dataset import Dataset, GivenDescriptors, PictureFile
+from regvpr_core.datasets.ground_truth import matches, same_label, within_radius
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.evaluation.ground_truth import matches, same_label, within_radius
 from regvpr_core.models.backbones import BackboneWeights, fetch_backbone
 from regvpr_core.models.checkpoints import load_model
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig

@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.encoder import random_model
 from benchmarks.report import Metric, write
-from regvpr_core.describing import describe_files
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.encoder import torch_encoder
+from regvpr_core.recordings.describing import describe_files
 
 PHOTOS = 512 if os.environ.get('FULL') else 96
 BATCH = 16

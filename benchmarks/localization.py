@@ -35,8 +35,8 @@ from benchmarks.town_drives import CACHE, DAY, drive, second_lap, TownDrive
 from benchmarks.town_features import described, town_map
 from examples.town import TownConfig
 from regvpr_core.config import DEFAULT_MODEL
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder, load_encoder
-from regvpr_core.places.place_map import PlaceMap
 
 FULL = bool(os.environ.get('FULL'))
 MODEL = os.environ.get('MODEL', DEFAULT_MODEL)

@@ -16,11 +16,11 @@ from regvpr_core.geometry import inverse
 from regvpr_core.images import read
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.session import SessionConfig, SessionLoops
-from regvpr_core.localization.verification import VerificationConfig
+from regvpr_core.maps.files import Manifest, new_folder, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
-from regvpr_core.places.map_writer import Keyframe, MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.verification.verification import VerificationConfig
 
 DATA = ROOT.parent / 'shared' / 'data'
 SECOND_NS = 1_000_000_000

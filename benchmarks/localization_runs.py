@@ -19,9 +19,9 @@ from regvpr_core.evaluation.localization_metrics import (
 from regvpr_core.geometry import distance, inverse
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.localizer import Localizer, LocalizerConfig, State
-from regvpr_core.localization.verification import VerificationConfig
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.verification.verification import VerificationConfig
 
 RIGHT_M, RIGHT_RAD = 5.0, np.pi / 4
 """A fix is right when its keyframe, and its position, are within this of the truth."""

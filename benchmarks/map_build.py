@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.encoder import random_model
 from benchmarks.report import Metric, write
-from regvpr_core.geodesy import GpsConfig
+from regvpr_core.mapping.builder import build_map, BuildConfig
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.encoder import Encoder, torch_encoder
-from regvpr_core.places.builder import build_map, BuildConfig
-from regvpr_ros.bag_source import BagOptions, open_bag
-from regvpr_ros.bags import Bag
+from regvpr_core.recordings.bag_source import BagOptions, open_bag
+from regvpr_core.recordings.bags import Bag
+from regvpr_core.recordings.geodesy import GpsConfig
 
 FRAMES = 384 if os.environ.get('FULL') else 128
 BATCH = 16

@@ -101,8 +101,8 @@ def shares(name: str, seen: dict[str, Any], scope: str) -> list[Metric]:
 def make_map(path: Path) -> None:
     """A straight road of random places."""
     from regvpr_core.localization.stored_calibration import calibrate_and_store
-    from regvpr_core.places.map_files import Manifest, new_map_id
-    from regvpr_core.places.map_writer import Keyframe, MapWriter
+    from regvpr_core.maps.files import Manifest, new_map_id
+    from regvpr_core.maps.writer import Keyframe, MapWriter
 
     rows = np.random.default_rng(0).normal(size=(KEYFRAMES, DIMENSION)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

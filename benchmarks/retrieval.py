@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from benchmarks.report import Metric, ROOT, write
-from regvpr_core.evaluation.dataset import Dataset, PictureFile
+from regvpr_core.datasets.dataset import Dataset, PictureFile
+from regvpr_core.datasets.folders import pictures_below
+from regvpr_core.datasets.ground_truth import matches, same_label, within_radius
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache
 from regvpr_core.evaluation.describers import Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.evaluation.folders import pictures_below
-from regvpr_core.evaluation.ground_truth import matches, same_label, within_radius
 from regvpr_core.evaluation.model_specs import open_describer, untrained
 from regvpr_core.evaluation.retrieval_metrics import mean_average_precision
 from regvpr_core.models.backbones import fetch_backbone

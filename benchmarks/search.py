@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.report import median_seconds, Metric, ROOT, write
-from regvpr_core.places.index_rows import CentredRows, unit
-from regvpr_core.places.map_files import create_database, Manifest
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_core.places.records import COLUMNS, record_crc32
+from regvpr_core.maps.files import create_database, Manifest
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.records import COLUMNS, record_crc32
+from regvpr_core.search.rows import CentredRows, unit
 
 DIMENSION = 8448
 SIZES = {'1k': 1_000, '10k': 10_000, '50k': 50_000, '200k': 200_000}

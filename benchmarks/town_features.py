@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks.town_drives import CACHE, TownDrive
 from regvpr_core.geometry import quat_xyzw
-from regvpr_core.localization.local_extractor import LocalExtractor
-from regvpr_core.localization.local_features import decode_features, LocalFeatures
 from regvpr_core.localization.stored_calibration import calibrate_and_store
+from regvpr_core.maps.files import Manifest, new_folder, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
-from regvpr_core.places.map_writer import Keyframe, MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.verification.local_extractor import LocalExtractor
+from regvpr_core.verification.local_features import decode_features, LocalFeatures
 
 BATCH = 8
 

@@ -20,15 +20,15 @@ from benchmarks.town_features import described, town_map
 from examples.town import TownConfig
 from regvpr_core.geometry import distance
 from regvpr_core.images import read
-from regvpr_core.localization.feature_matches import match_features, refined
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.local_extractor import LocalExtractor
 from regvpr_core.localization.localizer import Localizer, LocalizerConfig, State
-from regvpr_core.localization.place_pose import ERROR_SHARE
-from regvpr_core.localization.relative_pose import uncalibrated
-from regvpr_core.localization.verification import VerificationConfig, Verifier
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder, load_encoder
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.verification.feature_matches import match_features, refined
+from regvpr_core.verification.local_extractor import LocalExtractor
+from regvpr_core.verification.place_pose import ERROR_SHARE
+from regvpr_core.verification.relative_pose import uncalibrated
+from regvpr_core.verification.verification import VerificationConfig, Verifier
 
 FULL = bool(os.environ.get('FULL'))
 SEEDS = [int(seed) for seed in os.environ.get('SEEDS', '11,12,13' if FULL else '11').split(',')]

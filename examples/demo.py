@@ -20,7 +20,7 @@ from rich.progress import Progress
 from examples.demo_report import summarise, write_report
 from examples.demo_watch import Watch
 from examples.town import LapConfig, Town, TownConfig, write_lap
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 OUT = Path('build/demo')
 IMAGE_TOPIC = '/camera/image_raw'

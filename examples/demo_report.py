@@ -12,8 +12,8 @@ from regvpr_ros.msg import PlaceMatches
 
 from examples.demo_watch import PLACE_M, PLACE_RAD, Result, STATES, Watch
 from regvpr_core.images import encode_jpeg, thumbnail
-from regvpr_ros.bags import Bag, IMAGE_TYPES
-from regvpr_ros.conversions import image_rgb, stamp_ns
+from regvpr_core.recordings.bags import Bag, IMAGE_TYPES
+from regvpr_core.recordings.messages import image_rgb, stamp_ns
 
 matplotlib.use('Agg')
 from matplotlib import pyplot

@@ -15,10 +15,10 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo
 
 from regvpr_core.geometry import distance, inverse
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_core.trajectory import read_tum
-from regvpr_ros.bags import parse_extrinsics
-from regvpr_ros.conversions import pose_T, stamp_ns
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.recordings.bags import parse_extrinsics
+from regvpr_core.recordings.messages import pose_T, stamp_ns
+from regvpr_core.recordings.trajectory import read_tum
 
 STATES = ('initialising', 'lost', 'ambiguous', 'localized', 'off map')
 PLACE_M, PLACE_RAD = 5.0, 0.8

@@ -15,10 +15,10 @@ import sys
 from examples.town import LapConfig, Town, TownConfig
 from examples.town.conditions import LOOKS
 from examples.town.errors import TownError
-from regvpr_core.describing import find_images
+from regvpr_core.datasets.manifest import write_manifest
 from regvpr_core.errors import RegvprError
 from regvpr_core.images import encode_jpeg
-from regvpr_core.training.manifest import write_manifest
+from regvpr_core.recordings.describing import find_images
 
 CELL_M = 4.0
 HEADINGS = 8

@@ -6,7 +6,7 @@ from typing import Any
 _HOMES = {
     'Encoder': 'regvpr_core.models.encoder',
     'Localizer': 'regvpr_core.localization.localizer',
-    'PlaceMap': 'regvpr_core.places.place_map',
+    'PlaceMap': 'regvpr_core.maps.place_map',
     'RegvprError': 'regvpr_core.errors',
     'load_encoder': 'regvpr_core.models.encoder',
 }

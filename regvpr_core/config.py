@@ -105,6 +105,16 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f'{name} is {value!r}; expected {low} to {high}')
 
 
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of the known ones.
+
+    Raises:
+        ConfigError: names the near one.
+    """
+    if value not in known:
+        raise ConfigError(f'unknown {name} {value!r}{nearest(value, known)}')
+
+
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """A hint such as '; did you mean 'model'?', or the known names where none is near."""
     known = sorted(known)

@@ -27,3 +27,11 @@ class CheckpointError(RegvprError):
 
 class ExportError(RegvprError):
     """An exported model does not reproduce the model that it was made from."""
+
+
+class EvaluationError(RegvprError):
+    """A data set is incomplete or has another layout, or a model gives no usable descriptors."""
+
+
+class TrainingError(RegvprError):
+    """Data, a run folder or a loss with which training cannot continue."""

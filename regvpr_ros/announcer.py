@@ -9,7 +9,7 @@ import numpy as np
 from regvpr_core.geometry import inverse
 from regvpr_core.localization.localizer import Localization, State
 from regvpr_core.localization.session import LoopClosure
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros import interfaces, markers
 from regvpr_ros.debug_image import debug_image
 from regvpr_ros.health import Health

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from regvpr_core.errors import ConfigError
-from regvpr_core.localization.camera_rays import Intrinsics
+from regvpr_core.verification.camera_rays import Intrinsics
 
 EVERY_S = 1.0
 """Cameras send the same with each image; it is read so often."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from regvpr_core.errors import ImageError
 from regvpr_core.images import RGB
-from regvpr_ros.conversions import image_rgb
+from regvpr_core.recordings.messages import image_rgb
 
 Decoder = Callable[[Any], RGB]
 

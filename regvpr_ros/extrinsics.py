@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from regvpr_core.geometry import Array, pose_matrix
-from regvpr_ros.conversions import transform_T
+from regvpr_core.recordings.messages import transform_T
 
 
 class TransformListener:

@@ -33,13 +33,13 @@ from std_srvs.srv import Trigger
 from regvpr_core.config import nearest
 from regvpr_core.errors import BagError, ConfigError, ImageError, MapError, RegvprError
 from regvpr_core.localization.localizer import Localizer
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder, load_encoder
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.recordings.messages import pose_T, stamp_ns
 from regvpr_ros import interfaces
 from regvpr_ros.announcer import Announcer
 from regvpr_ros.background import Background, Turn
 from regvpr_ros.camera_infos import CameraInfos
-from regvpr_ros.conversions import pose_T, stamp_ns
 from regvpr_ros.decode_ahead import Arrival, DecodeAhead
 from regvpr_ros.decoders import choose_decoder
 from regvpr_ros.extrinsics import TransformListener

@@ -9,8 +9,8 @@ from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.localization.localizer import Frame
+from regvpr_core.recordings.messages import stamp_ns
 from regvpr_ros.camera_infos import CameraInfos
-from regvpr_ros.conversions import stamp_ns
 from regvpr_ros.decode_ahead import Arrival
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from regvpr_core.errors import BagError, RegvprError
-from regvpr_ros.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE
+from regvpr_core.recordings.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 OTHERS_S = 2.0

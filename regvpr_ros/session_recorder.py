@@ -12,10 +12,10 @@ from regvpr_core.geometry import Array, quat_xyzw
 from regvpr_core.images import thumbnail
 from regvpr_core.localization.frames import Description
 from regvpr_core.localization.session import LoopClosure, SessionConfig, SessionLoops
+from regvpr_core.maps.files import Manifest, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.session_map import SessionMap
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.map_files import Manifest, new_map_id
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_core.places.session_map import SessionMap
 from regvpr_ros.pipeline import View
 
 THUMBNAIL_PX = 160

@@ -8,11 +8,11 @@ import numpy as np
 
 from regvpr_core.geometry import Array, inverse, quat_xyzw
 from regvpr_core.localization.localizer import Localization
-from regvpr_core.localization.metric_pose import of_base
 from regvpr_core.localization.pose_prior import PosePrior
 from regvpr_core.localization.session import LoopClosure
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_ros.conversions import fill_pose, split_stamp
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.recordings.messages import fill_pose, split_stamp
+from regvpr_core.verification.metric_pose import of_base
 from regvpr_ros.msg import PlaceMatch, PlaceMatches
 from regvpr_ros.stacks.closure import Closure
 

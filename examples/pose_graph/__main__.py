@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def recorded(seed: int, laps: float, features: str, model: str, console: Console) -> Drive:
     """Drive through the town and find what closes."""
-    from regvpr_core.localization.camera_rays import Intrinsics
-    from regvpr_core.localization.local_extractor import LocalExtractor
     from regvpr_core.models.encoder import load_encoder
+    from regvpr_core.verification.camera_rays import Intrinsics
+    from regvpr_core.verification.local_extractor import LocalExtractor
 
     town = Town(TownConfig(seed=seed))
     lap = LapConfig(condition='day', seed=5, laps=laps, rate_hz=2.5)

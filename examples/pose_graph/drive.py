@@ -8,13 +8,13 @@ import numpy as np
 
 from examples.pose_graph.graph import Closure
 from examples.town.town import Frame
-from regvpr_core.localization.camera_rays import Intrinsics
 from regvpr_core.localization.frames import Description, Frame as CameraFrame
-from regvpr_core.localization.local_extractor import LocalExtractor
-from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.localization.loop_pose import loop_pose, place_apart
-from regvpr_core.localization.place_pose import View
 from regvpr_core.localization.session import LoopClosure, SessionConfig, SessionLoops
+from regvpr_core.verification.camera_rays import Intrinsics
+from regvpr_core.verification.local_extractor import LocalExtractor
+from regvpr_core.verification.local_features import LocalFeatures
+from regvpr_core.verification.place_pose import View
 
 VIEWS = 4
 VIEWS_WITHIN_M = 6.0

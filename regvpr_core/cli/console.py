@@ -18,7 +18,7 @@ def plain(text: object) -> str:
 
     Maps, bags and checkpoints of strangers hold names, and errors quote them.
     """
-    from regvpr_core.pages import label  # here, as it brings NumPy
+    from regvpr_core.map_report.html import label  # here, as it brings NumPy
 
     return label(text, LONGEST)
 

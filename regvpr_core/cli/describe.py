@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from regvpr_core.config import check_range
-    from regvpr_core.describing import describe_files, DescribeReport
+    from regvpr_core.recordings.describing import describe_files, DescribeReport
 
     check_range('--batch', options.batch, 1, 4096)
     console = Console(stderr=True)

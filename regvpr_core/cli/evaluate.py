@@ -15,7 +15,7 @@ from regvpr_core.cli.console import cell, plain, say
 from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from regvpr_core.evaluation.dataset import Dataset
+    from regvpr_core.datasets.dataset import Dataset
     from regvpr_core.evaluation.describers import Describer
     from regvpr_core.evaluation.evaluator import EvaluateConfig, Result, Told
     from regvpr_core.evaluation.robustness import Curve
@@ -167,8 +167,8 @@ def _cache(options: argparse.Namespace, console: Console) -> Path | None:
 def _datasets(options: argparse.Namespace, cache: Path | None,
               console: Console) -> Iterator[list['Dataset']]:
     """What is to be measured on: protocols, or the user's own pair."""
+    from regvpr_core.datasets.protocols import load_datasets, LoadConfig
     from regvpr_core.errors import ConfigError
-    from regvpr_core.evaluation.protocols import load_datasets, LoadConfig
 
     pair = options.references, options.queries
     if (pair[0] is None) != (pair[1] is None):
@@ -235,7 +235,8 @@ def _progress(console: Console) -> Iterator['Told']:
 def _write(options: argparse.Namespace, results: 'list[Result]', curves: 'list[Curve]',
            console: Console) -> None:
     """The files of `--out`, and submissions of challenges wherever there are any."""
-    from regvpr_core.evaluation import msls, tables
+    from regvpr_core.datasets import msls
+    from regvpr_core.evaluation import tables
     from regvpr_core.evaluation.report import write_report
 
     out: Path | None = options.out
@@ -325,7 +326,7 @@ def _summary(result: 'Result') -> str:
 
 
 def _print_protocols() -> None:
-    from regvpr_core.evaluation.protocols import PROTOCOLS
+    from regvpr_core.datasets.protocols import PROTOCOLS
 
     table = Table('protocol', 'queries', 'references', 'what it is')
     for name, protocol in PROTOCOLS.items():

@@ -13,8 +13,8 @@ from rich.console import Console
 from regvpr_core.cli.console import say
 
 if TYPE_CHECKING:
-    from regvpr_core.evaluation.dataset import Dataset
-    from regvpr_core.evaluation.own_pair import Side
+    from regvpr_core.datasets.dataset import Dataset
+    from regvpr_core.datasets.own_pair import Side
 
 MAX_POSE_GAP_S = 1.0
 MAX_FRAMES = 1_000_000
@@ -24,7 +24,7 @@ MAX_FRAMES = 1_000_000
 def open_pair(options: argparse.Namespace, cache: Path | None,
               console: Console) -> Iterator['Dataset']:
     """References and queries as one data set, while the block lasts."""
-    from regvpr_core.evaluation.own_pair import own_pair
+    from regvpr_core.datasets.own_pair import own_pair
 
     with tempfile.TemporaryDirectory(prefix='regvpr-evaluate-') as temporary:
         frames = Path(temporary)
@@ -41,8 +41,8 @@ def open_pair(options: argparse.Namespace, cache: Path | None,
 
 def _side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
           console: Console) -> 'Side':
-    from regvpr_core.evaluation.errors import EvaluationError
-    from regvpr_core.evaluation.own_pair import folder_side, map_side
+    from regvpr_core.datasets.own_pair import folder_side, map_side
+    from regvpr_core.errors import EvaluationError
 
     if not path.exists():
         raise EvaluationError(f'{path} does not exist; expected a map, a bag or a folder')
@@ -60,13 +60,12 @@ def _bag_side(path: Path, tum: Path | None, options: argparse.Namespace, frames:
     import numpy as np
 
     from regvpr_core.config import check_range
-    from regvpr_core.errors import ImageError
-    from regvpr_core.evaluation.dataset import PictureFile
-    from regvpr_core.evaluation.errors import EvaluationError
-    from regvpr_core.evaluation.own_pair import Side
-    from regvpr_core.places.keyframes import KeyframeConfig, KeyframeSelector
-    from regvpr_core.trajectory import read_tum
-    from regvpr_ros.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE, PoseSource
+    from regvpr_core.datasets.dataset import PictureFile
+    from regvpr_core.datasets.own_pair import Side
+    from regvpr_core.errors import EvaluationError, ImageError
+    from regvpr_core.maps.keyframes import KeyframeConfig, KeyframeSelector
+    from regvpr_core.recordings.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE, PoseSource
+    from regvpr_core.recordings.trajectory import read_tum
 
     check_range('--spacing-m', options.spacing_m, 0.0, 1000.0)
     folder = frames / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]

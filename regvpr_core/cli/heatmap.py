@@ -29,11 +29,11 @@ def run(options: argparse.Namespace) -> None:
     """Write one PNG an image."""
     import cv2
 
-    from regvpr_core.describing import find_images
     from regvpr_core.errors import ImageError
     from regvpr_core.images import read, thumbnail
     from regvpr_core.models.checkpoints import load_model
     from regvpr_core.models.heatmaps import heatmaps, sheet
+    from regvpr_core.recordings.describing import find_images
 
     console = Console(stderr=True)
     files = find_images(options.images)

@@ -14,7 +14,7 @@ from regvpr_core.cli.describe import open_encoder
 
 if TYPE_CHECKING:
     from regvpr_core.localization.localizer import Localization
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.maps.place_map import PlaceMap
 
 STEP_NS = 1_000_000_000
 
@@ -40,11 +40,11 @@ def run(options: argparse.Namespace) -> None:
     """Localize each picture, and print a line about it."""
     import numpy as np
 
-    from regvpr_core.describing import find_images
     from regvpr_core.errors import CheckpointError, ImageError
     from regvpr_core.images import read
     from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.maps.place_map import PlaceMap
+    from regvpr_core.recordings.describing import find_images
 
     console = Console(stderr=True)
     files = find_images(options.images)

@@ -15,7 +15,7 @@ from regvpr_core.cli.map_sources import add_source_arguments, print_list, Source
 from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from regvpr_core.places.builder import BuildReport
+    from regvpr_core.mapping.builder import BuildReport
 
 DEFAULT_MODEL_HELP = f'model name or checkpoint file (default: {DEFAULT_MODEL})'
 
@@ -48,12 +48,12 @@ def run_build(options: argparse.Namespace) -> None:
     """Build a map from bags and folders."""
     from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
     from regvpr_core.errors import ConfigError
-    from regvpr_core.localization.local_extractor import LocalExtractor
     from regvpr_core.localization.stored_calibration import calibrated, NAME, to_json
-    from regvpr_core.places.builder import build_map, BuildConfig
-    from regvpr_core.places.frames import joined
-    from regvpr_core.places.partial_map import refuse_taken
-    from regvpr_core.places.projection import target
+    from regvpr_core.mapping.builder import build_map, BuildConfig
+    from regvpr_core.mapping.partial_map import refuse_taken
+    from regvpr_core.recordings.frames import joined
+    from regvpr_core.search.projection import target
+    from regvpr_core.verification.local_extractor import LocalExtractor
 
     values = read_yaml(options.config) if options.config else {}
     config = with_overrides(from_mapping(BuildConfig, values), options.set)
@@ -99,8 +99,8 @@ def run_build(options: argparse.Namespace) -> None:
 
 def _encoder(options: argparse.Namespace, console: Console) -> Any:
     """The network; a build that is resumed goes on in the precision that it was begun in."""
+    from regvpr_core.mapping.partial_map import begun_with
     from regvpr_core.models.encoder import load_encoder
-    from regvpr_core.places.partial_map import begun_with
 
     begun = begun_with(options.out) if options.resume else None
     precision = options.precision
@@ -118,7 +118,7 @@ def _encoder(options: argparse.Namespace, console: Console) -> Any:
 @contextlib.contextmanager
 def _kept(console: Console, out: Path) -> Iterator[None]:
     """Say how to go on when a build is broken off and something of it is kept."""
-    from regvpr_core.places.partial_map import kept_keyframes
+    from regvpr_core.mapping.partial_map import kept_keyframes
 
     try:
         yield

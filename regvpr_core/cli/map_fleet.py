@@ -10,7 +10,7 @@ from rich.console import Console
 from regvpr_core.cli.console import print_facts
 
 if TYPE_CHECKING:
-    from regvpr_core.places.compression import CompressReport
+    from regvpr_core.map_tools.compression import CompressReport
 
 TOKEN_HELP = 'environment variable with the token, user:password (default: %(default)s)'
 
@@ -47,9 +47,9 @@ def run_push(options: argparse.Namespace) -> None:
     """Push a map."""
     import re
 
-    from regvpr_core.places.fleet import push
-    from regvpr_core.places.index_milvus import check_site, Collection
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.map_tools.fleet import push
+    from regvpr_core.maps.place_map import PlaceMap
+    from regvpr_core.search.milvus import check_site, Collection
 
     with PlaceMap.open(options.map, index='none') as place_map:
         site = options.partition or re.sub(r'\W+', '_', options.map.resolve().name)
@@ -63,9 +63,9 @@ def run_push(options: argparse.Namespace) -> None:
 def run_pull(options: argparse.Namespace) -> None:
     """Pull a map."""
     from regvpr_core.errors import MapError
-    from regvpr_core.places.fleet import any_model, pull
-    from regvpr_core.places.index_milvus import check_site, Collection
-    from regvpr_core.places.map_files import map_bytes
+    from regvpr_core.map_tools.fleet import any_model, pull
+    from regvpr_core.maps.files import map_bytes
+    from regvpr_core.search.milvus import check_site, Collection
 
     if options.out.exists():
         raise MapError(f'{options.out} exists; choose a new folder for the map or remove it')
@@ -85,7 +85,7 @@ def run_pull(options: argparse.Namespace) -> None:
 
 def run_compress(options: argparse.Namespace) -> None:
     """Compress a map."""
-    from regvpr_core.places.compression import compress_map
+    from regvpr_core.map_tools.compression import compress_map
 
     with _progress('compressed') as told:
         report = compress_map(options.map, options.to, options.out, radius_m=options.radius,

@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> None:
     """Write the page of a map."""
     from regvpr_core.errors import ConfigError
     from regvpr_core.localization.belief import BeliefConfig, place_radius
-    from regvpr_core.pages import write_page
-    from regvpr_core.places.map_page import map_page
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.map_report.html import write_page
+    from regvpr_core.map_report.page import map_page
+    from regvpr_core.maps.place_map import PlaceMap
 
     belief = BeliefConfig()
     name = options.map.resolve().name
@@ -73,7 +73,7 @@ def _reliability(
     from regvpr_core.errors import MapError
     from regvpr_core.localization.calibration import calibration_error, reliability
     from regvpr_core.localization.stored_calibration import NAME, stored_or_learnt
-    from regvpr_core.places.map_page import Reliability
+    from regvpr_core.map_report.page import Reliability
 
     try:
         stored = place_map.attachment(NAME) is not None

@@ -13,9 +13,9 @@ from rich.table import Table
 from regvpr_core.cli.console import cell, say
 
 if TYPE_CHECKING:
-    from regvpr_core.geodesy import GpsConfig, Origin
-    from regvpr_core.places.builder import BuildConfig
-    from regvpr_core.places.frames import PosedSource
+    from regvpr_core.mapping.builder import BuildConfig
+    from regvpr_core.recordings.frames import PosedSource
+    from regvpr_core.recordings.geodesy import GpsConfig, Origin
 
 SHOWN_TABLES = 20
 
@@ -68,9 +68,9 @@ class Sources:
         Raises:
             BagError: one cannot be used, or they do not fit one map.
         """
-        from regvpr_core.places.camera_conflicts import refuse_conflicts
-        from regvpr_core.places.frames import common_world
-        from regvpr_core.places.source_names import distinct
+        from regvpr_core.recordings.camera_conflicts import refuse_conflicts
+        from regvpr_core.recordings.frames import common_world
+        from regvpr_core.recordings.source_names import distinct
 
         found: list[PosedSource] = []
         origin: Origin | None = None
@@ -91,8 +91,8 @@ class Sources:
         """Open one bag or folder."""
         if is_folder(path):
             return self._folder(path, origin)
-        from regvpr_ros.bag_source import open_bag
-        from regvpr_ros.bags import Bag
+        from regvpr_core.recordings.bag_source import open_bag
+        from regvpr_core.recordings.bags import Bag
 
         bag = self._stack.enter_context(Bag(path))
         source: PosedSource = open_bag(bag, self._bag_options(), self._gps, origin)
@@ -103,7 +103,7 @@ class Sources:
         return self._config.gps
 
     def _bag_options(self) -> Any:
-        from regvpr_ros.bag_source import BagOptions
+        from regvpr_core.recordings.bag_source import BagOptions
 
         options = self._options
         _refuse(options.table, '--table is for folders of pictures')
@@ -116,7 +116,7 @@ class Sources:
     def _folder(self, path: Path, origin: 'Origin | None') -> 'PosedSource':
         from regvpr_core.errors import ConfigError
         from regvpr_core.geometry import pose_matrix
-        from regvpr_core.places.folders import FolderOptions, open_folder
+        from regvpr_core.recordings.folders import FolderOptions, open_folder
 
         options = self._options
         if all(map(is_folder, options.sources)):
@@ -135,7 +135,12 @@ class Sources:
 
     def _pose_file(self) -> dict[str, Any]:
         """The poses of --tum or --kitti, read."""
-        from regvpr_core.trajectory import make_trajectory, read_kitti, read_times, read_tum
+        from regvpr_core.recordings.trajectory import (
+            make_trajectory,
+            read_kitti,
+            read_times,
+            read_tum,
+        )
 
         options = self._options
         if options.kitti is None:
@@ -197,7 +202,7 @@ def summary(source: 'PosedSource') -> str:
 
 
 def _print_folder(console: Console, path: Path) -> None:
-    from regvpr_core.places.folders import find_pictures, find_tables
+    from regvpr_core.recordings.folders import find_pictures, find_tables
 
     table = Table('in the folder', 'number', 'usable as')
     table.add_row('pictures', str(len(find_pictures(path))), 'images')
@@ -207,8 +212,14 @@ def _print_folder(console: Console, path: Path) -> None:
 
 
 def _print_topics(console: Console, path: Path) -> None:
-    from regvpr_ros.bags import Bag, CAMERA_INFO_TYPE, IMAGE_TYPES, NAVSAT_TYPE, TF_TYPES
-    from regvpr_ros.pose_messages import POSE_TYPES
+    from regvpr_core.recordings.bags import (
+        Bag,
+        CAMERA_INFO_TYPE,
+        IMAGE_TYPES,
+        NAVSAT_TYPE,
+        TF_TYPES,
+    )
+    from regvpr_core.recordings.pose_messages import POSE_TYPES
 
     uses = {**dict.fromkeys(IMAGE_TYPES, 'images'), **dict.fromkeys(POSE_TYPES, 'poses'),
             NAVSAT_TYPE: 'poses (GPS)', CAMERA_INFO_TYPE: 'intrinsics',

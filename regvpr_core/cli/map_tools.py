@@ -91,7 +91,7 @@ def _add_export(verbs: Any) -> None:
 def run_verify(options: argparse.Namespace) -> None:
     """Check a map; exit code 1 where something is lost and nothing was salvaged."""
     from regvpr_core.errors import MapError
-    from regvpr_core.places.verify import salvage, verify
+    from regvpr_core.map_tools.verify import salvage, verify
 
     with _bar('keyframes') as progress:
         report = verify(options.map, progress)
@@ -107,9 +107,9 @@ def run_verify(options: argparse.Namespace) -> None:
 
 def run_merge(options: argparse.Namespace) -> None:
     """Merge maps."""
-    from regvpr_core.places.map_files import refuse_existing
-    from regvpr_core.places.merge import merge_maps
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.map_tools.merge import merge_maps
+    from regvpr_core.maps.files import refuse_existing
+    from regvpr_core.maps.place_map import PlaceMap
 
     refuse_existing(options.out)
     with contextlib.ExitStack() as stack:
@@ -132,8 +132,8 @@ def _transforms(maps: list[Any], options: argparse.Namespace) -> tuple[list[Any]
     from regvpr_core.config import with_overrides
     from regvpr_core.errors import ConfigError, MapError
     from regvpr_core.geometry import pose_matrix, quat_xyzw
-    from regvpr_core.places.alignment import align_maps, AlignmentConfig
-    from regvpr_core.places.merge import check_model
+    from regvpr_core.map_tools.alignment import align_maps, AlignmentConfig
+    from regvpr_core.map_tools.merge import check_model
 
     if len(maps) < 2:
         raise ConfigError('merge takes two or more maps')
@@ -169,9 +169,9 @@ def run_prune(options: argparse.Namespace) -> None:
     """Prune a map."""
     from regvpr_core.config import with_overrides
     from regvpr_core.errors import ConfigError
-    from regvpr_core.places.map_files import refuse_existing
-    from regvpr_core.places.place_map import PlaceMap
-    from regvpr_core.places.prune import choose, prune_map, PruneConfig
+    from regvpr_core.map_tools.prune import choose, prune_map, PruneConfig
+    from regvpr_core.maps.files import refuse_existing
+    from regvpr_core.maps.place_map import PlaceMap
 
     config = with_overrides(
         PruneConfig(distance_m=options.distance_m, ambiguous=options.ambiguous), options.set)
@@ -199,10 +199,10 @@ def run_prune(options: argparse.Namespace) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     """Describe the places of a map with another model."""
+    from regvpr_core.map_tools.convert import convert_map
+    from regvpr_core.maps.files import refuse_existing
+    from regvpr_core.maps.place_map import PlaceMap
     from regvpr_core.models.encoder import load_encoder
-    from regvpr_core.places.convert import convert_map
-    from regvpr_core.places.map_files import refuse_existing
-    from regvpr_core.places.place_map import PlaceMap
 
     refuse_existing(options.out)
     console = Console(stderr=True)
@@ -235,7 +235,7 @@ def _pictures(place_map: Any, sources: list[Path], unclear: set[int], console: C
     """The keyframes' pictures in bags and folders; `unclear` is given those that share a key."""
     from regvpr_core.cli.map_sources import is_folder
     from regvpr_core.errors import BagError
-    from regvpr_core.places.convert import from_folder, Recorded, source_of
+    from regvpr_core.map_tools.convert import from_folder, Recorded, source_of
 
     taken_for: dict[str, Path] = {}
     for path in sources:
@@ -265,8 +265,8 @@ def _bag_pictures(path: Path, recorded: Any, unclear: set[int]
                   ) -> Iterator[tuple[int, Callable[[], Any]]]:
     from functools import partial
 
-    from regvpr_ros.bags import Bag, camera_name, IMAGE_TYPES
-    from regvpr_ros.conversions import image_rgb, stamp_ns
+    from regvpr_core.recordings.bags import Bag, camera_name, IMAGE_TYPES
+    from regvpr_core.recordings.messages import image_rgb, stamp_ns
 
     with Bag(path) as bag:
         topics = [topic.name for topic in bag.topics(*IMAGE_TYPES)]
@@ -284,8 +284,8 @@ def _bag_pictures(path: Path, recorded: Any, unclear: set[int]
 
 def run_export(options: argparse.Namespace) -> None:
     """Write the places of a map for other programs."""
-    from regvpr_core.places.export import export_map
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.map_tools.export import export_map
+    from regvpr_core.maps.place_map import PlaceMap
 
     with PlaceMap.open(options.map, index='none') as place_map:
         size = export_map(place_map, options.out, local=options.local)

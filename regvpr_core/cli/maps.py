@@ -9,7 +9,7 @@ from regvpr_core.cli.console import print_facts
 from regvpr_core.cli.map_build import add_build_arguments, run_build
 
 if TYPE_CHECKING:
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.maps.place_map import PlaceMap
 
 
 def add_parser(commands: Any) -> None:
@@ -33,8 +33,8 @@ def run_info(options: argparse.Namespace) -> None:
     """Print what a map holds."""
     import numpy as np
 
-    from regvpr_core.places.map_files import map_bytes
-    from regvpr_core.places.place_map import PlaceMap
+    from regvpr_core.maps.files import map_bytes
+    from regvpr_core.maps.place_map import PlaceMap
 
     with PlaceMap.open(options.map, index='none') as place_map:
         manifest = place_map.manifest

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.datasets.dataset import Matrix, Picture
 from regvpr_core.errors import ImageError
-from regvpr_core.evaluation.dataset import Matrix, Picture
 from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.descriptor_cache import DescriptorCache, picture_digest
 from regvpr_core.images import decode, RGB

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.errors import EvaluationError
 from regvpr_core.images import RGB
 from regvpr_core.models.encoder import Encoder
 

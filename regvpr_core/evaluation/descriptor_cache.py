@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.errors import EvaluationError
 
 FORMAT_VERSION = 1
 RECORD_BYTES = 36

@@ -12,8 +12,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.describers import Describer
-from regvpr_core.evaluation.errors import EvaluationError
 from regvpr_core.evaluation.modules import ModuleDescriber, Shown
 
 NAME = 'efficientnet_lite0_gem'

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import check_range
-from regvpr_core.errors import ConfigError
-from regvpr_core.evaluation.dataset import Dataset, Float32, GivenDescriptors, Matrix, Picture
+from regvpr_core.datasets.dataset import Dataset, Float32, GivenDescriptors, Matrix, Picture
+from regvpr_core.datasets.ground_truth import Int64
+from regvpr_core.errors import ConfigError, EvaluationError
 from regvpr_core.evaluation.describe_pictures import (
     Degrade,
     describe_pictures,
@@ -21,8 +22,6 @@ from regvpr_core.evaluation.describe_pictures import (
 )
 from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.descriptor_cache import DescriptorCache
-from regvpr_core.evaluation.errors import EvaluationError
-from regvpr_core.evaluation.ground_truth import Int64
 from regvpr_core.evaluation.retrieval_metrics import (
     first_hit,
     precision_recall,

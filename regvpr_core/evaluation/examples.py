@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regvpr_core.datasets.dataset import Picture
 from regvpr_core.errors import ImageError
-from regvpr_core.evaluation.dataset import Picture
 from regvpr_core.evaluation.evaluator import Result
 from regvpr_core.images import decode, encode_jpeg, thumbnail
 

@@ -24,11 +24,10 @@ from urllib.parse import parse_qsl
 import yaml
 
 from regvpr_core.config import from_mapping, nearest, read_yaml
-from regvpr_core.errors import CheckpointError
+from regvpr_core.errors import CheckpointError, EvaluationError
 from regvpr_core.evaluation.baselines import Baseline, BASELINES
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
-from regvpr_core.evaluation.errors import EvaluationError
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
 from regvpr_core.models.backbones import find_backbone
 from regvpr_core.models.checkpoints import (

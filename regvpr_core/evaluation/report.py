@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 
 from regvpr_core import __version__
-from regvpr_core.evaluation.dataset import REMOVED
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.datasets.dataset import REMOVED
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.evaluator import Result
 from regvpr_core.evaluation.examples import best_queries, Found, row, worst_queries
 from regvpr_core.evaluation.plots import (
@@ -19,7 +19,7 @@ from regvpr_core.evaluation.plots import (
 )
 from regvpr_core.evaluation.robustness import Curve
 from regvpr_core.evaluation.tables import comparison, ComparisonRow
-from regvpr_core.pages import label, page
+from regvpr_core.map_report.html import label, page
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --line: #d0d7de;

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.errors import EvaluationError
 
 Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from regvpr_core.evaluation.dataset import Dataset
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.describe_pictures import Degrade
 from regvpr_core.evaluation.describers import Describer
-from regvpr_core.evaluation.errors import EvaluationError
 from regvpr_core.evaluation.evaluator import degraded, EvaluateConfig
 from regvpr_core.images import decode, encode_jpeg, RGB
 

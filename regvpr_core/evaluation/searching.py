@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import nearest
+from regvpr_core.datasets.ground_truth import Matches
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.describe_pictures import Rows
-from regvpr_core.evaluation.errors import EvaluationError
-from regvpr_core.evaluation.ground_truth import Matches
-from regvpr_core.places.index import ExactIndex
-from regvpr_core.places.index_rows import CENTRE_PRIOR, unit
+from regvpr_core.search.index import ExactIndex
+from regvpr_core.search.rows import CENTRE_PRIOR, unit
 
 BLOCK_ROWS = 4096
 MAX_BLOCK_BYTES = 128_000_000
@@ -94,7 +94,7 @@ def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexe
     """
     if kind != 'rabitq':
         raise EvaluationError(f'unknown index {kind!r}{nearest(kind, INDEXES)}')
-    from regvpr_core.places.index_rabitq import encode, RabitqConfig, RabitqIndex
+    from regvpr_core.search.rabitq import encode, RabitqConfig, RabitqIndex
 
     start_s = time.monotonic()
     rows, config = _CodedRows(references), RabitqConfig()

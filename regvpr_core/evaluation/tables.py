@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.evaluator import Result
 from regvpr_core.evaluation.quoted_figures import quoted_for
 from regvpr_core.evaluation.robustness import Curve

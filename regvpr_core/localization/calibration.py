@@ -17,8 +17,8 @@ import numpy.typing as npt
 from regvpr_core.geometry import Array
 from regvpr_core.localization.appearance import Appearance, AppearanceConfig
 from regvpr_core.localization.whitening import Whitening
-from regvpr_core.places.index_rows import unit
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.rows import unit
 
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.localization.appearance import Float32
-from regvpr_core.localization.camera_rays import Intrinsics
-from regvpr_core.localization.local_features import LocalFeatures
+from regvpr_core.verification.camera_rays import Intrinsics
+from regvpr_core.verification.local_features import LocalFeatures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

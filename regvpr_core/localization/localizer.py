@@ -12,22 +12,22 @@ from regvpr_core.localization.appearance import Appearance, Float32
 from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import margin, same_place, sample, scores
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.metric_pose import MetricPose
 from regvpr_core.localization.pose_prior import estimate, PosePrior
 from regvpr_core.localization.settings import LocalizerConfig
 from regvpr_core.localization.states import Decider, Evidence, State
 from regvpr_core.localization.stored_calibration import stored_or_learnt
-from regvpr_core.localization.verification import (
+from regvpr_core.localization.views import Mounts, Seen
+from regvpr_core.localization.whitening import Whitening
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.search.rows import unit
+from regvpr_core.verification.metric_pose import MetricPose
+from regvpr_core.verification.verification import (
     AnyVerifier,
     make_verifier,
     spread_log_odds,
     Verification,
 )
-from regvpr_core.localization.views import Mounts, Seen
-from regvpr_core.localization.whitening import Whitening
-from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.index_rows import unit
-from regvpr_core.places.place_map import PlaceMap
 
 __all__ = ['Description', 'Frame', 'Localization', 'Localizer', 'LocalizerConfig', 'Match',
            'State']

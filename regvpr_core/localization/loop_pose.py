@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse
-from regvpr_core.localization.camera_rays import Intrinsics
-from regvpr_core.localization.local_features import LocalFeatures
-from regvpr_core.localization.place_pose import place_pose, View
 from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
+from regvpr_core.verification.camera_rays import Intrinsics
+from regvpr_core.verification.local_features import LocalFeatures
+from regvpr_core.verification.place_pose import place_pose, View
 
 PLACE_STD_M = (2.5, 1.0, 0.5)
 """Ahead, aside and up: how far apart the images of a closure are that is not verified."""

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from regvpr_core.config import check_range
 from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.belief import Belief
-from regvpr_core.localization.metric_pose import MetricPose, of_base
+from regvpr_core.verification.metric_pose import MetricPose, of_base
 
 ROUNDS = 10
 HUBER_M = 1.5

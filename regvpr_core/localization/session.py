@@ -21,17 +21,17 @@ from regvpr_core.geometry import Array, inverse, rotation_angle
 from regvpr_core.localization.belief import Float, Ids
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.local_extractor import LocalExtractor
 from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
 from regvpr_core.localization.session_store import SessionStore
-from regvpr_core.localization.verification import (
+from regvpr_core.maps.keyframes import KeyframeConfig
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.verification.local_extractor import LocalExtractor
+from regvpr_core.verification.verification import (
     Verification,
     VerificationConfig,
     Verifier,
 )
-from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.keyframes import KeyframeConfig
-from regvpr_core.places.place_map import PlaceMap
 
 CANDIDATES = 24
 TOP_SCORE = 8.0

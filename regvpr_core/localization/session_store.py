@@ -14,10 +14,10 @@ from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, quat_xyzw
 from regvpr_core.localization.appearance import Appearance, AppearanceConfig, Float32
 from regvpr_core.localization.frames import Description
-from regvpr_core.localization.local_features import encode_features
 from regvpr_core.localization.whitening import MAX_ROWS, Whitening
-from regvpr_core.places.map_files import Manifest, new_folder, new_map_id
-from regvpr_core.places.map_writer import Keyframe, MapWriter
+from regvpr_core.maps.files import Manifest, new_folder, new_map_id
+from regvpr_core.maps.writer import Keyframe, MapWriter
+from regvpr_core.verification.local_features import encode_features
 
 Ids = npt.NDArray[np.int64]
 

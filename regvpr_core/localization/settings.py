@@ -6,7 +6,7 @@ from regvpr_core.config import check_range
 from regvpr_core.localization.appearance import AppearanceConfig
 from regvpr_core.localization.belief import BeliefConfig
 from regvpr_core.localization.pose_prior import PosePriorConfig
-from regvpr_core.localization.verification import VerificationConfig
+from regvpr_core.verification.verification import VerificationConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 from regvpr_core.errors import MapError
 from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.localization.calibration import Bin, BINS, calibrate, Calibration
-from regvpr_core.places.map_writer import MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import MapWriter
 
 NAME = 'calibration'
 VERSION = 1

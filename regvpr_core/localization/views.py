@@ -14,7 +14,7 @@ from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.appearance import Float32
 from regvpr_core.localization.belief import Belief, Float, Ids
 from regvpr_core.localization.calibration import SAMPLE
-from regvpr_core.localization.verification import Verification
+from regvpr_core.verification.verification import Verification
 
 SAME_MOUNT = 1e-6
 COVERED = 0.5

@@ -11,8 +11,8 @@ import numpy as np
 
 from regvpr_core.geometry import Array
 from regvpr_core.localization.appearance import Float32
-from regvpr_core.places.index_rows import unit
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.rows import unit
 
 MAX_ROWS = 1024
 POWER = 1.0

@@ -19,9 +19,9 @@ from torch import Tensor
 from regvpr_core.config import check_range, nearest
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.models.checkpoints import METADATA_KEY
+from regvpr_core.models.cpu.linear import Form, packing_works
+from regvpr_core.models.cpu.network import fuse, FusedBlock
 from regvpr_core.models.descriptor_model import DescriptorModel
-from regvpr_core.models.fused import fuse, FusedBlock
-from regvpr_core.models.fused_linear import Form, packing_works
 from regvpr_core.models.vit import Block
 
 Rows = npt.NDArray[np.float32]

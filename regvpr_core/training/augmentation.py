@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.training.config import AugmentationConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.weather import at_night, blurred, erased, in_rain
 
 MAX_MAGNITUDE = 30.0

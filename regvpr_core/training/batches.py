@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regvpr_core.datasets.place_set import Int64, PlaceSet
 from regvpr_core.training.config import BatchConfig
-from regvpr_core.training.place_set import Int64, PlaceSet
 
 NEAREST_LOOK_AHEAD = 512
 """So many places are looked at to find one that is far enough from the others of a batch."""

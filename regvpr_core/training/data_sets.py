@@ -3,17 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from regvpr_core.evaluation.dataset import Dataset
-from regvpr_core.evaluation.msls import load_validation
-from regvpr_core.evaluation.utm_folders import load_utm
-from regvpr_core.training.clips import clips_validation, read_clips
-from regvpr_core.training.config import DataConfig, TrainConfig, ValidationConfig
-from regvpr_core.training.errors import TrainingError
-from regvpr_core.training.gsv_cities import read_gsv_cities
-from regvpr_core.training.manifest import manifest_validation, read_manifest
-from regvpr_core.training.place_folders import read_place_folders
-from regvpr_core.training.place_set import joined, PlaceSet
-from regvpr_core.training.posed_pictures import read_msls, read_utm
+from regvpr_core.datasets.clips import clips_validation, read_clips
+from regvpr_core.datasets.config import DataConfig, ValidationConfig
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.datasets.gsv_cities import read_gsv_cities
+from regvpr_core.datasets.manifest import manifest_validation, read_manifest
+from regvpr_core.datasets.msls import load_validation
+from regvpr_core.datasets.place_folders import read_place_folders
+from regvpr_core.datasets.place_set import joined, PlaceSet
+from regvpr_core.datasets.posed_pictures import read_msls, read_utm
+from regvpr_core.datasets.utm_folders import load_utm
+from regvpr_core.errors import TrainingError
+from regvpr_core.training.config import TrainConfig
 
 READERS: dict[str, Callable[[Path, DataConfig], PlaceSet]] = {
     'gsv_cities': read_gsv_cities,

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import nn, Tensor
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.register_aggregator import RegisterAggregator
 from regvpr_core.models.salad import Salad
 from regvpr_core.training.config import HeadStartConfig, TrainConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.randomness import generator
 from regvpr_core.training.sources import Source
 

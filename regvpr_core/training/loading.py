@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regvpr_core.errors import ImageError
+from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.preprocessing import Preprocessing
 from regvpr_core.training.batches import Batch
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.pictures import read_groups
-from regvpr_core.training.place_set import Int64, PlaceSet
 
 
 @dataclass(slots=True)

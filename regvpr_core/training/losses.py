@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.transport import full_precision
 from regvpr_core.training.config import LossConfig
-from regvpr_core.training.errors import TrainingError
 
 
 class PlaceLoss(nn.Module):

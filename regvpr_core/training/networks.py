@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.backbones import (
     BackboneWeights,
     fetch_backbone,
@@ -17,7 +18,6 @@ from regvpr_core.models.checkpoints import load_model
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.vit import check_weights, load_backbone_weights
 from regvpr_core.training.config import TrainConfig
-from regvpr_core.training.errors import TrainingError
 
 
 class TokenNetwork(nn.Module):

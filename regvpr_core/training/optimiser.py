@@ -5,10 +5,10 @@ import math
 import torch
 from torch import nn
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.trainable import freeze_the_rest
 from regvpr_core.training.config import OptimiserConfig, ScheduleConfig
-from regvpr_core.training.errors import TrainingError
 
 GROUPS = ('adapters', 'head', 'backbone')
 

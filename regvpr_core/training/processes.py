@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 import torch.distributed as dist
 
-from regvpr_core.training.errors import TrainingError
+from regvpr_core.errors import TrainingError
 
 PATIENCE = datetime.timedelta(hours=6)
 """So long may the others wait while the first one validates or computes tokens."""

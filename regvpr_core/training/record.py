@@ -11,10 +11,10 @@ import torch
 
 from regvpr_core import __version__
 from regvpr_core.config import to_mapping
-from regvpr_core.evaluation.dataset import Dataset
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.training.config import TrainConfig
-from regvpr_core.training.place_set import PlaceSet
 from regvpr_core.training.run_state import Progress
 
 PACKAGES = ('torch', 'numpy', 'kornia', 'pytorch-metric-learning', 'opencv-python-headless')

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 import yaml
 
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.models.checkpoints import MAX_CHECKPOINT_BYTES, save_checkpoint
 from regvpr_core.models.descriptor_model import DescriptorModel
-from regvpr_core.training.errors import TrainingError
 
 STATE_KEY = 'regvpr_training'
 STATE_VERSION = 1

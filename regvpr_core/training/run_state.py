@@ -10,9 +10,9 @@ import torch
 from torch import nn, Tensor
 
 from regvpr_core.config import to_mapping
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.vit import check_weights
 from regvpr_core.training.config import TrainConfig
-from regvpr_core.training.errors import TrainingError
 
 MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
 

@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from regvpr_core.errors import ImageError
-from regvpr_core.evaluation.dataset import Dataset, PictureFile
+from regvpr_core.datasets.dataset import Dataset, PictureFile
+from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.training.augmentation import Augmenter
 from regvpr_core.training.batches import Batch
 from regvpr_core.training.config import AugmentationConfig, TokensConfig, TrainConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.loading import PictureLoader
 from regvpr_core.training.networks import TokenNetwork
 from regvpr_core.training.pictures import normalised, read_groups, unit_range
-from regvpr_core.training.place_set import Int64, PlaceSet
 from regvpr_core.training.processes import Processes
 from regvpr_core.training.recompute import recompute
 from regvpr_core.training.tokens import keep_tokens, TokenPlan, TokenStore

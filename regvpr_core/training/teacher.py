@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from regvpr_core.evaluation.dataset import PictureFile
+from regvpr_core.datasets.dataset import PictureFile
+from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.errors import TrainingError
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache, Rows
 from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.model_specs import open_describer
 from regvpr_core.training.config import DistilConfig
-from regvpr_core.training.errors import TrainingError
-from regvpr_core.training.place_set import Int64, PlaceSet
 from regvpr_core.training.processes import Processes
 
 BLOCK = 4096

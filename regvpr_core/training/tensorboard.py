@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from regvpr_core.training.errors import TrainingError
+from regvpr_core.errors import TrainingError
 
 
 class TensorBoardWatch:

@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 
 from regvpr_core.config import to_mapping
-from regvpr_core.errors import ImageError
+from regvpr_core.datasets.place_set import Int64
+from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.backbones import BackboneWeights
+from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.engines import fastest_form
-from regvpr_core.models.fused import fuse
 from regvpr_core.models.vit import load_backbone_weights, VIT_CONFIGS
 from regvpr_core.training.augmentation import Augmenter
 from regvpr_core.training.batches import Batch
 from regvpr_core.training.config import AugmentationConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.pictures import normalised, read_groups, unit_range
-from regvpr_core.training.place_set import Int64
 from regvpr_core.training.randomness import generator
 from regvpr_core.training.run_folder import saving, write_whole
 

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from regvpr_core.config import to_mapping
-from regvpr_core.evaluation.dataset import Dataset
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.datasets.place_set import PlaceSet
+from regvpr_core.errors import TrainingError
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.encoder import choose_device
 from regvpr_core.training.batches import Batch, Batches
 from regvpr_core.training.config import TrainConfig
 from regvpr_core.training.data_sets import training_set, validation_sets
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.head_start import start_head
 from regvpr_core.training.interrupts import Interrupts, Stopped
 from regvpr_core.training.losses import PlaceLoss
 from regvpr_core.training.networks import build_model
 from regvpr_core.training.optimiser import adamw, named_trainable, rate_factor, set_rates
-from regvpr_core.training.place_set import PlaceSet
 from regvpr_core.training.processes import joined_processes, Processes
 from regvpr_core.training.randomness import generator, step_seed
 from regvpr_core.training.record import checkpoint_record, run_record

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.evaluation.dataset import Dataset
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.errors import TrainingError
 from regvpr_core.evaluation.retrieval_metrics import recall_at
-from regvpr_core.training.errors import TrainingError
 
 KS = (1, 5, 10)
 QUERIES_A_PASS = 512

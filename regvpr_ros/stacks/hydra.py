@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from regvpr_core.geometry import Array
-from regvpr_ros.conversions import fill_pose, split_stamp
+from regvpr_core.recordings.messages import fill_pose, split_stamp
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.messages import interface
 from regvpr_ros.stacks.trail import Trail

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Any
 
-from regvpr_ros.conversions import stamp_ns
+from regvpr_core.recordings.messages import stamp_ns
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.messages import interface
 from regvpr_ros.stacks.stamps import StampIds

@@ -15,8 +15,8 @@ from examples.town import LapConfig, TownConfig
 from examples.town.camera import T_BASE_CAM
 from examples.town.drive import Drive as TownDrive
 from examples.town.town import Frame
-from regvpr_core.localization.camera_rays import Intrinsics
-from regvpr_core.localization.local_features import LocalFeatures
+from regvpr_core.verification.camera_rays import Intrinsics
+from regvpr_core.verification.local_features import LocalFeatures
 
 CAMERA = Intrinsics(width=320, height=240,
                     K=np.array([[210.0, 0, 159.5], [0, 210.0, 119.5], [0, 0, 1]]))

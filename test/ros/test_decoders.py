@@ -10,8 +10,8 @@ import pytest
 from sensor_msgs.msg import Image
 
 from regvpr_core.errors import ImageError
+from regvpr_core.recordings.messages import BYTES_PER_PIXEL, image_rgb
 from regvpr_ros import decoders
-from regvpr_ros.conversions import BYTES_PER_PIXEL, image_rgb
 from regvpr_ros.decoders import BY_CV_BRIDGE, choose_decoder, cv_bridge_decoder
 
 

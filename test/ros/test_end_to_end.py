@@ -16,9 +16,9 @@ from examples.town import LapConfig, Town, TownConfig, write_lap
 from regvpr_core.cli import main
 from regvpr_core.geometry import pose_matrix
 from regvpr_core.images import read
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_core.trajectory import read_tum
-from regvpr_ros.conversions import pose_T, stamp_ns
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.recordings.messages import pose_T, stamp_ns
+from regvpr_core.recordings.trajectory import read_tum
 
 PLACE_M = 5.0
 

@@ -7,7 +7,7 @@ from rosbags.typesys import get_typestore, Stores
 from sensor_msgs.msg import CompressedImage, Image
 
 from regvpr_core.errors import ImageError
-from regvpr_ros.conversions import image_rgb
+from regvpr_core.recordings.messages import image_rgb
 from regvpr_ros.image_parser import ImageParser
 
 

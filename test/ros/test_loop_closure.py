@@ -6,7 +6,7 @@ from regvpr_ros.srv import SaveMap
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 
 def test_a_second_lap_closes_loops_with_both_stamps_and_the_session_survives_a_kill(

@@ -6,7 +6,7 @@ from nav_msgs.msg import Odometry
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from regvpr_ros.bags import Bag
+from regvpr_core.recordings.bags import Bag
 
 
 @pytest.mark.parametrize(('storage', 'compressed'), [

@@ -6,8 +6,8 @@ import numpy as np
 
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.session import SessionConfig
+from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.preprocessing import Preprocessing
-from regvpr_core.places.place_map import PlaceMap
 from regvpr_ros.session_recorder import SessionRecorder
 
 ENCODER = SimpleNamespace(dimension=32, name='made', fingerprint='f' * 64,

@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from regvpr_core.cli import main
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 RATE_HZ = 30.0
 QUIET_S = 30.0

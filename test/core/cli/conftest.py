@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regvpr_core.places.map_files import Manifest
-from regvpr_core.places.map_writer import Keyframe, MapWriter
+from regvpr_core.maps.files import Manifest
+from regvpr_core.maps.writer import Keyframe, MapWriter
 
 
 @pytest.fixture

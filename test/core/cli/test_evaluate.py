@@ -109,7 +109,7 @@ def test_protocols_are_listed(capsys, monkeypatch):
 
 
 def test_the_msls_challenge_writes_a_submission(evaluate, tmp_path, noise, capsys):
-    from regvpr_core.evaluation.msls import CHALLENGE
+    from regvpr_core.datasets.msls import CHALLENGE
 
     pictures = noise(6)
     for city, rgb in zip(CHALLENGE, pictures, strict=True):
@@ -295,7 +295,7 @@ def test_what_an_index_costs_is_said(evaluate, folder, capsys):
 
 def test_a_compressed_map_is_asked_with_compressed_descriptors(
         evaluate, small_model, make_bag, frames, tmp_path, capsys):
-    from regvpr_core.places.compression import compress_map
+    from regvpr_core.map_tools.compression import compress_map
 
     bag = make_bag(tmp_path / 'lap', frames(8))
     assert main(['map', 'build', str(bag), '--out', str(tmp_path / 'map'), '--model',

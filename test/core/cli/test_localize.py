@@ -9,9 +9,9 @@ import pytest
 
 from regvpr_core.cli import doctor, main
 from regvpr_core.images import encode_jpeg
+from regvpr_core.maps.files import Manifest
+from regvpr_core.maps.writer import Keyframe, MapWriter
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.places.map_files import Manifest
-from regvpr_core.places.map_writer import Keyframe, MapWriter
 
 KEYFRAMES = 40
 

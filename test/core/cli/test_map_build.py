@@ -11,8 +11,8 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
 
 from regvpr_core.cli import main
-from regvpr_core.places.place_map import PlaceMap
-from regvpr_core.trajectory import make_trajectory, write_tum
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.recordings.trajectory import make_trajectory, write_tum
 
 SECOND = 10**9
 
@@ -270,7 +270,7 @@ def test_the_folder_for_the_map_must_be_named(make_bag, frames, tmp_path, capsys
 
 def test_ctrl_c_before_the_first_batch_leaves_nothing(
         build, make_bag, frames, tmp_path, monkeypatch, capsys):
-    from regvpr_core.places import candidates
+    from regvpr_core.mapping import candidates
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

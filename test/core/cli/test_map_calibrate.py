@@ -8,9 +8,9 @@ import pytest
 from regvpr_core.cli import main
 from regvpr_core.localization.calibration import calibration_error
 from regvpr_core.localization.stored_calibration import from_json, NAME
-from regvpr_core.places.map_files import Manifest, new_map_id
-from regvpr_core.places.map_writer import Keyframe, MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.files import Manifest, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
 
 COUNT, DIMENSION = 240, 48
 

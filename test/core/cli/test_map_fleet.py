@@ -7,8 +7,8 @@ import pytest
 
 from regvpr_core.cli import main
 from regvpr_core.cli.map_fleet import add_parsers
-from regvpr_core.places.index_milvus import TOKEN_VARIABLE
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.milvus import TOKEN_VARIABLE
 
 
 def test_a_map_goes_to_a_fleet_and_comes_back(make_small_map, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from regvpr_core.cli import main
 from regvpr_core.localization.calibration import Bin, Calibration
 from regvpr_core.localization.stored_calibration import to_json
-from regvpr_core.places.map_writer import MapWriter
+from regvpr_core.maps.writer import MapWriter
 
 
 def test_a_page_is_written_and_told_of(make_small_map, tmp_path, capsys):

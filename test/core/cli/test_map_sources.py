@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from regvpr_core.cli import main
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,7 +93,7 @@ def test_folders_of_one_name_become_sources_of_two(build, noise, small_model, tm
 
 def test_a_build_of_sources_of_one_name_resumes_under_the_names_that_it_gave(
         build, noise, tmp_path, capsys, monkeypatch):
-    from regvpr_core.places import builder
+    from regvpr_core.mapping import builder
 
     def stop(self, *arguments) -> None:
         commit(self, *arguments)
@@ -186,7 +186,7 @@ def test_a_folder_is_listed_with_what_would_be_used(build, noise, tmp_path, caps
 
 
 def test_resume_goes_on_and_says_what_was_there(build, noise, tmp_path, capsys, monkeypatch):
-    from regvpr_core.places import builder
+    from regvpr_core.mapping import builder
 
     folder = write_table(tmp_path / 'lap', noise(20))
     record, left = builder.PartialMap.commit, [2]
@@ -223,7 +223,7 @@ def test_a_build_that_is_resumed_anywhere_has_the_attachments_of_one_that_was_no
     """Also where it was broken off when all keyframes were in, while it was calibrated."""
     from regvpr_core.localization import stored_calibration
     from regvpr_core.models import engines
-    from regvpr_core.models.fused import Form
+    from regvpr_core.models.cpu.network import Form
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -252,7 +252,7 @@ def test_ctrl_c_says_how_to_go_on(build, noise, tmp_path, small_model, capsys):
     folder = write_table(tmp_path / 'lap', noise(20))
     program = ('import os, signal, sys\n'
                'from regvpr_core.cli import main\n'
-               'from regvpr_core.places import builder\n'
+               'from regvpr_core.mapping import builder\n'
                'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
                'commit = builder.PartialMap.commit\n'
                'def interrupted(self, *a):\n'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regvpr_core.cli import main
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from regvpr_core.evaluation.dataset import Dataset, PictureFile
-from regvpr_core.evaluation.ground_truth import matches
+from regvpr_core.datasets.dataset import Dataset, PictureFile
+from regvpr_core.datasets.ground_truth import matches
 
 
 def write_picture(path: Path, seed: int = 0) -> Path:

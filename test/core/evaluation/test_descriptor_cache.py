@@ -8,8 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.descriptor_cache import DescriptorCache, picture_digest, trim
-from regvpr_core.evaluation.errors import EvaluationError
 
 
 def rows(count: int, seed: int = 0, dimension: int = 8) -> np.ndarray:

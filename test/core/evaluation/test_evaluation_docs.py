@@ -3,8 +3,8 @@
 from pathlib import Path
 import re
 
+from regvpr_core.datasets.protocols import PROTOCOLS
 from regvpr_core.evaluation.baselines import BASELINES
-from regvpr_core.evaluation.protocols import PROTOCOLS
 from regvpr_core.evaluation.robustness import DEGRADATIONS
 
 PAGE = (Path(__file__).resolve().parents[3] / 'docs' / 'evaluation.md').read_text()

@@ -4,11 +4,10 @@ import json
 import numpy as np
 import pytest
 
-from regvpr_core.errors import ConfigError
-from regvpr_core.evaluation.dataset import GivenDescriptors, PictureFile
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.datasets.dataset import GivenDescriptors, PictureFile
+from regvpr_core.datasets.ground_truth import matches
+from regvpr_core.errors import ConfigError, EvaluationError
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.evaluation.ground_truth import matches
 from regvpr_core.evaluation.robustness import DEGRADATIONS, robustness
 from regvpr_core.evaluation.tables import comparison, write_csv, write_json, write_queries_csv
 from regvpr_core.images import decode

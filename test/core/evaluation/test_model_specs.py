@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from regvpr_core.errors import RegvprError
+from regvpr_core.errors import EvaluationError, RegvprError
 from regvpr_core.evaluation.baselines import BASELINES
 from regvpr_core.evaluation.describers import unit_rows
-from regvpr_core.evaluation.errors import EvaluationError
 from regvpr_core.evaluation.model_specs import open_describer
 from regvpr_core.evaluation.modules import Shown
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from regvpr_core.evaluation.dataset import PictureFile
+from regvpr_core.datasets.dataset import PictureFile
+from regvpr_core.datasets.ground_truth import matches
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
 from regvpr_core.evaluation.examples import best_queries, row, worst_queries
-from regvpr_core.evaluation.ground_truth import matches
 from regvpr_core.evaluation.report import write_report
 from regvpr_core.evaluation.robustness import robustness
 from regvpr_core.images import decode

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from regvpr_core.evaluation.errors import EvaluationError
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.retrieval_metrics import (
     first_hit,
     mean_average_precision,

@@ -5,10 +5,10 @@ import textwrap
 import numpy as np
 import pytest
 
+from regvpr_core.datasets.ground_truth import matches
+from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation import searching
 from regvpr_core.evaluation.describe_pictures import Rows
-from regvpr_core.evaluation.errors import EvaluationError
-from regvpr_core.evaluation.ground_truth import matches
 from regvpr_core.evaluation.searching import (
     agreement,
     block_rows,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from regvpr_core.localization.camera_rays import Intrinsics
-from regvpr_core.localization.local_features import LocalFeatures
-from regvpr_core.places.map_files import Manifest
-from regvpr_core.places.map_writer import Keyframe, MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.files import Manifest
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
+from regvpr_core.verification.camera_rays import Intrinsics
+from regvpr_core.verification.local_features import LocalFeatures
 
 DIMENSION = 64
 

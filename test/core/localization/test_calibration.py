@@ -13,7 +13,7 @@ from regvpr_core.localization.calibration import (
     sample,
     scores,
 )
-from regvpr_core.places.place_map import unit
+from regvpr_core.maps.place_map import unit
 
 
 def test_a_score_is_in_robust_standard_deviations_above_the_background():

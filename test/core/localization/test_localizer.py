@@ -9,7 +9,7 @@ from regvpr_core.errors import ConfigError, ImageError
 from regvpr_core.localization.belief import BeliefConfig
 from regvpr_core.localization.frames import Description
 from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig, State
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
 
 COUNT = 60
 SECOND = 10**9

@@ -5,7 +5,6 @@ from scipy.spatial.transform import Rotation
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import distance, inverse
 from regvpr_core.localization.belief import Belief, BeliefConfig
-from regvpr_core.localization.metric_pose import MetricPose
 from regvpr_core.localization.pose_prior import (
     estimate,
     of_verified,
@@ -13,6 +12,7 @@ from regvpr_core.localization.pose_prior import (
     road_axes,
     robust_mean,
 )
+from regvpr_core.verification.metric_pose import MetricPose
 
 FLOOR = PosePriorConfig(spread_share=1.0, position_floor_m=0.5, lane_m=0.3, height_m=0.1,
                         rotation_floor_rad=0.1)

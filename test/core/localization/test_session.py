@@ -8,10 +8,10 @@ import pytest
 
 from regvpr_core.errors import ConfigError, ImageError, MapError
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.local_features import LocalFeatures
 from regvpr_core.localization.session import SessionConfig, SessionLoops
-from regvpr_core.localization.verification import Verification
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.verification.local_features import LocalFeatures
+from regvpr_core.verification.verification import Verification
 
 DIMENSION = 96
 RING_M = 160.0

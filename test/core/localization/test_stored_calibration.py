@@ -22,9 +22,9 @@ from regvpr_core.localization.stored_calibration import (
     to_json,
 )
 from regvpr_core.localization.whitening import Whitening
-from regvpr_core.places.index_rows import unit
-from regvpr_core.places.map_writer import MapWriter
-from regvpr_core.places.place_map import PlaceMap
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import MapWriter
+from regvpr_core.search.rows import unit
 
 SOME = Calibration(2.5, 1.25, (-4.0, 0.5, 1.5), 'traverse abc', 120,
                    (Bin(predicted=0.05, true=0.04, count=70),

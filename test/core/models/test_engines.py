@@ -8,12 +8,12 @@ from regvpr_core.errors import ConfigError, ImageError
 from regvpr_core.models import engines
 from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.checkpoints import LoadedModel
+from regvpr_core.models.cpu.head import GROUP
+from regvpr_core.models.cpu.linear import Form, packing_works
+from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder, torch_encoder
 from regvpr_core.models.engines import fastest_form
-from regvpr_core.models.fused import fuse
-from regvpr_core.models.fused_head import GROUP
-from regvpr_core.models.fused_linear import Form, packing_works
 from regvpr_core.models.preprocessing import Preprocessing
 
 HEADS = {'regvpr': {}, 'salad': {'clusters': 8, 'output_dim': 40}, 'gem': {'power': 3.0},

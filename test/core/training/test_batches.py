@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from regvpr_core.datasets.place_set import joined, place_set
 from regvpr_core.training.batches import Batches
 from regvpr_core.training.config import BatchConfig
-from regvpr_core.training.place_set import joined, place_set
 
 
 def places(count=23, each=5, groups=3, positions=None, apart=0.0):

@@ -3,16 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regvpr_core.errors import RegvprError
-from regvpr_core.training.clips import clips_validation, read_clips
-from regvpr_core.training.config import DataConfig, ValidationConfig
+from regvpr_core.datasets.clips import clips_validation, read_clips
+from regvpr_core.datasets.config import DataConfig, ValidationConfig
+from regvpr_core.datasets.gsv_cities import read_gsv_cities
+from regvpr_core.datasets.manifest import read_manifest
+from regvpr_core.datasets.place_folders import read_place_folders
+from regvpr_core.datasets.place_set import joined
+from regvpr_core.datasets.posed_pictures import read_msls, read_utm
+from regvpr_core.errors import RegvprError, TrainingError
 from regvpr_core.training.data_sets import training_set, validation_set
-from regvpr_core.training.errors import TrainingError
-from regvpr_core.training.gsv_cities import read_gsv_cities
-from regvpr_core.training.manifest import read_manifest
-from regvpr_core.training.place_folders import read_place_folders
-from regvpr_core.training.place_set import joined
-from regvpr_core.training.posed_pictures import read_msls, read_utm
 
 GSV_HEADER = 'place_id,year,month,northdeg,city_id,lat,lon,panoid\n'
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from regvpr_core.errors import ConfigError
+from regvpr_core.errors import ConfigError, TrainingError
 from regvpr_core.models.aggregators import AGGREGATORS
 from regvpr_core.models.checkpoints import load_model
 from regvpr_core.training.config import HeadStartConfig, TokensConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.head_start import clusters, components, start_from_tokens
 from regvpr_core.training.sources import windows
 from regvpr_core.training.trainer import train

@@ -8,14 +8,13 @@ from safetensors.torch import load_file
 import torch
 
 from regvpr_core.config import from_mapping
-from regvpr_core.errors import ConfigError
+from regvpr_core.errors import ConfigError, TrainingError
 from regvpr_core.images import read
 from regvpr_core.models.backbones import find_backbone
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.models.vit import load_backbone_weights
 from regvpr_core.training.config import AugmentationConfig, TrainConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.networks import TokenNetwork
 from regvpr_core.training.pictures import normalised, resized, unit_range
 from regvpr_core.training.tokens import keep_tokens, TokenPlan

@@ -3,11 +3,10 @@ import math
 import pytest
 import torch
 
-from regvpr_core.errors import ConfigError
+from regvpr_core.errors import ConfigError, TrainingError
 from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.training.config import LossConfig, OptimiserConfig, ScheduleConfig
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.losses import PlaceLoss
 from regvpr_core.training.optimiser import adamw, named_trainable, rate_factor, set_rates
 from regvpr_core.training.recompute import recompute

@@ -1,8 +1,8 @@
 """The scripts that make training data, and what is read of theirs."""
 
 from examples.place_data import main
-from regvpr_core.training.config import DataConfig
-from regvpr_core.training.manifest import read_manifest
+from regvpr_core.datasets.config import DataConfig
+from regvpr_core.datasets.manifest import read_manifest
 
 
 def test_rendered_laps_of_two_conditions_meet_in_places(tmp_path):

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from regvpr_core.config import to_mapping
-from regvpr_core.training.errors import TrainingError
+from regvpr_core.errors import TrainingError
 from regvpr_core.training.processes import Processes
 from regvpr_core.training.trainer import check_shares
 

@@ -12,13 +12,12 @@ from safetensors.torch import load_file
 import torch
 
 from regvpr_core.config import to_mapping
-from regvpr_core.errors import CheckpointError, RegvprError
+from regvpr_core.errors import CheckpointError, RegvprError, TrainingError
 from regvpr_core.images import read
 from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.checkpoints import load_model, read_checkpoint
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training import run_folder, trainer
-from regvpr_core.training.errors import TrainingError
 from regvpr_core.training.interrupts import Stopped
 from regvpr_core.training.trainer import train
 

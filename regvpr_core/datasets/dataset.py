@@ -1,0 +1,141 @@
+"""A data set of place recognition in memory: pictures by name, ground truth, how it is counted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.datasets.ground_truth import Float64, Int64, Matches
+from regvpr_core.errors import ImageError
+from regvpr_core.images import MAX_FILE_BYTES
+
+Float32 = npt.NDArray[np.float32]
+
+MISSED = 'missed'
+REMOVED = 'removed'
+
+
+class Picture(Protocol):
+    """An encoded picture that is read when it is needed."""
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+
+    def encoded(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile:
+    """A picture on disk; `name` is its path below the data set's folder."""
+
+    name: str
+    path: Path
+
+    def encoded(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            ImageError: it cannot be read, or is larger than any picture.
+        """
+        try:
+            size = self.path.stat().st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageError(f'{self.path}: {size} bytes; expected at most {MAX_FILE_BYTES}')
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ImageError(f'{self.path}: cannot be read: {error.strerror}') from error
+
+
+class Matrix(Protocol):
+    """Rows that are read when they are asked for: an array, a memory map, an open place map."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.floating]:
+        """Some of the rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenDescriptors:
+    """Descriptors that come with the pictures, as those of a place map do.
+
+    rows: (N, D), unit rows; row i is that of picture i. fingerprint: of the model that made them.
+    project: the model's descriptors to such rows, where they are compressed.
+    """
+
+    rows: Matrix
+    fingerprint: str
+    model: str
+    source: str
+    project: Callable[[Float32], Float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
+    """Queries to be found among references.
+
+    name: in tables. protocol: exactly which set and rule. rule: when a reference is right.
+    references, queries: pictures, in the published order.
+    positives: right references of each query. None: hidden, as in a challenge.
+    radius_m: how near a right reference is, where that is the rule.
+    reference_xy, query_xy: (N, 2) and (Q, 2) in metres, where positions are real.
+    excluded: references that a query must not be matched with.
+    without_positives: `missed` (such queries count as misses) or `removed` (already left out).
+    removed: how many were. partial: what is missing from the published set, '' for a whole one.
+    warning: what to know before the figures are quoted, '' for nothing.
+    given_references, given_queries: descriptors that need no network.
+    """
+
+    name: str
+    protocol: str
+    rule: str
+    references: Sequence[Picture]
+    queries: Sequence[Picture]
+    positives: Matches | None
+    radius_m: float | None = None
+    reference_xy: Float64 | None = None
+    query_xy: Float64 | None = None
+    excluded: Matches | None = None
+    without_positives: str = MISSED
+    removed: int = 0
+    partial: str = ''
+    warning: str = ''
+    given_references: GivenDescriptors | None = None
+    given_queries: GivenDescriptors | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, and that it is a part where it is."""
+        return f'{self.name} (partial)' if self.partial else self.name
+
+    def subset(self, queries: Int64, references: Int64, why: str) -> 'Dataset':
+        """Only these queries and references (numbers, rising), named as a part for a reason."""
+        count = len(self.references)
+
+        def rows(given: GivenDescriptors | None, numbers: Int64) -> GivenDescriptors | None:
+            return None if given is None else replace(given, rows=given.rows[numbers])
+
+        def cut(found: Matches | None) -> Matches | None:
+            return None if found is None else found.select(queries, references, count)
+
+        return replace(
+            self,
+            references=[self.references[i] for i in references],
+            queries=[self.queries[i] for i in queries],
+            positives=cut(self.positives), excluded=cut(self.excluded),
+            reference_xy=None if self.reference_xy is None else self.reference_xy[references],
+            query_xy=None if self.query_xy is None else self.query_xy[queries],
+            given_references=rows(self.given_references, references),
+            given_queries=rows(self.given_queries, queries),
+            partial='; '.join(filter(None, (self.partial, why))))

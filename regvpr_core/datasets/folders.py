@@ -1,0 +1,159 @@
+"""Reading the folders of data sets: listings, small tables, positions in file names."""
+
+import csv
+import io
+import os
+from pathlib import Path, PurePosixPath
+import re
+
+import numpy as np
+
+from regvpr_core.datasets.dataset import PictureFile
+from regvpr_core.datasets.ground_truth import Float64
+from regvpr_core.errors import EvaluationError
+
+SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.pgm', '.tif', '.tiff'})
+
+MAX_TABLE_BYTES = 500_000_000
+MAX_IMAGES = 10_000_000
+
+
+def pictures_below(folder: Path, root: Path, *, natural: bool = False) -> list[PictureFile]:
+    """All pictures below a folder, by path; `natural` puts 10.jpg behind 9.jpg.
+
+    Raises:
+        EvaluationError: the folder is missing or holds no picture.
+    """
+    if not folder.is_dir():
+        raise EvaluationError(f'folder {folder} is missing')
+    # Archives made on a Mac bring a `._name.jpg` along for every picture.
+    found = [Path(at) / name for at, _, names in os.walk(folder) for name in names
+             if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')]
+    if not found:
+        raise EvaluationError(f'no picture ({", ".join(sorted(SUFFIXES))}) in {folder}')
+    if len(found) > MAX_IMAGES:
+        raise EvaluationError(f'{folder} holds {len(found)} pictures; at most {MAX_IMAGES}')
+    found.sort(key=_natural if natural else str)
+    return [PictureFile(str(path.relative_to(root)), path) for path in found]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    return [(0, int(part), '') if part.isdecimal() else (1, 0, part)
+            for part in re.split(r'(\d+)', str(path)) if part]
+
+
+def below(root: Path, name: str, source: Path) -> Path:
+    """A file that a table names, which must lie inside the data set.
+
+    Raises:
+        EvaluationError: an absolute path, or one with `..` in it.
+    """
+    parts = PurePosixPath(name.replace('\\', '/'))
+    if parts.is_absolute() or '..' in parts.parts or not parts.parts or '\0' in name:
+        raise EvaluationError(f'{source} names the file {name!r}, which is not inside {root}')
+    return root.joinpath(*parts.parts)
+
+
+def require_files(pictures: list[PictureFile], help_text: str) -> None:
+    """Check that pictures are there, folder by folder.
+
+    Raises:
+        EvaluationError: the first that is missing, how many are, and where to get them.
+    """
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set()
+             for folder in {picture.path.parent for picture in pictures}}
+    missing = [p for p in pictures if p.path.name not in there[p.path.parent]]
+    if missing:
+        raise EvaluationError(f'{len(missing)} of {len(pictures)} pictures are missing, e.g. '
+                              f'{missing[0].path}; {help_text}')
+
+
+def read_table(path: Path, columns: tuple[str, ...], help_text: str) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header (at most 500 MB).
+
+    Raises:
+        EvaluationError: missing, unreadable, or without a column that is needed.
+    """
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise EvaluationError(f'{path} is larger than {MAX_TABLE_BYTES} bytes')
+        text = path.read_text(encoding='utf-8')
+    except FileNotFoundError as error:
+        raise EvaluationError(f'{path} is missing; {help_text}') from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f'{path} cannot be read: {error}') from error
+    try:
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        lacking = [c for c in columns if c not in (reader.fieldnames or ())]
+        if lacking:
+            raise EvaluationError(f'{path} lacks the column {", ".join(lacking)}; it has '
+                                  f'{", ".join(reader.fieldnames or ()) or "none"}')
+        rows = list(reader)
+    except csv.Error as error:
+        raise EvaluationError(f'{path} is no CSV table: {error}') from error
+    for number, row in enumerate(rows, start=2):
+        if any(row[c] is None for c in columns):
+            raise EvaluationError(f'{path}, line {number}: a column is missing')
+    return rows
+
+
+def truth(row: dict[str, str], column: str, path: Path) -> bool:
+    """A True or False of a table.
+
+    Raises:
+        EvaluationError: neither.
+    """
+    value = row[column].strip().lower()
+    if value not in ('true', 'false', '1', '0'):
+        raise EvaluationError(f'{path}: {column} is {row[column]!r}; expected True or False')
+    return value in ('true', '1')
+
+
+def finite(row: dict[str, str], columns: tuple[str, ...], path: Path) -> list[float]:
+    """Numbers of a table.
+
+    Raises:
+        EvaluationError: one is no finite number.
+    """
+    try:
+        values = [float(row[column]) for column in columns]
+    except ValueError as error:
+        raise EvaluationError(f'{path}: {error} in {columns}') from error
+    if not np.isfinite(values).all():
+        raise EvaluationError(f'{path}: {values} in {columns}; expected finite numbers')
+    return values
+
+
+def utm_fields(picture: PictureFile) -> list[str]:
+    """The fields of `@easting@northing@zone@letter@lat@lon@id@…@.jpg`, the first one at 0.
+
+    Raises:
+        EvaluationError: the name does not follow the convention.
+    """
+    fields = picture.path.name.split('@')[1:]
+    if len(fields) < 2:
+        raise EvaluationError(f'{picture.path} is not named @easting@northing@…@.jpg (metres, as '
+                              f'VPR-datasets-downloader names its files)')
+    return fields
+
+
+def utm_positions(pictures: list[PictureFile]) -> Float64:
+    """Easting and northing (N, 2) in metres from file names.
+
+    Raises:
+        EvaluationError: a name does not follow the convention.
+    """
+    rows = []
+    for picture in pictures:
+        fields = utm_fields(picture)
+        try:
+            position = (float(fields[0]), float(fields[1] or 0.0))
+        except ValueError as error:
+            raise EvaluationError(f'{picture.path}: easting {fields[0]!r} and northing '
+                                  f'{fields[1]!r} are no numbers of metres') from error
+        rows.append(position)
+    positions = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(positions).all():
+        worst = pictures[int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])]
+        raise EvaluationError(f'{worst.path}: its position is not finite')
+    return positions

@@ -1,0 +1,160 @@
+"""A pair of one's own: a map, or a folder with positions, to be asked by another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import check_range
+from regvpr_core.datasets.dataset import Dataset, GivenDescriptors, Picture, PictureFile
+from regvpr_core.datasets.folders import (
+    below,
+    finite,
+    pictures_below,
+    read_table,
+    require_files,
+    utm_positions,
+)
+from regvpr_core.datasets.ground_truth import Float64, within_radius
+from regvpr_core.errors import EvaluationError, ImageError
+from regvpr_core.images import encode_jpeg
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.projection import read_projection
+
+POSITIONS = 'positions.csv'
+HELP = (f'a folder has pictures named @x@y@….jpg, or {POSITIONS} with the columns image, x, y '
+        f'(metres)')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Side:
+    """References or queries: pictures, (N, 2) positions in metres, descriptors if it has them.
+
+    place_map: what it reads from, open until `close`.
+    """
+
+    pictures: Sequence[Picture]
+    xy: Float64
+    given: GivenDescriptors | None = None
+    place_map: PlaceMap | None = None
+
+    def close(self) -> None:
+        """Let go of the map, if there is one."""
+        if self.place_map is not None:
+            self.place_map.close()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapPicture:
+    """The thumbnail of a keyframe."""
+
+    place_map: PlaceMap
+    keyframe: int
+
+    @property
+    def name(self) -> str:
+        """Number of the keyframe and name of the map."""
+        return f'{self.place_map.path.name}, keyframe {self.keyframe}'
+
+    def encoded(self) -> bytes:
+        """The thumbnail as JPEG.
+
+        Raises:
+            ImageError: the keyframe has none.
+        """
+        rgb = self.place_map.thumbnail(self.keyframe)
+        if rgb is None:
+            raise ImageError(f'{self.name} has no thumbnail')
+        return encode_jpeg(rgb)
+
+
+class MapRows:
+    """Descriptors (N, D) of an open map, read from disk block by block."""
+
+    def __init__(self, place_map: PlaceMap) -> None:
+        self._map = place_map
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, D)."""
+        return (len(self._map), self._map.manifest.dimension)
+
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.float32]:
+        """Unit rows of these keyframes, which lie close together."""
+        if not len(rows):
+            return np.zeros((0, self.shape[1]), dtype=np.float32)
+        low, high = int(rows.min()), int(rows.max()) + 1
+        return self._map.descriptors(low, high)[rows - low]
+
+
+def map_side(path: Path) -> Side:
+    """All keyframes of a place map, with its own descriptors.
+
+    Raises:
+        MapError: no map, a damaged one, or of a newer format.
+    """
+    place_map = PlaceMap.open(path, index='none')
+    manifest, project = place_map.manifest, None
+    if manifest.compress:
+        project = read_projection(manifest.compress, place_map.attachment('pca'),
+                                  manifest.dimension, str(path)).apply
+    return Side(
+        pictures=[MapPicture(place_map, i) for i in range(len(place_map))],
+        xy=place_map.T_map_cam[:, :2, 3], place_map=place_map,
+        given=GivenDescriptors(MapRows(place_map), manifest.fingerprint, manifest.model,
+                               f'map {path}', project))
+
+
+def folder_side(path: Path) -> Side:
+    """The pictures of a folder, positions from `positions.csv` or from their names.
+
+    Raises:
+        EvaluationError: no picture, or no position.
+    """
+    table = path / POSITIONS
+    if not path.is_dir():
+        raise EvaluationError(f'{path} does not exist; expected a map, a bag or a folder')
+    if table.is_file():
+        rows = read_table(table, ('image', 'x', 'y'), HELP)
+        found = [below(path, row['image'], table) for row in rows]
+        pictures = [PictureFile(str(p.relative_to(path)), p) for p in found]
+        require_files(pictures, HELP)
+        xy = [finite(row, ('x', 'y'), table) for row in rows]
+        return Side(pictures=pictures, xy=np.array(xy, dtype=np.float64).reshape(-1, 2))
+    pictures = pictures_below(path, path)
+    try:
+        return Side(pictures=pictures, xy=utm_positions(pictures))
+    except EvaluationError as error:
+        raise EvaluationError(f'{error}; {HELP}') from error
+
+
+def own_pair(references: Side, queries: Side, name: str, radius_m: float) -> Dataset:
+    """A data set of two sides whose positions are in one frame.
+
+    Raises:
+        ConfigError: radius out of 0 to 1000.
+        EvaluationError: a side is empty, or two maps are of different models or compressed
+            by different directions.
+    """
+    check_range('radius_m', radius_m, 0.0, 1000.0)
+    for label, side in (('references', references), ('queries', queries)):
+        if not len(side.pictures):
+            raise EvaluationError(f'there are no {label} in {name}')
+    if references.given and queries.given \
+            and references.given.fingerprint != queries.given.fingerprint:
+        raise EvaluationError(f'{references.given.source} was built with '
+                              f'{references.given.model}, {queries.given.source} with '
+                              f'{queries.given.model}; build one of them again')
+    maps = [side.place_map for side in (references, queries) if side.place_map is not None]
+    if len({(m.manifest.compress, m.attachment('pca') if m.manifest.compress else None)
+            for m in maps}) > 1:
+        raise EvaluationError(f'the maps of {name} are not compressed alike; compare the maps '
+                              f'that they were made from, or give a bag or folder as queries')
+    return Dataset(
+        name=name, protocol=f'own pair, {radius_m:g} m', rule=f'within {radius_m:g} m',
+        references=references.pictures, queries=queries.pictures,
+        positives=within_radius(queries.xy, references.xy, radius_m),
+        radius_m=radius_m, reference_xy=references.xy, query_xy=queries.xy,
+        given_references=references.given, given_queries=queries.given)

@@ -1,0 +1,225 @@
+"""Where one map lies in the frame of another, from the places that both have seen.
+
+Mutual nearest neighbours among the descriptors are matches. Each matched pair of poses says where
+the maps lie to one another, as far as both cameras stood in one spot; RANSAC (Fischler and Bolles,
+1981) finds what most agree on, and a least-squares fit over those refines it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from regvpr_core.config import check_range
+from regvpr_core.errors import ConfigError, MapError
+from regvpr_core.geometry import Array, rotation_angle
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.rows import unit
+
+Ids = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+BLOCK = 1024
+ARM_M = 3.0
+"""A camera's axes count as points so far from it: an error of a rad weighs as much as this."""
+
+LOTS = 3
+REFINEMENTS = 20
+LEAST_SCALE_M = 0.2
+
+RIVAL = 0.5
+"""Another transform that so large a share of the inliers fits makes the answer ambiguous."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignmentConfig:
+    """How maps are aligned.
+
+    dof: 4 (both maps are level: yaw and translation) or 6.
+    sample: keyframes of a map that are compared, spread over it, 10 to 20000.
+    inlier_m, inlier_rad: a match agrees when its poses differ by less, 0.1 to 100 and 0.05 to 3.2.
+    least_inliers: 3 to 10000; twice as many as agree by chance are needed in any case.
+    least_extent_m: inliers must reach so far, 0 to 1000.
+    hypotheses: tried, 10 to 100000.
+    """
+
+    dof: int = 4
+    sample: int = 4000
+    inlier_m: float = 5.0
+    inlier_rad: float = 0.6
+    least_inliers: int = 6
+    least_extent_m: float = 5.0
+    hypotheses: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.dof not in (4, 6):
+            raise ConfigError(f'dof is {self.dof}; expected 4 (level maps) or 6')
+        for name, low, high in (
+            ('sample', 10, 20_000), ('inlier_m', 0.1, 100.0), ('inlier_rad', 0.05, 3.2),
+            ('least_inliers', 3, 10_000), ('least_extent_m', 0.0, 1000.0),
+            ('hypotheses', 10, 100_000),
+        ):
+            check_range(name, getattr(self, name), low, high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Alignment:
+    """Where map b lies in the frame of map a.
+
+    T_a_b: (4, 4). matches: places matched. inliers: of them, those that agree.
+    rms_m: of the distances between matched keyframes, which never stood in quite one spot.
+    """
+
+    T_a_b: Array
+    matches: int
+    inliers: int
+    rms_m: float
+
+
+def align_maps(a: PlaceMap, b: PlaceMap, config: AlignmentConfig) -> Alignment:
+    """Estimate `T_a_b` of two open maps of one model.
+
+    Raises:
+        MapError: too few matches agree, they are all in one spot, or two answers are as good.
+    """
+    ids_a, ids_b = matches(a, b, config.sample)
+    return align_poses(a.T_map_cam[ids_a], b.T_map_cam[ids_b], config, (a.path, b.path))
+
+
+def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
+    """Keyframes that are each other's most similar, among `sample` of each map."""
+    ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
+    if not (len(ids_a) and len(ids_b)):
+        return ids_a[:0], ids_b[:0]
+    # Each map is taken relative to its own mean: by day and at dusk images differ as a whole.
+    centre_b = _mean(b, ids_b)
+    rows_a = unit(np.concatenate(list(_blocks(a, ids_a))) - _mean(a, ids_a))
+    best_of_b = np.zeros(len(ids_b), dtype=np.int64)
+    value_of_a, best_of_a = np.full(len(ids_a), -np.inf), np.zeros(len(ids_a), dtype=np.int64)
+    for start, rows_b in zip(range(0, len(ids_b), BLOCK), _blocks(b, ids_b), strict=True):
+        similarities = unit(rows_b - centre_b) @ rows_a.T
+        best_of_b[start:start + len(similarities)] = similarities.argmax(axis=1)
+        best, value = similarities.argmax(axis=0), similarities.max(axis=0)
+        better = value > value_of_a
+        best_of_a[better], value_of_a[better] = start + best[better], value[better]
+    mutual = best_of_a[best_of_b] == np.arange(len(ids_b))
+    return ids_a[best_of_b[mutual]], ids_b[mutual]
+
+
+def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
+                paths: tuple[Path, Path]) -> Alignment:
+    """Estimate `T_a_b` from matched poses (N, 4, 4), many of which may be wrong.
+
+    Raises:
+        MapError: as `align_maps`.
+    """
+    of = f'{paths[1]} in {paths[0]}'
+    rng = np.random.default_rng(0)
+    T, inliers = _ransac(T_a, T_b, config, rng)
+    count = int(inliers.sum())
+    reach = float(np.linalg.norm(np.ptp(T_a[inliers, :3, 3], axis=0))) if count else 0.0
+    if count >= config.least_inliers and reach < config.least_extent_m:
+        raise MapError(f'cannot place {of}: the {count} matched places that agree lie within '
+                       f'{reach:.1f} m, at least {config.least_extent_m:g} m are needed; give '
+                       f'--transform')
+    # In a small world wrong matches agree too: as many as they do when pairs are drawn by lot.
+    chance = max(int(_ransac(T_a, T_b[rng.permutation(len(T_b))], config, rng)[1].sum())
+                 for _ in range(LOTS))
+    needed = max(config.least_inliers, 2 * chance)
+    if count < needed:
+        raise MapError(f'cannot place {of}: {count} of {len(T_a)} matched places agree, {chance} '
+                       f'do by chance and at least {needed} must; give --transform')
+    _, others = _ransac(T_a[~inliers], T_b[~inliers], config, rng)
+    if others.sum() > RIVAL * count:
+        raise MapError(f'cannot place {of}: two transforms fit, with {count} and '
+                       f'{int(others.sum())} matched places; give --transform')
+    errors = np.linalg.norm((T @ T_b[inliers])[:, :3, 3] - T_a[inliers, :3, 3], axis=1)
+    return Alignment(T_a_b=T, matches=len(T_a), inliers=count,
+                     rms_m=float(np.sqrt((errors ** 2).mean())))
+
+
+def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Generator
+            ) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """The transform with most inliers, refined on them, and which they are."""
+    best, best_T = np.zeros(len(T_a), dtype=bool), np.eye(4)
+    if len(T_a) < 2:
+        return best_T, best
+    points_a, points_b = _points(T_a), _points(T_b)
+    for _ in range(config.hypotheses):
+        pair = rng.choice(len(T_a), 2, replace=False)
+        # A wrong pair shows itself at once: its members are differently far apart in both maps.
+        gap_a, gap_b = (np.linalg.norm(T[pair[0], :3, 3] - T[pair[1], :3, 3]) for T in (T_a, T_b))
+        if abs(gap_a - gap_b) > 2 * config.inlier_m:
+            continue
+        T = fit(points_a[pair], points_b[pair], config.dof)
+        inliers = _agree(T, T_a, T_b, config)
+        if inliers.sum() > best.sum():
+            best, best_T = inliers, T
+    if best.any():
+        best_T = _refined(best_T, points_a[best], points_b[best], config.dof)
+        best = _agree(best_T, T_a, T_b, config)
+    return best_T, best
+
+
+def _refined(T: Array, points_a: Array, points_b: Array, dof: int) -> Array:
+    """The fit to points (N, 4, 3), whose wrong ones count little (Geman and McClure, 1985)."""
+    for _ in range(REFINEMENTS):
+        errors = np.linalg.norm(points_b @ T[:3, :3].T + T[:3, 3] - points_a, axis=-1)
+        scale = max(float(np.median(errors)), LEAST_SCALE_M)
+        T = fit(points_a, points_b, dof, 1.0 / (1.0 + (errors / scale) ** 2) ** 2)
+    return T
+
+
+def fit(points_a: Array, points_b: Array, dof: int, weights: Array | None = None) -> Array:
+    """The rigid transform that brings points_b (..., 3) nearest to points_a, least squares.
+
+    Kabsch (1976) for 6 degrees of freedom; for 4 the turn is about z, in closed form. weights:
+    (...) of the points.
+    """
+    a, b = points_a.reshape(-1, 3), points_b.reshape(-1, 3)
+    w = np.ones((len(a), 1)) if weights is None else weights.reshape(-1, 1)
+    middle_a, middle_b = (w * a).sum(axis=0) / w.sum(), (w * b).sum(axis=0) / w.sum()
+    H = (w * (b - middle_b)).T @ (a - middle_a)
+    T = np.eye(4)
+    if dof == 4:
+        yaw = np.arctan2(H[0, 1] - H[1, 0], H[0, 0] + H[1, 1])
+        T[:3, :3] = Rotation.from_euler('z', yaw).as_matrix()
+    else:
+        U, _, Vt = np.linalg.svd(H)
+        flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(Vt.T @ U.T))])
+        T[:3, :3] = Vt.T @ flip @ U.T
+    T[:3, 3] = middle_a - T[:3, :3] @ middle_b
+    return T
+
+
+def _agree(T_a_b: Array, T_a: Array, T_b: Array, config: AlignmentConfig
+           ) -> npt.NDArray[np.bool_]:
+    moved = T_a_b @ T_b
+    near = np.linalg.norm(moved[:, :3, 3] - T_a[:, :3, 3], axis=1) < config.inlier_m
+    agree = np.array(near, dtype=bool)
+    agree[near] = rotation_angle(np.swapaxes(moved[near, :3, :3], -1, -2)
+                                 @ T_a[near, :3, :3]) < config.inlier_rad
+    return agree
+
+
+def _points(T: Array) -> Array:
+    """Points (N, 4, 3) that stand for poses: the camera, and one out on each of its axes."""
+    arms = np.swapaxes(T[:, :3, :3], -1, -2) * ARM_M
+    return np.concatenate([T[:, None, :3, 3], T[:, None, :3, 3] + arms], axis=1)
+
+
+def _spread(count: int, sample: int) -> Ids:
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, sample)).astype(np.int64))
+
+
+def _blocks(place_map: PlaceMap, ids: Ids) -> Iterator[Float32]:
+    for start in range(0, len(ids), BLOCK):
+        yield place_map.descriptors_of(ids[start:start + BLOCK])
+
+
+def _mean(place_map: PlaceMap, ids: Ids) -> Float32:
+    total = sum(rows.sum(axis=0, dtype=np.float64) for rows in _blocks(place_map, ids))
+    return np.asarray(total / len(ids), dtype=np.float32)

@@ -1,0 +1,170 @@
+"""A map with shorter descriptors, and what that costs in recall."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import MapError
+from regvpr_core.maps.files import new_folder, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import MapWriter
+from regvpr_core.search.projection import learn, Projection, target
+from regvpr_core.search.rows import Float32, Ids
+
+BLOCK = 256
+
+SAMPLE_A_DIRECTION, LEAST_SAMPLE = 4, 2048
+"""Keyframes that directions are learnt from, spread over the map: so many for each, at least."""
+
+ASKED = 500
+"""Keyframes asked for their neighbours, spread over the map."""
+
+PASS_NS = 60_000_000_000
+"""Keyframes of one source that are less apart in time are of one pass: near-duplicates, which
+any descriptor finds."""
+
+ENOUGH = 20
+"""So many keyframes must have a neighbour of another pass for the recall to be that among them."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressReport:
+    """What compression cost, leaving one out within the map.
+
+    dimension_before, dimension_after: numbers a place. other_passes: keyframes that have a
+    neighbour of another pass were asked for the most similar keyframe of other passes; where the
+    map has too few of these, any keyframe for any other. asked: how many. recall_before,
+    recall_after: share of them that were given one within `radius_m`. same: share that was given
+    the same one as before. size_bytes_before, size_bytes_after: of `descriptors.f16`. The
+    directions were learnt from the same keyframes, so another drive may lose more.
+    """
+
+    keyframes: int
+    dimension_before: int
+    dimension_after: int
+    other_passes: bool
+    asked: int
+    radius_m: float
+    recall_before: float
+    recall_after: float
+    same: float
+    size_bytes_before: int
+    size_bytes_after: int
+
+
+def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0, map_id: str = '',
+                 finish: Callable[[MapWriter], None] = lambda writer: None,
+                 progress: Progress = lambda done, total: None) -> CompressReport:
+    """Write a map whose descriptors are whitened and shortened by PCA learnt from it.
+
+    Args:
+        path: the map; it stays as it is.
+        compress: `pca:NUMBER`.
+        out: the new folder, which appears only when it is whole.
+        radius_m: keyframes nearer than this show one place, in the report.
+        map_id: identity of the new map; '' makes one.
+        finish: last additions to the new map.
+        progress: told of keyframes done and in all.
+
+    Raises:
+        MapError: the map is compressed already, holds too few keyframes for so many numbers, or
+            `out` exists or cannot be written.
+    """
+    size = target(compress)
+    with PlaceMap.open(path, index='none') as place_map:
+        manifest = place_map.manifest
+        if manifest.compress:
+            raise MapError(f'map {path} is compressed already ({manifest.compress}); compress the '
+                           f'map it was made from')
+        # 1. Learn the directions.
+        count = min(len(place_map), max(LEAST_SAMPLE, SAMPLE_A_DIRECTION * size))
+        if not count:
+            raise MapError(f'map {path} holds no keyframe to learn {size} directions from')
+        projection = learn(_read(place_map, _spread(len(place_map), count)), size)
+        # 2. Write every keyframe anew, and what is attached but was learnt from the descriptors.
+        compressed = replace(manifest, dimension=size, compress=compress,
+                             map_id=map_id or new_map_id())
+        with new_folder(out) as folder, MapWriter.create(folder, compressed) as writer:
+            for start in range(0, len(place_map), BLOCK):
+                writer.append([
+                    replace(keyframe, descriptor=projection.apply(keyframe.descriptor))
+                    for keyframe in place_map.keyframes(
+                        range(start, min(start + BLOCK, len(place_map))))])
+                progress(len(writer), len(place_map))
+            writer.attach('pca', projection.to_bytes())
+            finish(writer)
+            # 3. Compare the neighbours before and after; only then the map has its name.
+            with PlaceMap.open(folder, index='none') as shorter:
+                return _compare(place_map, shorter, projection, radius_m)
+
+
+def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,
+             radius_m: float) -> CompressReport:
+    asked = _spread(len(before), ASKED)
+    positions = before.T_map_cam[:, :3, 3]
+    left_out = _passes(before, asked)
+    seen_again = np.array([bool((np.linalg.norm(positions[~out] - positions[i], axis=1)
+                                 <= radius_m).any())
+                           for i, out in zip(asked, left_out, strict=True)], dtype=bool)
+    other_passes = int(seen_again.sum()) >= ENOUGH
+    if other_passes:
+        asked, left_out = asked[seen_again], left_out[seen_again]
+    else:
+        left_out = np.arange(len(before)) == asked[:, None]
+    first = [_neighbours(place_map, asked, left_out) for place_map in (before, after)]
+    recalls = [float((np.linalg.norm(positions[ids] - positions[asked], axis=1)
+                      <= radius_m).mean()) for ids in first]
+    dimension, shorter = before.manifest.dimension, after.manifest.dimension
+    return CompressReport(
+        keyframes=len(before), dimension_before=dimension, dimension_after=shorter,
+        other_passes=other_passes, asked=len(asked), radius_m=radius_m,
+        recall_before=recalls[0], recall_after=recalls[1],
+        same=float((first[0] == first[1]).mean()),
+        size_bytes_before=2 * dimension * len(before), size_bytes_after=2 * shorter * len(before))
+
+
+def _passes(place_map: PlaceMap, asked: Ids) -> npt.NDArray[np.bool_]:
+    """(A, N) keyframes of the same pass as each of `asked`, itself one of them."""
+    numbers: dict[str, int] = {}
+    source = np.array([numbers.setdefault(name, len(numbers)) for name in place_map.sources])
+    stamps = place_map.stamps_ns.astype(np.float64)
+    return np.array([(source == source[i]) & (np.abs(stamps - stamps[i]) < PASS_NS)
+                     for i in asked]).reshape(len(asked), len(place_map))
+
+
+def _neighbours(place_map: PlaceMap, asked: Ids, left_out: npt.NDArray[np.bool_]) -> Ids:
+    """The most similar keyframe of each of `asked` but those left out, compared as in a search."""
+    total = np.zeros(place_map.manifest.dimension)
+    for start in range(0, len(place_map), BLOCK):
+        total += place_map.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)
+    centre = (total / len(place_map)).astype(np.float32)
+    queries = _read(place_map, asked) - centre
+    best = np.full(len(asked), -np.inf)
+    ids = np.full(len(asked), -1, dtype=np.int64)
+    for start in range(0, len(place_map), BLOCK):
+        rows = place_map.descriptors(start, start + BLOCK) - centre
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        products = np.where(left_out[:, start:start + len(rows)], -np.inf, queries @ rows.T)
+        column = products.argmax(axis=1)
+        value = products[np.arange(len(asked)), column]
+        ids[value > best] = start + column[value > best]
+        best = np.maximum(best, value)
+    return ids
+
+
+def _read(place_map: PlaceMap, ids: Ids) -> Float32:
+    rows = np.concatenate([place_map.descriptors(int(i), int(i) + 1) for i in ids])
+    if not np.isfinite(rows).all():
+        raise MapError(f'map {place_map.path} is damaged: a descriptor in it has no direction; '
+                       f'`regvpr map verify {place_map.path}` says which')
+    return rows
+
+
+def _spread(total: int, count: int) -> Ids:
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(np.int64)) if total \
+        else np.zeros(0, np.int64)

@@ -1,0 +1,193 @@
+"""The places of a map described by another model: from its thumbnails, or the pictures anew."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+import itertools
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import to_mapping
+from regvpr_core.errors import ImageError, MapError
+from regvpr_core.images import RGB
+from regvpr_core.maps.files import map_bytes, new_folder, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import MapWriter
+from regvpr_core.models.encoder import Encoder
+from regvpr_core.recordings.folders import find_pictures, read_upright
+from regvpr_core.recordings.image_records import text_of_name
+from regvpr_core.recordings.source_names import path_names
+
+BLOCK = 256
+
+Pictures = Iterator[tuple[int, Callable[[], RGB | None]]]
+Progress = Callable[[int, int], None]
+Key = TypeVar('Key', bound=Hashable)
+
+
+@dataclass(slots=True)
+class ConvertReport:
+    """What became of the keyframes. left_out: no picture of them could be had."""
+
+    kept: int = 0
+    from_originals: int = 0
+    from_thumbnails: int = 0
+    left_out: int = 0
+    first_error: str = ''
+    size_bytes: int = 0
+
+
+def convert_map(
+    place_map: PlaceMap,
+    encoder: Encoder,
+    out: Path,
+    originals: Iterable[tuple[int, Callable[[], RGB | None]]] = (),
+    *,
+    thumbnails: bool = True,
+    batch: int = 8,
+    progress: Progress = lambda done, total: None,
+) -> ConvertReport:
+    """Write a new map with the same places, described by `encoder`.
+
+    Poses, stamps, names and thumbnails stay; local features and what was learnt from the old
+    descriptors do not. Ids are counted anew where keyframes had to be left out.
+
+    Args:
+        place_map: may be open with the index `none`.
+        encoder: of the new model.
+        out: the new folder.
+        originals: ids of keyframes and their pictures in full, in any order.
+        thumbnails: describe the keyframes that `originals` does not name from their thumbnails;
+            else leave them out.
+        batch: images a network pass.
+        progress: told of keyframes described and in all.
+
+    Raises:
+        MapError: no keyframe could be described, one is damaged, or `out` exists or cannot be
+            written.
+    """
+    report = ConvertReport()
+    with new_folder(out) as folder:
+        # Pictures come in any order, rows are appended in that of the ids: they wait on the disk.
+        shape = (max(len(place_map), 1), encoder.dimension)
+        rows = np.memmap(folder.parent / 'rows.f16', dtype='<f2', mode='w+', shape=shape)
+        described = np.zeros(len(place_map), dtype=bool)
+
+        def describe(pictures: Pictures) -> int:
+            before = int(described.sum())
+            for ids, images in _batches(_decoded(pictures, described, report), batch):
+                rows[ids] = encoder.describe_batch(images)
+                described[ids] = True
+                progress(int(described.sum()), len(place_map))
+            return int(described.sum()) - before
+
+        report.from_originals = describe(iter(originals))
+        if thumbnails:
+            report.from_thumbnails = describe(_thumbnails(place_map, ~described))
+        report.left_out = int((~described).sum())
+        if not described.any():
+            because = f' ({report.first_error})' if report.first_error else ''
+            raise MapError(f'no keyframe of {place_map.path} can be described anew: no thumbnail '
+                           f'is stored and no picture was found{because}; give --bag SOURCE')
+        manifest = replace(
+            place_map.manifest, map_id=new_map_id(), model=encoder.name,
+            fingerprint=encoder.fingerprint, dimension=encoder.dimension, features='',
+            compress='', preprocessing=to_mapping(encoder.preprocessing))
+        ids = np.flatnonzero(described)
+        with MapWriter.create(folder, manifest) as writer:
+            for start in range(0, len(ids), BLOCK):
+                part = ids[start:start + BLOCK]
+                writer.append([
+                    replace(keyframe, descriptor=np.asarray(row, np.float32), local_features=None)
+                    for row, keyframe in zip(rows[part], place_map.keyframes(part), strict=True)])
+            report.kept = len(writer)
+    report.size_bytes = map_bytes(out)
+    return report
+
+
+def source_of(place_map: PlaceMap, path: Path) -> str | None:
+    """What the map calls a recording or folder; None where no source of it has such a name."""
+    known = set(place_map.sources)
+    return next((name for name in reversed(path_names(path)) if name in known), None)
+
+
+class Recorded:
+    """The keyframes of a map by camera and stamp, to be found in one recording.
+
+    Only those of the recording's source; of any, where the map has none of its name.
+    """
+
+    def __init__(self, place_map: PlaceMap, path: Path) -> None:
+        pairs = list(zip(place_map.cameras, place_map.stamps_ns.tolist(), strict=True))
+        self._ids = _by_key(place_map, path, pairs)
+
+    def find(self, camera: str, stamp_ns: int) -> list[int]:
+        """Ids of the keyframes that an image may be of: none, one, or several of a key."""
+        return self._ids.get((camera, stamp_ns), [])
+
+
+def from_folder(
+    place_map: PlaceMap, folder: Path, unclear: set[int] | None = None
+) -> Pictures:
+    """The pictures in a folder that keyframes of the map are named after.
+
+    Only keyframes of the folder's source count; those of any, where the map has none of its name.
+    Names in the map are only compared with those in the folder, never opened: the map may be a
+    stranger's.
+
+    Args:
+        place_map: whose keyframes are sought.
+        folder: where the pictures lie.
+        unclear: is given the keyframes that share their name, so that no picture is theirs.
+
+    Raises:
+        BagError: the folder cannot be read.
+    """
+    ids = _by_key(place_map, folder, place_map.images)
+    for name in find_pictures(folder):
+        found = ids.get(text_of_name(name), [])
+        if len(found) == 1:
+            yield found[0], partial(read_upright, folder / name)
+        elif unclear is not None:
+            unclear.update(found)
+
+
+def _by_key(place_map: PlaceMap, path: Path, keys: Sequence[Key]) -> dict[Key, list[int]]:
+    """Ids by key of the keyframes that may come from a path."""
+    source = source_of(place_map, path)
+    ids: dict[Key, list[int]] = {}
+    for i, (key, of) in enumerate(zip(keys, place_map.sources, strict=True)):
+        if source is None or of == source:
+            ids.setdefault(key, []).append(i)
+    return ids
+
+
+def _thumbnails(place_map: PlaceMap, wanted: npt.NDArray[np.bool_]) -> Pictures:
+    return ((int(i), partial(place_map.thumbnail, int(i))) for i in np.flatnonzero(wanted))
+
+
+def _decoded(
+    pictures: Pictures, done: npt.NDArray[np.bool_], report: ConvertReport
+) -> Iterator[tuple[int, RGB]]:
+    taken = done.copy()
+    for i, picture in pictures:
+        if taken[i]:
+            continue
+        try:
+            rgb = picture()
+        except ImageError as error:
+            report.first_error = report.first_error or str(error)
+            continue
+        if rgb is not None:
+            taken[i] = True
+            yield i, rgb
+
+
+def _batches(
+    items: Iterator[tuple[int, RGB]], size: int
+) -> Iterator[tuple[list[int], list[RGB]]]:
+    while group := list(itertools.islice(items, size)):
+        yield [i for i, _ in group], [rgb for _, rgb in group]

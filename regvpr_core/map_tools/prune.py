@@ -1,0 +1,158 @@
+"""A map without the places that nobody can tell apart, or without more of them than wanted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from regvpr_core.config import check_range
+from regvpr_core.errors import MapError
+from regvpr_core.geometry import rotation_angle
+from regvpr_core.maps.files import map_bytes, new_folder, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import MapWriter
+
+BLOCK = 256
+NEIGHBOURS = 24
+"""So many keyframes around one are taken for its own place; more say no more."""
+
+Mask = npt.NDArray[np.bool_]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneConfig:
+    """What a map can do without.
+
+    distance_m: a keyframe nearer than this to one that is kept, of the same camera and source and
+    turned by less than rotation_rad, is dropped; 0 (none) to 1000 and 0 to 3.2.
+    ambiguous: drop keyframes whose most similar keyframe beyond far_m is at least as similar as
+    the middle one of those within near_m and rotation_rad; 0.1 to 1000, near_m to 10000. margin
+    is added to the far one's cosine: larger drops more, -1 to 1.
+    candidates: keyframes searched for each, 2 to 10000.
+    """
+
+    distance_m: float = 0.0
+    rotation_rad: float = 0.5
+    ambiguous: bool = False
+    near_m: float = 5.0
+    far_m: float = 25.0
+    margin: float = 0.0
+    candidates: int = 100
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ('distance_m', 0.0, 1000.0), ('rotation_rad', 0.0, 3.2), ('near_m', 0.1, 1000.0),
+            ('far_m', self.near_m, 10_000.0), ('margin', -1.0, 1.0), ('candidates', 2, 10_000),
+        ):
+            check_range(name, getattr(self, name), low, high)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PruneReport:
+    """What goes, and why. Masks (N,) of keyframes. unjudged: without a neighbour to compare with.
+    """
+
+    ambiguous: Mask
+    dense: Mask
+    unjudged: int = 0
+    size_bytes: int = 0
+
+    @property
+    def kept(self) -> npt.NDArray[np.int64]:
+        """Ids of the keyframes that stay."""
+        return np.flatnonzero(~(self.ambiguous | self.dense))
+
+
+def choose(place_map: PlaceMap, config: PruneConfig,
+           progress: Progress = lambda done, total: None) -> PruneReport:
+    """Say what would go; nothing is written.
+
+    Args:
+        place_map: open to be searched, where `config.ambiguous` is set.
+        config: what goes.
+        progress: told of keyframes compared and in all.
+    """
+    nobody = np.zeros(len(place_map), dtype=bool)
+    report = PruneReport(ambiguous=nobody, dense=nobody.copy())
+    if config.ambiguous:
+        report.ambiguous, report.unjudged = _ambiguous(place_map, config, progress)
+    if config.distance_m:
+        # What nobody can tell apart keeps no other keyframe out.
+        report.dense = _dense(place_map, config, ~report.ambiguous)
+    return report
+
+
+def prune_map(place_map: PlaceMap, report: PruneReport, out: Path) -> None:
+    """Write the keyframes that `choose` keeps to a new map; ids are counted anew.
+
+    Raises:
+        MapError: none is left, a keyframe is damaged, or `out` exists or cannot be written.
+    """
+    ids = report.kept
+    if not len(ids):
+        raise MapError(f'no keyframe of {place_map.path} would be left; drop less')
+    manifest = replace(place_map.manifest, map_id=new_map_id())
+    with new_folder(out) as folder, MapWriter.create(folder, manifest) as writer:
+        for start in range(0, len(ids), BLOCK):
+            writer.append(list(place_map.keyframes(ids[start:start + BLOCK])))
+        projection = place_map.attachment('pca')
+        if projection is not None:
+            writer.attach('pca', projection)
+    report.size_bytes = map_bytes(out)
+
+
+def _ambiguous(place_map: PlaceMap, config: PruneConfig, progress: Progress) -> tuple[Mask, int]:
+    positions, R = place_map.T_map_cam[:, :3, 3], place_map.T_map_cam[:, :3, :3]
+    tree = cKDTree(positions)
+    drop, unjudged = np.zeros(len(place_map), dtype=bool), 0
+    for i in range(len(place_map)):
+        own = np.array([j for j in _nearest(tree, positions[i], config.near_m) if j != i],
+                       dtype=np.int64)
+        # One that looks the other way shows another view of the place, and says nothing.
+        own = own[rotation_angle(R[i].T @ R[own]) < config.rotation_rad] if len(own) else own
+        if not len(own):
+            unjudged += 1
+            continue
+        row = place_map.descriptors(i, i + 1)[0]
+        similarities, ids = place_map.search(row, config.candidates)
+        far = np.linalg.norm(positions[ids] - positions[i], axis=1) > config.far_m
+        if far.any():
+            middle = np.median(place_map.centred(own) @ place_map.centred(np.array([i]))[0])
+            drop[i] = similarities[far].max() + config.margin >= middle
+        if i % BLOCK == BLOCK - 1:
+            progress(i + 1, len(place_map))
+    return drop, unjudged
+
+
+def _nearest(tree: cKDTree, position: npt.NDArray[np.float64], radius_m: float) -> list[int]:
+    distances, ids = tree.query(position, k=min(NEIGHBOURS + 1, tree.n),
+                                distance_upper_bound=radius_m)
+    return [int(i) for i, d in zip(np.atleast_1d(ids), np.atleast_1d(distances), strict=True)
+            if np.isfinite(d)]
+
+
+def _dense(place_map: PlaceMap, config: PruneConfig, wanted: Mask) -> Mask:
+    """First come, first kept: those that stand too near to one that is kept go."""
+    drop = np.zeros(len(place_map), dtype=bool)
+    T = place_map.T_map_cam
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i in np.flatnonzero(wanted):
+        groups.setdefault((place_map.cameras[i], place_map.sources[i]), []).append(int(i))
+    for members in groups.values():
+        ids = np.array(members)
+        tree = cKDTree(T[ids, :3, 3])
+        open_ = np.ones(len(ids), dtype=bool)
+        for k in range(len(ids)):
+            if not open_[k]:
+                continue
+            near = np.array(tree.query_ball_point(T[ids[k], :3, 3], config.distance_m))
+            near = near[(near > k) & open_[near]]
+            apart = np.linalg.norm(T[ids[near], :3, 3] - T[ids[k], :3, 3], axis=1)
+            turned = rotation_angle(T[ids[k], :3, :3].T @ T[ids[near], :3, :3])
+            open_[near[(apart < config.distance_m) & (turned < config.rotation_rad)]] = False
+        drop[ids[~open_]] = True
+    return drop

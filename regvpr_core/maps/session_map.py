@@ -1,0 +1,62 @@
+"""A running session on disk, as a place map that grows: a crash leaves what was committed."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.geometry import Array
+from regvpr_core.images import RGB
+from regvpr_core.maps.files import Manifest, new_folder
+from regvpr_core.maps.writer import Keyframe, MapWriter
+
+Float32 = npt.NDArray[np.float32]
+
+
+class SessionMap:
+    """Appends keyframes, a few at a time. All stay in it, whatever goes from memory."""
+
+    BATCH = 8
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Make a new map.
+
+        Raises:
+            MapError: the folder exists, or cannot be written.
+        """
+        self.path = path
+        # Under its name only once it can be opened, however early the process is killed.
+        with new_folder(path) as folder:
+            MapWriter.create(folder, manifest).close()
+        self._writer = MapWriter.append_to(path)
+        self._waiting: list[Keyframe] = []
+
+    def add(self, stamp_ns: int, camera: str, descriptor: Float32, T_odom_cam: Array,
+            thumbnail: RGB | None) -> None:
+        """Keep a keyframe; every few are committed.
+
+        Raises:
+            MapError: the disk is full or gone; what was committed before is safe.
+        """
+        self._waiting.append(Keyframe(
+            stamp_ns=stamp_ns, camera=camera, T_map_cam=T_odom_cam, descriptor=descriptor,
+            source='session', thumbnail=thumbnail))
+        if len(self._waiting) >= self.BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what waits.
+
+        Raises:
+            MapError: as `add`.
+        """
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._writer.append(waiting)
+
+    def close(self) -> None:
+        """Commit and let the map go."""
+        try:
+            self.flush()
+        finally:
+            self._writer.close()

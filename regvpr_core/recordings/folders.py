@@ -1,0 +1,335 @@
+"""Folders of pictures with poses: a table, names, GPS in the pictures, or a trajectory file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+import functools
+import hashlib
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from regvpr_core.errors import BagError, ImageError
+from regvpr_core.geometry import Array, pose_matrix, quat_xyzw
+from regvpr_core.images import MAX_FILE_BYTES, read, RGB
+from regvpr_core.recordings.exif import Exif, read_exif, upright
+from regvpr_core.recordings.frames import GPS_WORLD, NO_POSE, PosedFrame, PosedSource
+from regvpr_core.recordings.geodesy import (
+    GpsConfig,
+    headings,
+    on_one_plane,
+    Origin,
+    valid_fix,
+    yaw_of_heading,
+    yaw_poses,
+)
+from regvpr_core.recordings.image_records import (
+    is_posed_name,
+    natural,
+    read_names,
+    read_table,
+    Record,
+    stamp_of_name,
+    text_of_name,
+)
+from regvpr_core.recordings.trajectory import Trajectory
+
+SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
+TABLES = frozenset({'.csv', '.tsv'})
+
+SECOND = 1_000_000_000
+GPS_JUMP = 'its GPS position is a jump'
+EXIF_RESOLUTION_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """What the user says of a folder; None or '' leaves it to what is found.
+
+    table: file with the poses. trajectory: poses by time, for pictures named by theirs. ordered:
+    poses (N, 4, 4), of the first picture, the second, …; `stamps_ns` (N,) of them, where known.
+    poses_name: what to call these two. camera_poses: they are of the camera, not of the base.
+    T_base_cam: (4, 4), the other poses are then those of the base.
+    """
+
+    table: Path | None = None
+    trajectory: Trajectory | None = None
+    ordered: Array | None = None
+    stamps_ns: Sequence[int] | None = None
+    poses_name: str = ''
+    camera_poses: bool = False
+    camera: str = 'camera'
+    T_base_cam: Array | None = None
+    max_gap_s: float = 1.0
+
+
+def find_pictures(folder: Path) -> list[str]:
+    """Names of the pictures in and below a folder, with slashes, image_2 before image_10.
+
+    Links to files are followed, links to folders are not; what is no file is left out.
+
+    Raises:
+        BagError: the folder cannot be read.
+    """
+    def failed(error: OSError) -> None:
+        raise BagError(f'cannot read folder {error.filename}: {error.strerror}') from error
+
+    names = []
+    for base, _, files in os.walk(folder, onerror=failed):
+        for name in files:
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                full = os.path.join(base, name)
+                # A broken link is kept: that it cannot be read is to be said.
+                if os.path.isfile(full) or os.path.islink(full):
+                    names.append(os.path.relpath(full, folder))
+    return sorted(names, key=natural)
+
+
+def find_tables(folder: Path) -> list[Path]:
+    """The .csv and .tsv files right in a folder, by name."""
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in TABLES and path.is_file())
+
+
+def open_folder(
+    folder: Path, options: FolderOptions, gps: GpsConfig, origin: Origin | None = None
+) -> PosedSource:
+    """Find the pictures of a folder and their poses.
+
+    A trajectory or a table that is given is taken, else the only table in the folder, else names
+    such as `@east@north@…@.jpg`, else GPS positions in the pictures. Where no direction is given
+    it is that of the motion from picture to picture: poses are then those of a body with x ahead
+    and z up. Pictures without a time are a second apart.
+
+    Args:
+        folder: where the pictures lie.
+        options: what the user says.
+        gps: how positions on the Earth become poses.
+        origin: of the map where an earlier source has set it.
+
+    Raises:
+        BagError: no picture, no pose, several tables, or one that makes no sense.
+    """
+    names = find_pictures(folder)
+    if not names:
+        raise BagError(f'{folder} holds no picture ({", ".join(sorted(SUFFIXES))})')
+    notes: list[str] = []
+    if options.ordered is not None or options.trajectory is not None:
+        frames = _of_trajectory(folder, names, options)
+        return _source(folder, frames, options.poses_name, '', options, notes, None, names)
+    records, poses_name, lone = _records(folder, names, options, notes)
+    if any(record.stamp_ns is None for record in records):
+        for number, record in enumerate(records):
+            record.stamp_ns = number * SECOND
+        timed = False
+    else:
+        records.sort(key=lambda record: record.stamp_ns or 0)
+        timed = True
+        lone = False
+    world = ''
+    if any(record.place for record in records):
+        world = GPS_WORLD
+        origin = _project(folder, records, gps, origin, timed, notes)
+    poses = _poses(records, gps, lone, notes)
+    frames = [_frame(folder, record, T, options, lone, timed)
+              for record, T in zip(records, poses, strict=True)]
+    return _source(folder, frames, poses_name, world, options, notes,
+                   origin if world else None, names)
+
+
+def _records(folder: Path, names: list[str], options: FolderOptions, notes: list[str]
+             ) -> tuple[list[Record], str, bool]:
+    """The pictures with what is known of them, where from, and whether they are no drive."""
+    tables = [options.table] if options.table else find_tables(folder)
+    if len(tables) > 1:
+        raise BagError(f'{folder} has several tables; choose one with --table: '
+                       f'{", ".join(path.name for path in tables)}')
+    if tables:
+        records = read_table(tables[0])
+        left = len(set(names) - {record.name for record in records})
+        if left:
+            notes.append(f'{left} pictures in {folder} are not in {tables[0].name}: left out')
+        return records, f'table {tables[0].name}', False
+    if any(map(is_posed_name, names)):
+        return read_names(names), 'names (@east@north@…)', True
+    exifs = [_exif(folder / name) for name in names]
+    records = [_of_exif(name, exif) for name, exif in zip(names, exifs, strict=True)]
+    if not any(record.place for record in records):
+        raise BagError(
+            f'{folder} has {len(names)} pictures and no poses: no table (.csv), no names such as '
+            f'@east@north@.jpg, no GPS position in the pictures; give --table, --tum or --kitti')
+    # One clock for all: that of the camera, else that of GPS, else the order of the names.
+    for clock in ('stamp_ns', 'gps_stamp_ns'):
+        stamps = [getattr(exif, clock) for exif in exifs]
+        if None not in stamps:
+            for record, stamp in zip(records, stamps, strict=True):
+                record.stamp_ns = stamp
+            break
+    return records, 'GPS positions in the pictures', False
+
+
+def _exif(path: Path) -> Exif:
+    """EXIF of a picture; nothing of one that cannot be read, which is said when it is decoded."""
+    try:
+        return read_exif(path)
+    except ImageError:
+        return Exif()
+
+
+def _of_exif(name: str, exif: Exif) -> Record:
+    if exif.lat_deg is None or exif.lon_deg is None:
+        return Record(name=name, problem='no GPS position in it')
+    return Record(
+        name=name, place=(exif.lat_deg, exif.lon_deg,
+                          math.nan if exif.alt_m is None else exif.alt_m),
+        yaw_rad=None if exif.heading_deg is None else float(yaw_of_heading(exif.heading_deg)))
+
+
+def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin | None,
+             timed: bool, notes: list[str]) -> Origin:
+    """Bring places on the Earth to metres; gives the origin: the first place that is no jump."""
+    there = [record for record in records if record.place]
+    places = np.array([record.place for record in there])
+    valid = valid_fix(places[:, 0], places[:, 1])
+    if not valid.any():
+        raise BagError(f'{folder} holds no position on the Earth')
+    for record, good in zip(there, valid.tolist(), strict=True):
+        if not good:
+            record.place, record.problem = None, 'its position is not on the Earth'
+    there, places = [record for record in there if record.place], places[valid]
+    stamps = np.array([record.stamp_ns for record in there], dtype=np.int64) if timed else None
+    origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, stamps,
+                                           EXIF_RESOLUTION_S)
+    found = iter(positions.tolist())
+    for record, good in zip(there, keep.tolist(), strict=True):
+        if good:
+            east, north, up = next(found)
+            record.position = (east, north, up)
+        else:
+            record.problem = GPS_JUMP
+    if not keep.all():
+        notes.append(f'{int((~keep).sum())} positions in {folder} are jumps: left out')
+    return origin
+
+
+def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
+           ) -> list[Array | None]:
+    """`T_world_body` of each picture, None where it has a problem."""
+    used = [record for record in records if not record.problem and record.position]
+    if not used:
+        return [None] * len(records)
+    positions = np.array([record.position for record in used])
+    without = [record.quat_xyzw is None and record.yaw_rad is None for record in used]
+    motion = np.full(len(used), np.nan)
+    if any(without):
+        motion = motion if lone else headings(positions, gps.heading_step_m)
+        notes.append(f'{sum(without)} pictures have no direction: '
+                     + ('all look along x' if np.isnan(motion).all() else
+                        'that of the motion is taken'))
+    yaw = np.array([angle if record.yaw_rad is None else record.yaw_rad
+                    for record, angle in zip(used, motion.tolist(), strict=True)])
+    T = yaw_poses(positions, yaw)
+    for number, record in enumerate(used):
+        if record.quat_xyzw is not None:
+            T[number] = pose_matrix(positions[number], record.quat_xyzw)
+    found = iter(T)
+    return [next(found) if not record.problem and record.position else None for record in records]
+
+
+def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> list[PosedFrame]:
+    """Pictures with the poses of a file: by their order, or by the time that names them."""
+    stamps = [stamp_of_name(name) for name in names]
+    if options.ordered is not None:
+        if len(options.ordered) != len(names):
+            raise BagError(f'{options.poses_name} has {len(options.ordered)} poses, but {folder} '
+                           f'{len(names)} pictures; in order, each needs one')
+        given = options.stamps_ns
+        if given is not None and len(given) != len(names):
+            raise BagError(f'{len(given)} times for the {len(names)} pictures of {folder}')
+        return [_frame(folder, Record(name=name, stamp_ns=(
+                    int(given[i]) if given is not None else
+                    i * SECOND if None in stamps else stamps[i])), options.ordered[i], options)
+                for i, name in enumerate(names)]
+    trajectory = options.trajectory
+    if trajectory is None or all(stamp is None for stamp in stamps):
+        raise BagError(f'the pictures of {folder} are not named by their times (as '
+                       f'1305031102.175304.png), so {options.poses_name} says nothing of them')
+    timed = sorted((stamp, name) for stamp, name in zip(stamps, names, strict=True)
+                   if stamp is not None)
+    frames = [_frame(folder, Record(name=name, stamp_ns=stamp, problem=NO_POSE),
+                     trajectory.at(stamp, options.max_gap_s), options) for stamp, name in timed]
+    return frames + [_frame(folder, Record(name=name, stamp_ns=0, problem='no time in its name'),
+                            None, options)
+                     for stamp, name in zip(stamps, names, strict=True) if stamp is None]
+
+
+def _frame(folder: Path, record: Record, T: Array | None, options: FolderOptions,
+           lone: bool = False, timed: bool = False) -> PosedFrame:
+    if T is not None and options.T_base_cam is not None and not options.camera_poses:
+        T = T @ options.T_base_cam
+    return PosedFrame(
+        stamp_ns=record.stamp_ns or 0, camera=record.camera or options.camera, T_map_cam=T,
+        decode=lambda: read_upright(folder / record.name), source=_name(folder),
+        image=text_of_name(record.name), refused=record.problem or NO_POSE, lone=lone, timed=timed)
+
+
+@functools.cache
+def _name(folder: Path) -> str:
+    """What the map calls a folder."""
+    return text_of_name(folder.absolute().name)
+
+
+def read_upright(path: Path) -> RGB:
+    """Read a picture file the way up that its EXIF says.
+
+    Raises:
+        ImageError: the file cannot be read, is too large, or is no picture.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ImageError(f'{path}: cannot be read: it is no file')
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise ImageError(f'{path}: {size} bytes; expected at most {MAX_FILE_BYTES}')
+    except OSError as error:
+        raise ImageError(f'{path}: cannot be read: {error.strerror}') from error
+    return upright(read(path), read_exif(path).orientation)
+
+
+def _source(folder: Path, frames: list[PosedFrame], poses: str, world: str,
+            options: FolderOptions, notes: list[str], origin: Origin | None, names: list[str]
+            ) -> PosedSource:
+    def give() -> Iterator[PosedFrame]:
+        return iter(frames)
+
+    cameras = sorted({frame.camera for frame in frames})
+    extrinsics: dict[str, list[float]] = {}
+    if options.T_base_cam is not None:
+        T = options.T_base_cam
+        values = [float(v) for v in (*T[:3, 3], *quat_xyzw(T))]
+        extrinsics = dict.fromkeys(cameras, values)
+    return PosedSource(
+        name=_name(folder), poses=poses, world=world, frames=give,
+        total=len(frames), cameras=cameras, extrinsics=extrinsics, origin=origin,
+        identity=_identity(folder, names, poses, options), notes=notes)
+
+
+def _identity(folder: Path, names: list[str], poses: str, options: FolderOptions
+              ) -> dict[str, object]:
+    """What tells this folder from a changed one: names and sizes, and the table's bytes."""
+    digest, size = hashlib.sha256(), 0
+    for name in names:
+        try:
+            bytes_ = os.stat(os.path.join(folder, name)).st_size
+        except OSError:
+            bytes_ = -1
+        size += max(bytes_, 0)
+        digest.update(f'{text_of_name(name)}\n{bytes_}\n'.encode())
+    for table in [options.table] if options.table else find_tables(folder):
+        digest.update(table.read_bytes())
+    if options.ordered is not None:
+        digest.update(options.ordered.tobytes())
+    if options.trajectory is not None:
+        digest.update(options.trajectory.stamps_ns.tobytes() + options.trajectory.poses.tobytes())
+    return {'name': _name(folder), 'pictures': len(names),
+            'bytes': size, 'poses': poses, 'digest': digest.hexdigest()[:16]}

@@ -1,0 +1,64 @@
+"""Poses from the fixes of a GPS receiver in a bag."""
+
+import numpy as np
+
+from regvpr_core.errors import BagError
+from regvpr_core.recordings.bags import Bag, PoseSource, Topic
+from regvpr_core.recordings.geodesy import (
+    GpsConfig,
+    headings,
+    on_one_plane,
+    Origin,
+    valid_fix,
+    yaw_poses,
+)
+from regvpr_core.recordings.messages import stamp_ns
+from regvpr_core.recordings.pose_messages import position_covariance
+from regvpr_core.recordings.trajectory import make_trajectory
+
+NO_FIX = -1
+UNKNOWN_COVARIANCE = 0
+
+
+def gps_poses(
+    bag: Bag, topic: Topic, gps: GpsConfig, origin: Origin | None, *, bag_time: bool = False
+) -> PoseSource:
+    """Poses of the antenna, x ahead and z up, from a NavSatFix topic.
+
+    Messages without a fix, with impossible positions and jumps are left out, and notes say how
+    many. The heading is that of the motion. The first fix that is no jump is the origin where
+    none is given.
+
+    Raises:
+        BagError: there is no fix that can be used, or they do not fit one map.
+        ConfigError: pyproj is not installed.
+    """
+    fixes, covariances, stamps, frame, total = [], [], [], '', 0
+    for _, _, time_ns, message in bag.messages(topic.name):
+        total += 1
+        if message.status.status <= NO_FIX:
+            continue
+        fixes.append((message.latitude, message.longitude, message.altitude))
+        known = message.position_covariance_type != UNKNOWN_COVARIANCE
+        covariances.append(position_covariance(message.position_covariance if known else None))
+        stamps.append(time_ns if bag_time else stamp_ns(message.header.stamp) or time_ns)
+        frame = message.header.frame_id.lstrip('/')
+    places = np.array(fixes, dtype=np.float64).reshape(-1, 3)
+    valid = valid_fix(places[:, 0], places[:, 1])
+    if not valid.any():
+        raise BagError(f'{topic.name} in {bag.path} holds no fix: {total} messages, '
+                       f'{total - len(fixes)} of them say that there is none')
+    # In time order, one fix a stamp: else a late message would look like a jump.
+    times, order = np.unique(np.array(stamps, dtype=np.int64)[valid], return_index=True)
+    places, spread = places[valid][order], np.array(covariances)[valid][order]
+    origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, times)
+    yaw = headings(positions, gps.heading_step_m)
+    notes = []
+    if left := total - int(valid.sum()):
+        notes.append(f'{left} of {total} messages on {topic.name} hold no fix: left out')
+    if jumps := int((~keep).sum()):
+        notes.append(f'{jumps} fixes on {topic.name} are jumps: left out')
+    if np.isnan(yaw).any():
+        notes.append(f'the receiver on {topic.name} never moves: its heading is taken as east')
+    return PoseSource(make_trajectory(times[keep], yaw_poses(positions, yaw), spread[keep]),
+                      '', frame, topic.name, origin, notes)

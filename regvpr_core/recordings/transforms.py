@@ -1,0 +1,196 @@
+"""The TF of a recording: static and moving transforms, chained and interpolated at a stamp."""
+
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+import math
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.geometry import (
+    Array,
+    inverse,
+    MAX_POSITION_M,
+    MAX_QUATERNION,
+    MIN_QUATERNION,
+    pose_matrix,
+)
+from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
+
+Edge = tuple[str, str]
+
+CONSTANT = 1e-6
+"""Transforms that change by less, in m and in the numbers of a rotation, are the same."""
+
+
+class TransformTree:
+    """Transforms by parent and child frame; frames are named without a leading slash.
+
+    bad: transforms that were left out, as `pose_matrix` would refuse them or their frames are the
+    same or have no name.
+    """
+
+    def __init__(self) -> None:
+        self.bad = 0
+        self._static: dict[Edge, Array] = {}
+        self._stamps: dict[Edge, array[int]] = {}
+        self._values: dict[Edge, array[float]] = {}
+        self._moving: dict[Edge, Trajectory] = {}
+
+    def add(self, transforms: Iterable[Any], *, static: bool, stamp_ns: int,
+            bag_time: bool = False) -> None:
+        """Add geometry_msgs/TransformStamped.
+
+        `stamp_ns`, when they were recorded, stands in for stamps of zero, and for all with
+        `bag_time`.
+        """
+        for transform in transforms:
+            edge = (plain(transform.header.frame_id), plain(transform.child_frame_id))
+            p, q = transform.transform.translation, transform.transform.rotation
+            values = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
+            # An odometry that has diverged is often still finite. pose_matrix itself would take
+            # longer than all else here.
+            if not all(map(math.isfinite, values)) \
+                    or max(map(abs, values[:3])) > MAX_POSITION_M \
+                    or not MIN_QUATERNION <= math.hypot(*values[3:]) <= MAX_QUATERNION \
+                    or edge[0] == edge[1] or '' in edge:
+                self.bad += 1
+            elif static:
+                self._static[edge] = pose_matrix(values[:3], values[3:])
+            else:
+                stamp = transform.header.stamp
+                own_ns = 0 if bag_time else int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+                self._stamps.setdefault(edge, array('q')).append(own_ns or stamp_ns)
+                self._values.setdefault(edge, array('d')).extend(values)
+                self._moving.pop(edge, None)
+
+    @property
+    def frames(self) -> list[str]:
+        """All frames, sorted."""
+        return sorted({frame for edge in self._edges() for frame in edge})
+
+    def root(self, frame: str) -> str:
+        """The top of the tree that a frame hangs in; a loop ends where it closes."""
+        frame = plain(frame)
+        parents = {child: parent for parent, child in self._edges()}
+        seen = {frame}
+        while frame in parents and parents[frame] not in seen:
+            frame = parents[frame]
+            seen.add(frame)
+        return frame
+
+    def static(self, parent: str, child: str) -> Array | None:
+        """`T_parent_child` (4, 4) through static transforms; None where they do not connect."""
+        chain = self._path(plain(parent), plain(child), dict.fromkeys(self._static))
+        if chain is None:
+            return None
+        T = np.eye(4)
+        for edge, forward in chain:
+            T = T @ (self._static[edge] if forward else inverse(self._static[edge]))
+        return T
+
+    def chain(self, parent: str, child: str) -> 'TransformChain | None':
+        """The transforms from a frame to another one; None where they do not connect."""
+        path = self._path(plain(parent), plain(child), self._edges())
+        if path is None:
+            return None
+        links = [Link(self._static.get(edge), self._trajectory(edge), forward)
+                 for edge, forward in path]
+        return TransformChain(tuple(links), plain(parent), plain(child))
+
+    def _edges(self) -> dict[Edge, None]:
+        return dict.fromkeys([*self._static, *self._stamps])
+
+    def _trajectory(self, edge: Edge) -> Trajectory | None:
+        """Poses of a moving edge; None of a static one. One that is both counts as static."""
+        if edge in self._static:
+            return None
+        if edge not in self._moving:
+            values = np.frombuffer(self._values[edge]).reshape(-1, 7)
+            self._moving[edge] = make_trajectory(
+                np.frombuffer(self._stamps[edge], dtype=np.int64),
+                pose_matrix(values[:, :3], values[:, 3:]))
+        return self._moving[edge]
+
+    def _path(self, parent: str, child: str, edges: dict[Edge, None]
+              ) -> list[tuple[Edge, bool]] | None:
+        """The fewest edges from parent to child, each with whether it is walked downwards."""
+        ways: dict[str, list[tuple[str, Edge, bool]]] = {}
+        for edge in edges:
+            ways.setdefault(edge[0], []).append((edge[1], edge, True))
+            ways.setdefault(edge[1], []).append((edge[0], edge, False))
+        reached: dict[str, list[tuple[Edge, bool]]] = {parent: []}
+        queue = deque([parent])
+        while queue:
+            frame = queue.popleft()
+            for neighbour, edge, forward in ways.get(frame, []):
+                if neighbour not in reached:
+                    reached[neighbour] = [*reached[frame], (edge, forward)]
+                    queue.append(neighbour)
+        return reached.get(child)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """One transform of a chain: fixed, or moving; walked from parent to child if `forward`."""
+
+    fixed: Array | None
+    moving: Trajectory | None
+    forward: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransformChain:
+    """`T_parent_child` over time, as a `Trajectory` gives it."""
+
+    links: tuple[Link, ...]
+    parent: str
+    child: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether any of it is not static."""
+        return any(link.moving is not None for link in self.links)
+
+    @property
+    def stamps_ns(self) -> Any:
+        """The first and the last time at which all of it is known."""
+        spans = [link.moving.stamps_ns[[0, -1]] for link in self.links if link.moving is not None]
+        if not spans:
+            return np.zeros(0, dtype=np.int64)
+        return np.array([max(span[0] for span in spans), min(span[1] for span in spans)])
+
+    def at(self, stamp_ns: int, max_gap_s: float) -> Array | None:
+        """Pose (4, 4) at a time; None where one of the transforms is not known around it."""
+        T = np.eye(4)
+        for link in self.links:
+            step = link.fixed if link.moving is None else link.moving.at(stamp_ns, max_gap_s)
+            if step is None:
+                return None
+            T = T @ (step if link.forward else inverse(step))
+        return T
+
+    def constant(self) -> Array | None:
+        """The transform (4, 4) where it never changed; None where it did."""
+        T = np.eye(4)
+        for link in self.links:
+            step = link.fixed
+            if link.moving is not None:
+                step = link.moving.poses[0]
+                if np.abs(link.moving.poses - step).max() > CONSTANT:
+                    return None
+            if step is None:
+                return None
+            T = T @ (step if link.forward else inverse(step))
+        return T
+
+    def covariance_at(self, stamp_ns: int) -> Array | None:
+        """TF knows none."""
+        return None
+
+
+def plain(frame: str) -> str:
+    """A frame's name without the leading slash that tf1 gave it."""
+    return frame.strip().lstrip('/')

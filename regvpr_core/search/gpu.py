@@ -1,0 +1,74 @@
+"""Search by one matrix product in torch: on a CUDA device in half precision, else on the CPU."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from regvpr_core.errors import MapError
+from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+
+MARGIN = 32
+"""Rows beyond the k best that are ranked again: half precision confuses cosines 0.001 apart."""
+
+FREE_SHARE = 0.5
+"""Of the device's free memory, what a map may take unasked: the network needs the rest."""
+
+
+def device_holds(count: int, dimension: int) -> bool:
+    """True where there is a CUDA device with room for so many rows in half precision."""
+    torch: Any = importlib.import_module('torch')
+    if not torch.cuda.is_available():
+        return False
+    free, _ = torch.cuda.mem_get_info()
+    return bool(2 * count * dimension <= FREE_SHARE * free)
+
+
+class GpuIndex:
+    """All rows on the device; the best are ranked again by the rows in the file."""
+
+    kind = 'gpu'
+
+    def __init__(self, rows: CentredRows, device: str = '') -> None:
+        """Copy the rows to a device: CUDA in half precision where there is one, else the CPU.
+
+        Raises:
+            MapError: the device has no room, or a row has changed.
+        """
+        torch: Any = importlib.import_module('torch')
+        self._torch = torch
+        self._rows = rows
+        self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        half = self.device.startswith('cuda')
+        try:
+            self._matrix = torch.empty((len(rows), rows.dimension), device=self.device,
+                                       dtype=torch.float16 if half else torch.float32)
+            start = 0
+            for block in rows.blocks():
+                self._matrix[start:start + len(block)] = torch.from_numpy(block)
+                start += len(block)
+        except RuntimeError as error:  # torch has no other for memory on every device
+            raise MapError(f'{len(rows)} places of {rows.dimension} numbers do not fit on '
+                           f'{self.device} ({str(error).splitlines()[0]}); take the index '
+                           f'rabitq') from error
+        self.resident_bytes = self._matrix.numel() * self._matrix.element_size()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def search(self, queries: Float32, k: int) -> tuple[Float32, Ids]:
+        """The k most similar rows for each of (Q, D), unit: similarities, ids (Q, min(k, N)).
+
+        Raises:
+            MapError: a candidate's row has changed since it was written.
+        """
+        k = min(k, len(self))
+        if k == 0:
+            return nothing(len(queries))
+        with self._torch.inference_mode():
+            query = self._torch.from_numpy(np.ascontiguousarray(queries)).to(self._matrix)
+            products = query @ self._matrix.T
+            candidates = products.topk(min(k + MARGIN, len(self)), dim=1).indices.cpu().numpy()
+        found = [self._rows.best(query, row, k)
+                 for query, row in zip(queries, candidates, strict=True)]
+        return np.stack([s for s, _ in found]), np.stack([i for _, i in found])

@@ -1,0 +1,138 @@
+"""Nearest keyframes by cosine, in several ways that find the same. See docs/search.md.
+
+Only this module and those beside it named `index_*` import faiss.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from regvpr_core.config import nearest
+from regvpr_core.errors import MapError
+from regvpr_core.search.gpu import device_holds, GpuIndex
+from regvpr_core.search.index_file import index_files, index_key, read_index, write_index
+from regvpr_core.search.milvus import MilvusIndex, Model
+from regvpr_core.search.rabitq import code_bytes, encode, RabitqConfig, RabitqIndex
+from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+
+KINDS = ('auto', 'exact', 'rabitq', 'gpu', 'milvus:URI')
+
+EXACT_BYTES = 64_000_000
+"""Up to this `auto` keeps all rows in single precision: 1,900 places of 8448 numbers, 41,000 of
+384. Beyond, codes are several times as fast; below, both take a millisecond or two."""
+
+
+class Index(Protocol):
+    """Rows that can be searched. kind: one of `KINDS`. resident_bytes: held in memory for it."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def resident_bytes(self) -> int: ...
+
+    def __len__(self) -> int:
+        """How many rows."""
+
+    def search(self, queries: Float32, k: int) -> tuple[Float32, Ids]:
+        """The k most similar rows for each of (Q, D), unit: similarities, ids (Q, min(k, N))."""
+
+
+class ExactIndex:
+    """Brute-force search: the reference for every other index, and right for small maps."""
+
+    kind = 'exact'
+
+    def __init__(self, dimension: int) -> None:
+        # Torch goes first where both are used: their OpenMP runtimes clash in the other order.
+        faiss = importlib.import_module('faiss')
+        self._index: Any = faiss.IndexFlatIP(dimension)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the rows in memory."""
+        return 4 * len(self) * int(self._index.d)
+
+    def add(self, descriptors: Float32) -> None:
+        """Append descriptors (N, D), unit rows; the ids go on counting from `len(self)`."""
+        self._index.add(np.ascontiguousarray(descriptors, dtype=np.float32))
+
+    def search(self, queries: Float32, k: int) -> tuple[Float32, Ids]:
+        """The k most similar rows for each of (Q, D): similarities and ids (Q, min(k, N)).
+
+        Raises:
+            MapError: the queries have another length than the map's descriptors.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self._index.d:
+            raise MapError(f'descriptors of shape {queries.shape} cannot be searched in a map '
+                           f'of {self._index.d} numbers a place')
+        k = min(k, len(self))
+        if k == 0:
+            return nothing(len(queries))
+        similarities, ids = self._index.search(
+            np.ascontiguousarray(queries, dtype=np.float32), k)
+        return similarities, ids
+
+
+def open_index(kind: str, rows: CentredRows, folder: Path, map_id: str, digest: str, model: Model,
+               rabitq: RabitqConfig | None = None) -> Index:
+    """Make the rows of a map searchable, and find their centre.
+
+    Args:
+        kind: one of `KINDS`.
+        rows: of the map; their centre is set.
+        folder: of the map, where a RaBitQ index is kept when that can be written.
+        map_id, digest: of the map and its descriptors; an index of others is stale.
+        model: whose descriptors they are.
+        rabitq: of the index `rabitq`; None takes the defaults.
+
+    Raises:
+        MapError: no such kind, a row has changed, no room, or Milvus cannot be reached.
+    """
+    if kind == 'auto':
+        kind = choose(len(rows), rows.dimension)
+    if kind == 'rabitq':
+        return _rabitq(rows, folder, map_id, digest, rabitq or RabitqConfig())
+    if kind not in ('exact', 'gpu') and not kind.startswith('milvus:'):
+        raise MapError(f'no index is called {kind!r}{nearest(kind, KINDS)}')
+    rows.find_centre()
+    if kind == 'gpu':
+        return GpuIndex(rows)
+    if kind.startswith('milvus:'):
+        return MilvusIndex(rows, kind.partition(':')[2], map_id, model, digest)
+    index = ExactIndex(rows.dimension)
+    for block in rows.blocks():
+        index.add(block)
+    return index
+
+
+def choose(count: int, dimension: int) -> str:
+    """The index that `auto` is for so many places."""
+    if 4 * count * dimension <= EXACT_BYTES:
+        return 'exact'
+    return 'gpu' if device_holds(count, dimension) else 'rabitq'
+
+
+def _rabitq(rows: CentredRows, folder: Path, map_id: str, digest: str,
+            config: RabitqConfig) -> RabitqIndex:
+    """From its file where that is of these rows, else built and kept."""
+    faiss: Any = importlib.import_module('faiss')
+    # What the query and the search may choose does not change the codes.
+    key = index_key([map_id, len(rows), rows.dimension, digest, config.code_bits,
+                     faiss.__version__])
+    files = index_files(folder, key)
+    length = code_bytes(rows.dimension, config)
+    for file in files:
+        kept = read_index(file, key, len(rows), rows.dimension, length)
+        if kept is not None:
+            rows.set_centre(kept[0])
+            return RabitqIndex(rows, kept[1], config)
+    rows.find_centre()
+    codes = encode(rows, config)
+    write_index(files, key, rows.centre, codes)
+    return RabitqIndex(rows, codes, config)
