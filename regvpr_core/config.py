@@ -20,6 +20,9 @@ DEFAULT_MODEL = 'regvpr_vits14_offline'
 
 Config = TypeVar('Config')
 
+SETTING = 'regvpr_setting'
+"""Key of a field's metadata under which its `Setting` lies."""
+
 
 def from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = '') -> Config:
     """Build a (nested) dataclass from a mapping.
@@ -93,6 +96,75 @@ def _parse(text: str, name: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of day 99
         raise ConfigError(f'cannot read {name}: {" ".join(str(error).split())}') from error
+
+
+def setting(default: Any, text: str = '', low: float | None = None, high: float | None = None, *,
+            unit: str = '', choices: Sequence[str] = ()) -> Any:
+    """A field of a settings dataclass whose range, unit and help are data.
+
+    Args:
+        default: value of the field where none is given.
+        text: what the setting does, in one or two sentences.
+        low, high: range of the value, or of each element of a tuple, ends included.
+        unit: of the value, such as 'm' or 's'; empty where it has none.
+        choices: the known values of a text.
+    """
+    entry = Setting(text=text, low=low, high=high, unit=unit, choices=tuple(choices))
+    return dataclasses.field(default=default, metadata={SETTING: entry})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known of one setting; see `setting`."""
+
+    text: str = ''
+    low: float | None = None
+    high: float | None = None
+    unit: str = ''
+    choices: tuple[str, ...] = ()
+
+    @property
+    def range_text(self) -> str:
+        """The range in words, such as '0 to 60 s'; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ''
+        return f'{self.low:g} to {self.high:g} {self.unit}'.strip()
+
+    @property
+    def help(self) -> str:
+        """Text, then the range: for help, ROS descriptors and tables of the docs."""
+        return f'{self.text} Range: {self.range_text}.' if self.range_text else self.text
+
+
+def about(field: dataclasses.Field[Any]) -> Setting:
+    """What is known of a dataclass field; empty where it was not made by `setting`."""
+    found = field.metadata.get(SETTING)
+    return found if isinstance(found, Setting) else Setting()
+
+
+def check_settings(config: Any, section: str = '') -> None:
+    """Check each field of a settings dataclass against its range or its known values.
+
+    None is always accepted: it stands for a default that depends on other things.
+
+    Args:
+        config: an instance; called at the start of its `__post_init__`.
+        section: put before the names in messages, as in 'belief'.
+
+    Raises:
+        ConfigError: names the setting, the range and the value.
+    """
+    for field in dataclasses.fields(config):
+        entry = about(field)
+        value = getattr(config, field.name)
+        name = f'{section}.{field.name}' if section else field.name
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if one is None:
+                continue
+            if entry.choices:
+                check_choice(name, one, entry.choices)
+            if entry.low is not None and entry.high is not None:
+                check_range(name, one, entry.low, entry.high)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import re
 from typing import Any
 
-from regvpr_core.config import check_range, DEFAULT_MODEL, from_mapping, nearest
+from regvpr_core.config import (
+    about,
+    check_settings,
+    DEFAULT_MODEL,
+    from_mapping,
+    nearest,
+    setting,
+)
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import pose_matrix
 from regvpr_core.localization.localizer import LocalizerConfig
@@ -19,10 +26,6 @@ MODES = ('localize', 'loop_closure', 'both')
 INITIALPOSE = ('never', 'on_request', 'first_fix')
 TRIGGERS = ('always', 'on_request')
 
-NUMBER = r'(\d+(?:\.\d+)?(?:e-?\d+)?)'
-LIMITS = re.compile(rf'\b{NUMBER}(?: \([^)]*\))? to {NUMBER}')
-"""`0 (no limit) to 60`."""
-
 LIVE = ('max_image_age_s', 'min_interval_s', 'min_distance_m', 'trigger', 'initialpose',
         'odometry_wait_s', 'image_timeout_s')
 """Parameters that take effect at once; the others are fixed while the node is configured."""
@@ -30,93 +33,81 @@ LIVE = ('max_image_age_s', 'min_interval_s', 'min_distance_m', 'trigger', 'initi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """Parameters of the node.
+    """Parameters of the node."""
 
-    mode: localize (on a map), loop_closure (on the session's own past), or both.
-    map: folder of the place map; required but in the mode loop_closure.
-    model: model name or checkpoint file; must be the model that the map was built with.
-    backbone_weights: file with the weights of the backbone; empty searches REGVPR_WEIGHTS and the
-        cache. The node downloads nothing.
-    device: auto, cpu, cuda, cuda:1, mps.
-    precision: auto, fp32, bf16 or fp16.
-    threads: CPU threads of the network, 0 (torch's choice) to 256.
-    camera_names: cameras, each on the topic NAME/image; empty is one camera on the topic image.
-        At most 16.
-    compressed: subscribe to image/compressed instead of image, for all cameras.
-    compressed_cameras: and for these, where the others are raw.
-    base_frame: frame whose pose is published.
-    map_frame: frame_id of what is published; empty takes the name that the map has.
-    odom_frame: frame of the odometry; empty takes it from its messages.
-    extrinsics: camera (optical) in the base frame, x y z qx qy qz qw, of each camera in turn;
-        empty takes TF where tf2_ros is installed and knows it, else what the map was built with.
-        Fixed cameras only.
-    use_odometry: subscribe to odom and move the belief with it.
-    odometry_wait_s: how long an image waits for odometry to reach its stamp, 0 to 1 s.
-    odometry_gap_s: odometry further apart than this is not interpolated, 0.01 to 10 s.
-    max_image_age_s: an image that waited longer than this is dropped and counted, 0 (no limit)
-        to 60 s.
-    min_interval_s: at least so long between images that are looked at, 0 to 3600 s.
-    min_distance_m: and at least so far, by odometry, 0 to 1000 m.
-    trigger: always, or on_request (images are looked at only after localize_once, until a fix).
-    initialpose: never, on_request (localize_once), or first_fix (also the first fix after
-        activation is published there, once).
-    broadcast_tf: publish map_frame to odom_frame on /tf; only one node may.
-    image_timeout_s: without an image for so long diagnostics warn, 0.1 to 3600 s.
-    outputs: stacks to feed, of autoware, hydra, isaac_visual_slam, lio_sam, rtabmap, swarm_slam.
-    session_path: folder where the session is kept as maps while it grows (a new part whenever
-        odometry or time begins anew), so that a crash leaves them; empty keeps it in memory.
-    localizer: how images are matched.
-    session: how loop closures are found.
-    """
-
-    mode: str = 'localize'
-    map: str = ''
-    model: str = DEFAULT_MODEL
-    backbone_weights: str = ''
-    device: str = 'auto'
-    precision: str = 'auto'
-    threads: int = 0
-    camera_names: tuple[str, ...] = ()
-    compressed: bool = False
-    compressed_cameras: tuple[str, ...] = ()
-    base_frame: str = 'base_link'
-    map_frame: str = ''
-    odom_frame: str = ''
-    extrinsics: tuple[float, ...] = ()
-    use_odometry: bool = True
-    odometry_wait_s: float = 0.05
-    odometry_gap_s: float = 0.5
-    max_image_age_s: float = 1.0
-    min_interval_s: float = 0.0
-    min_distance_m: float = 0.0
-    trigger: str = 'always'
-    initialpose: str = 'on_request'
-    broadcast_tf: bool = False
-    image_timeout_s: float = 2.0
-    outputs: tuple[str, ...] = ()
-    session_path: str = ''
+    mode: str = setting(
+        'localize', "localize (on a map), loop_closure (on the session's own past), or both.",
+        choices=MODES)
+    map: str = setting('', 'Folder of the place map; required except in mode loop_closure.')
+    model: str = setting(
+        DEFAULT_MODEL,
+        'Model name or checkpoint file; must be the model that the map was built with.')
+    backbone_weights: str = setting(
+        '',
+        'File with the weights of the backbone; empty searches REGVPR_WEIGHTS and the cache. The '
+        'node downloads nothing.')
+    device: str = setting('auto', 'auto, cpu, cuda, cuda:1 or mps.')
+    precision: str = setting('auto', 'auto, fp32, bf16 or fp16.')
+    threads: int = setting(0, "CPU threads of the network; 0 for torch's choice.", 0, 256)
+    camera_names: tuple[str, ...] = setting(
+        (),
+        'Names of the cameras, at most 16, each on the topic NAME/image; empty for one camera on '
+        'the topic image.')
+    compressed: bool = setting(
+        False, 'Subscribe to image/compressed instead of image, for all cameras.')
+    compressed_cameras: tuple[str, ...] = setting(
+        (), 'Cameras with compressed images, where the others are raw.')
+    base_frame: str = setting('base_link', 'Frame whose pose is published.')
+    map_frame: str = setting(
+        '', "frame_id of what is published; empty for the map's own name of its frame.")
+    odom_frame: str = setting('', 'Frame of the odometry; empty takes it from its messages.')
+    extrinsics: tuple[float, ...] = setting(
+        (),
+        'Pose of each camera (optical frame) in the base frame, x y z qx qy qz qw one after '
+        'another; empty takes TF where tf2_ros is installed and knows it, else those of the map. '
+        'Fixed cameras only.')
+    use_odometry: bool = setting(True, 'Subscribe to odom and move the belief with it.')
+    odometry_wait_s: float = setting(
+        0.05, 'Time that an image waits for odometry to reach its stamp.', 0.0, 1.0, unit='s')
+    odometry_gap_s: float = setting(
+        0.5, 'Odometry further apart than this is not interpolated.', 0.01, 10.0, unit='s')
+    max_image_age_s: float = setting(
+        1.0, 'An image that waited longer than this is dropped and counted; 0 for no limit.',
+        0.0, 60.0, unit='s')
+    min_interval_s: float = setting(
+        0.0, 'Least time between images that are processed.', 0.0, 3600.0, unit='s')
+    min_distance_m: float = setting(
+        0.0, 'Least distance by odometry between images that are processed.',
+        0.0, 1000.0, unit='m')
+    trigger: str = setting(
+        'always',
+        'always, or on_request: images are processed only after localize_once, until a fix.',
+        choices=TRIGGERS)
+    initialpose: str = setting(
+        'on_request',
+        'never, on_request (localize_once), or first_fix (also the first fix after activation, '
+        'once).', choices=INITIALPOSE)
+    broadcast_tf: bool = setting(
+        False, 'Publish map_frame to odom_frame on /tf; only one node may.')
+    image_timeout_s: float = setting(
+        2.0, 'Diagnostics warn after this time without an image.', 0.1, 3600.0, unit='s')
+    outputs: tuple[str, ...] = setting(
+        (), 'Stacks to feed: autoware, hydra, isaac_visual_slam, lio_sam, rtabmap, swarm_slam.',
+        choices=OUTPUTS)
+    session_path: str = setting(
+        '',
+        'Folder that keeps the session as maps while it grows, a new part whenever odometry or '
+        'time restarts, so that a crash leaves them; empty keeps it in memory.')
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ('threads', 0, 256), ('odometry_wait_s', 0.0, 1.0), ('odometry_gap_s', 0.01, 10.0),
-            ('max_image_age_s', 0.0, 60.0), ('min_interval_s', 0.0, 3600.0),
-            ('min_distance_m', 0.0, 1000.0), ('image_timeout_s', 0.1, 3600.0),
-        ):
-            check_range(name, getattr(self, name), low, high)
-        for name, known in (('mode', MODES), ('initialpose', INITIALPOSE), ('trigger', TRIGGERS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f'{name} is {value!r}; expected one of {", ".join(known)}')
+        check_settings(self)
         if self.session_path and not Path(self.session_path).expanduser().is_absolute():
             raise ConfigError(f'session_path is {self.session_path!r}; expected an absolute path')
         if not self.base_frame:
             raise ConfigError('base_frame is empty; expected a frame such as base_link')
         self._check_cameras()
-        for name in self.outputs:
-            if name not in OUTPUTS:
-                raise ConfigError(f'outputs: unknown output {name!r}{nearest(name, OUTPUTS)}')
 
     @property
     def wants_intrinsics(self) -> bool:
@@ -165,34 +156,30 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A ROS parameter: its dotted name, its default and its text.
+    """A ROS parameter: its dotted name, its default, its text and its range.
 
-    limits: least and largest value, as the text says them; None where it names none.
+    limits: least and largest value; None where the value is no number.
     """
 
     name: str
     default: Any
     description: str
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        if isinstance(self.default, (bool, str, list)):
-            return None
-        found = LIMITS.search(self.description)
-        return (float(found[1]), float(found[2])) if found else None
+    limits: tuple[float, float] | None
 
 
 def declared(cls: type, prefix: str = '') -> Iterator[Parameter]:
-    """Walk a dataclass; nested ones give dotted names."""
-    texts = _texts(cls)
+    """Walk a settings dataclass; nested ones give dotted names."""
     instance = cls()
     for entry in dataclasses.fields(cls):
         value = getattr(instance, entry.name)
         if dataclasses.is_dataclass(value):
             yield from declared(type(value), f'{prefix}{entry.name}.')
             continue
+        known = about(entry)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        limits = (known.low, known.high) if number and known.low is not None else None
         default = list(value) if isinstance(value, tuple) else value
-        yield Parameter(f'{prefix}{entry.name}', default, texts.get(entry.name, ''))
+        yield Parameter(f'{prefix}{entry.name}', default, known.help, limits)
 
 
 def to_config(values: dict[str, Any]) -> NodeConfig:
@@ -209,17 +196,3 @@ def to_config(values: dict[str, Any]) -> NodeConfig:
             table = table.setdefault(section, {})
         table[key] = value
     return from_mapping(NodeConfig, tree)
-
-
-def _texts(cls: type) -> dict[str, str]:
-    """`name, name: text.` paragraphs of a docstring, by name."""
-    texts: dict[str, str] = {}
-    body = re.sub(r'\n\s+', ' ', (cls.__doc__ or '').partition('\n')[2])
-    name = '|'.join(sorted((field.name for field in dataclasses.fields(cls)), key=len,
-                           reverse=True))
-    names = rf'(?:(?:{name}), )*(?:{name})'
-    pattern = rf'(?:(?<= )|^)({names}): (.*?)(?= {names}: |$)'
-    for match in re.finditer(pattern, body.strip()):
-        for name in match.group(1).split(', '):
-            texts[name] = match.group(2).strip()
-    return texts

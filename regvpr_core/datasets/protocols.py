@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regvpr_core.config import check_range, nearest
+from regvpr_core.config import check_settings, nearest, setting
 from regvpr_core.datasets import msls, nordland
 from regvpr_core.datasets.dataset import Dataset
 from regvpr_core.datasets.pairs import load_pairs, load_traverses
@@ -19,20 +19,18 @@ from regvpr_core.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadConfig:
-    """Settings of the protocols that have any.
+    """Settings of the protocols that have any."""
 
-    radius_m: a reference is right up to this distance (protocol utm), 0 to 1000.
-    tolerance_frames: frames to either side (protocol frames), 0 to 100000.
-    partial: a data set may be incomplete; the result is then named partial.
-    """
-
-    radius_m: float = 25.0
-    tolerance_frames: int = 2
-    partial: bool = False
+    radius_m: float = setting(
+        25.0, 'A reference is right up to this distance (protocol utm).', 0.0, 1000.0, unit='m')
+    tolerance_frames: int = setting(
+        2, 'A reference is right up to this many frames to either side (protocol frames).',
+        0, 100000)
+    partial: bool = setting(
+        False, 'Accept an incomplete data set; the result is then named partial.')
 
     def __post_init__(self) -> None:
-        check_range('radius_m', self.radius_m, 0.0, 1000.0)
-        check_range('tolerance_frames', self.tolerance_frames, 0, 100_000)
+        check_settings(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

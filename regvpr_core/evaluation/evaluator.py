@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.datasets.dataset import Dataset, Float32, GivenDescriptors, Matrix, Picture
 from regvpr_core.datasets.ground_truth import Int64
 from regvpr_core.errors import ConfigError, EvaluationError
@@ -47,27 +47,22 @@ Told = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """Settings of an evaluation.
+    """Settings of an evaluation."""
 
-    recalls: the k of recall@k, rising, 1 to 1000; None: 1, 5, 10, 20 as far as there are
-        references. batch: pictures a pass, 1 to 4096.
-    index: an approximate index to compare with the exact search, '' for none.
-    partial: pictures that cannot be read are left out, and the result is named partial.
-    """
-
-    recalls: tuple[int, ...] | None = None
-    batch: int = 16
-    index: str = ''
-    partial: bool = False
+    recalls: tuple[int, ...] | None = setting(
+        None,
+        'The k of recall@k, ascending; None for 1, 5, 10 and 20 as far as there are references.',
+        1, 1000)
+    batch: int = setting(16, 'Images in one pass of the network.', 1, 4096)
+    index: str = setting('', 'Approximate index to compare with the exact search; empty for none.')
+    partial: bool = setting(
+        False, 'Leave out images that cannot be read; the result is then named partial.')
 
     def __post_init__(self) -> None:
-        check_range('batch', self.batch, 1, 4096)
+        check_settings(self)
         ks = self.recalls
-        if ks is not None:
-            for k in ks:
-                check_range('recalls', k, 1, 1000)
-            if not ks or list(ks) != sorted(set(ks)):
-                raise ConfigError(f'recalls are {list(ks)}; expected numbers that rise')
+        if ks is not None and (not ks or list(ks) != sorted(set(ks))):
+            raise ConfigError(f'recalls are {list(ks)}; expected ascending numbers')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,26 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 
 Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppearanceConfig:
-    """How fast a session's mean descriptor is learnt.
+    """How fast a session's mean descriptor is learnt."""
 
-    prior_images: images' worth of the map's own mean at the start, 0.1 to 1e6; a large one keeps
-        the map's mean.
-    memory_images: later, an image counts as one of so many, so that dusk is followed, 1 to 1e6.
-    """
-
-    prior_images: float = 5.0
-    memory_images: float = 300.0
+    prior_images: float = setting(
+        5.0,
+        "Weight of the map's own mean at the start, in images. A large value keeps the map's "
+        'mean.', 0.1, 1000000.0)
+    memory_images: float = setting(
+        300.0, 'Time constant of the mean, in images, so that it follows dusk.', 1.0, 1000000.0)
 
     def __post_init__(self) -> None:
-        check_range('appearance.prior_images', self.prior_images, 0.1, 1e6)
-        check_range('appearance.memory_images', self.memory_images, 1.0, 1e6)
+        check_settings(self, 'appearance')
 
 
 class Appearance:

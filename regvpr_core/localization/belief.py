@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array
 
 Ids = npt.NDArray[np.int64]
@@ -35,39 +35,34 @@ REACH = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeliefConfig:
-    """Settings of the filter.
+    """Settings of the filter."""
 
-    place_radius_m: keyframes this near to each other show one place, 0.1 to 1000; at least one and
-        a half times their spacing, where a map is sparse.
-    place_angle_rad: and look this much the same way, 0.01 to 3.2.
-    motion_noise: standard deviation of odometry as a share of the distance, 0 to 1.
-    motion_floor_m: and at least this, 0.01 to 100.
-    drift_mps: without odometry, how fast the robot may move, 0.1 to 100.
-    kidnap: share of the belief that may be anywhere at each image, 1e-6 to 0.5.
-    off_map_prior: belief at the start that the robot is off the map, 0.01 to 0.99.
-    evidence_limit: most log odds that one image may give a place, 0.5 to 20.
-    evidence_m: images nearer than this to each other see much the same, and are mistaken alike;
-        each counts for its share of this distance, 0 (all count in full) to 100.
-    """
-
-    place_radius_m: float = 5.0
-    place_angle_rad: float = 0.9
-    motion_noise: float = 0.1
-    motion_floor_m: float = 1.0
-    drift_mps: float = 3.0
-    kidnap: float = 0.01
-    off_map_prior: float = 0.5
-    evidence_limit: float = 3.0
-    evidence_m: float = 3.0
+    place_radius_m: float = setting(
+        5.0,
+        'Keyframes within this distance show one place; at least 1.5 times the spacing of a '
+        'sparse map.', 0.1, 1000.0, unit='m')
+    place_angle_rad: float = setting(
+        0.9, 'Keyframes of one place differ in direction by less than this.',
+        0.01, 3.2, unit='rad')
+    motion_noise: float = setting(
+        0.1, 'Standard deviation of odometry as a share of the distance.', 0.0, 1.0)
+    motion_floor_m: float = setting(
+        1.0, 'Least standard deviation of odometry between two images.', 0.01, 100.0, unit='m')
+    drift_mps: float = setting(
+        3.0, 'Largest speed of the robot, used without odometry.', 0.1, 100.0, unit='m/s')
+    kidnap: float = setting(
+        0.01, 'Share of the belief that moves anywhere at each image.', 1e-06, 0.5)
+    off_map_prior: float = setting(
+        0.5, 'Probability at the start that the robot is off the map.', 0.01, 0.99)
+    evidence_limit: float = setting(
+        3.0, 'Largest log odds that one image may give a place.', 0.5, 20.0)
+    evidence_m: float = setting(
+        3.0,
+        'Images within this distance see much the same and share their errors; each counts for '
+        'its share of the distance. 0 counts each in full.', 0.0, 100.0, unit='m')
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ('place_radius_m', 0.1, 1000.0), ('place_angle_rad', 0.01, 3.2),
-            ('motion_noise', 0.0, 1.0), ('motion_floor_m', 0.01, 100.0), ('drift_mps', 0.1, 100.0),
-            ('kidnap', 1e-6, 0.5), ('off_map_prior', 0.01, 0.99), ('evidence_limit', 0.5, 20.0),
-            ('evidence_m', 0.0, 100.0),
-        ):
-            check_range(f'belief.{name}', getattr(self, name), low, high)
+        check_settings(self, 'belief')
 
 
 class Belief:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array, inverse
 from regvpr_core.localization.belief import Belief
 from regvpr_core.verification.metric_pose import MetricPose, of_base
@@ -29,37 +29,32 @@ GATE = 11.34
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosePriorConfig:
-    """How wide a pose prior is at least. Standard deviations, learnt on the town of seed 7.
+    """How wide a pose prior is at least. Standard deviations, learnt on the town of seed 7."""
 
-    spread_share: share of the variance of the belief over the place's keyframes that counts, 0 to
-        1: the belief weighs each image with caution, and its mean is better than its spread.
-    position_floor_m: of position along the road, beside the keyframes' spacing, 0.01 to 100.
-    lane_m: across it, since a robot drives beside the line on which the map was made, 0.01 to 100.
-    height_m: up and down, 0.01 to 100.
-    rotation_floor_rad: of rotation, 0.001 to 3.
-    verified_scale: errors of a verified pose over those that its residuals tell: points err alike,
-        which residuals do not show, 1 to 100.
-    verified_floor_m: a verified pose is never surer, 0.001 to 100.
-    verified_floor_rad: nor its rotation, 0.001 to 3.
-    """
-
-    spread_share: float = 0.12
-    position_floor_m: float = 0.2
-    lane_m: float = 0.22
-    height_m: float = 0.1
-    rotation_floor_rad: float = 0.04
-    verified_scale: float = 2.0
-    verified_floor_m: float = 0.03
-    verified_floor_rad: float = 0.005
+    spread_share: float = setting(
+        0.12,
+        "Share of the variance of the belief over the place's keyframes that enters the "
+        'covariance.', 0.0, 1.0)
+    position_floor_m: float = setting(
+        0.2, 'Least standard deviation along the road, beside the spacing of keyframes.',
+        0.01, 100.0, unit='m')
+    lane_m: float = setting(
+        0.22, 'Standard deviation across the road: a robot drives beside the line of the map.',
+        0.01, 100.0, unit='m')
+    height_m: float = setting(0.1, 'Standard deviation of height.', 0.01, 100.0, unit='m')
+    rotation_floor_rad: float = setting(
+        0.04, 'Least standard deviation of rotation.', 0.001, 3.0, unit='rad')
+    verified_scale: float = setting(
+        2.0,
+        'Factor on the residual standard deviation of a verified pose, as errors of points are '
+        'correlated.', 1.0, 100.0)
+    verified_floor_m: float = setting(
+        0.03, 'Least standard deviation of a verified position.', 0.001, 100.0, unit='m')
+    verified_floor_rad: float = setting(
+        0.005, 'Least standard deviation of a verified rotation.', 0.001, 3.0, unit='rad')
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ('spread_share', 0.0, 1.0),
-            ('position_floor_m', 0.01, 100.0), ('lane_m', 0.01, 100.0), ('height_m', 0.01, 100.0),
-            ('rotation_floor_rad', 0.001, 3.0), ('verified_scale', 1.0, 100.0),
-            ('verified_floor_m', 0.001, 100.0), ('verified_floor_rad', 0.001, 3.0),
-        ):
-            check_range(f'pose_prior.{name}', getattr(self, name), low, high)
+        check_settings(self, 'pose_prior')
 
 
 @dataclass(frozen=True, slots=True, eq=False)

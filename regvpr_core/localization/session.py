@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
 from regvpr_core.localization.belief import Float, Ids
@@ -60,40 +60,31 @@ OUT_OF_ORDER_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
-    """Settings of loop closing.
-
-    keyframes: which images are kept.
-    still_cosine: without odometry an image is kept when its descriptor is less similar than this
-        to the last one kept, 0 to 1.
-    exclude_s: keyframes younger than this are no loop, 0 to 3600.
-    exclude_m: nor those less of the way back, 0 to 1000.
-    sequence: keyframes in a row that must agree, 1 to 20.
-    accept_probability: that a closure needs, 0.5 to 1.
-    place_m: the robot reports the next closure when the reference is this far from the last one's,
-        0 (each keyframe's) to 1000.
-    speed_limit_mps: odometry that moves faster has started over or jumped, 0.1 to 1000.
-    max_keyframes: kept in memory, 100 to 1e6; what goes first is told in `session_store`.
-    verification: of closures by local features.
-    """
+    """Settings of loop closing."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
-    still_cosine: float = 0.9
-    exclude_s: float = 30.0
-    exclude_m: float = 20.0
-    sequence: int = 8
-    accept_probability: float = 0.98
-    place_m: float = 5.0
-    speed_limit_mps: float = 60.0
-    max_keyframes: int = 20_000
+    still_cosine: float = setting(
+        0.9,
+        'Without odometry, an image becomes a keyframe when its similarity to the last keyframe '
+        'is below this.', 0.0, 1.0)
+    exclude_s: float = setting(
+        30.0, 'Keyframes younger than this are not matched.', 0.0, 3600.0, unit='s')
+    exclude_m: float = setting(
+        20.0, 'Keyframes less than this way back are not matched.', 0.0, 1000.0, unit='m')
+    sequence: int = setting(8, 'Successive keyframes that must agree on a closure.', 1, 20)
+    accept_probability: float = setting(0.98, 'Least probability of a closure.', 0.5, 1.0)
+    place_m: float = setting(
+        5.0,
+        'A further closure is reported when its reference is this far from the last one; 0 '
+        'reports each.', 0.0, 1000.0, unit='m')
+    speed_limit_mps: float = setting(
+        60.0, 'Odometry that moves faster has restarted or jumped.', 0.1, 1000.0, unit='m/s')
+    max_keyframes: int = setting(
+        20_000, 'Keyframes kept in memory; redundant ones are deleted first.', 100, 10**6)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ('still_cosine', 0.0, 1.0), ('exclude_s', 0.0, 3600.0), ('exclude_m', 0.0, 1000.0),
-            ('sequence', 1, 20), ('accept_probability', 0.5, 1.0), ('place_m', 0.0, 1000.0),
-            ('speed_limit_mps', 0.1, 1000.0), ('max_keyframes', 100, 10**6),
-        ):
-            check_range(f'session.{name}', getattr(self, name), low, high)
+        check_settings(self, 'session')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

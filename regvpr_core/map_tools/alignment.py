@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.maps.place_map import PlaceMap
@@ -36,33 +36,26 @@ RIVAL = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignmentConfig:
-    """How maps are aligned.
+    """How maps are aligned."""
 
-    dof: 4 (both maps are level: yaw and translation) or 6.
-    sample: keyframes of a map that are compared, spread over it, 10 to 20000.
-    inlier_m, inlier_rad: a match agrees when its poses differ by less, 0.1 to 100 and 0.05 to 3.2.
-    least_inliers: 3 to 10000; twice as many as agree by chance are needed in any case.
-    least_extent_m: inliers must reach so far, 0 to 1000.
-    hypotheses: tried, 10 to 100000.
-    """
-
-    dof: int = 4
-    sample: int = 4000
-    inlier_m: float = 5.0
-    inlier_rad: float = 0.6
-    least_inliers: int = 6
-    least_extent_m: float = 5.0
-    hypotheses: int = 2000
+    dof: int = setting(4, 'Degrees of freedom: 4 (both maps are level: yaw and translation) or 6.')
+    sample: int = setting(4000, 'Keyframes of a map that are compared, spread over it.', 10, 20000)
+    inlier_m: float = setting(
+        5.0, 'Largest distance between the poses of a match that agrees.', 0.1, 100.0, unit='m')
+    inlier_rad: float = setting(
+        0.6, 'Largest angle between the poses of a match that agrees.', 0.05, 3.2, unit='rad')
+    least_inliers: int = setting(
+        6,
+        'Least number of matches that agree; twice the number expected by chance is needed in '
+        'any case.', 3, 10000)
+    least_extent_m: float = setting(
+        5.0, 'Least extent of the matches that agree.', 0.0, 1000.0, unit='m')
+    hypotheses: int = setting(2000, 'Transforms that are tried.', 10, 100000)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.dof not in (4, 6):
             raise ConfigError(f'dof is {self.dof}; expected 4 (level maps) or 6')
-        for name, low, high in (
-            ('sample', 10, 20_000), ('inlier_m', 0.1, 100.0), ('inlier_rad', 0.05, 3.2),
-            ('least_inliers', 3, 10_000), ('least_extent_m', 0.0, 1000.0),
-            ('hypotheses', 10, 100_000),
-        ):
-            check_range(name, getattr(self, name), low, high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

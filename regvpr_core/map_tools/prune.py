@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_range, check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import rotation_angle
 from regvpr_core.maps.files import map_bytes, new_folder, new_map_id
@@ -25,30 +25,30 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneConfig:
-    """What a map can do without.
+    """What a map can do without."""
 
-    distance_m: a keyframe nearer than this to one that is kept, of the same camera and source and
-    turned by less than rotation_rad, is dropped; 0 (none) to 1000 and 0 to 3.2.
-    ambiguous: drop keyframes whose most similar keyframe beyond far_m is at least as similar as
-    the middle one of those within near_m and rotation_rad; 0.1 to 1000, near_m to 10000. margin
-    is added to the far one's cosine: larger drops more, -1 to 1.
-    candidates: keyframes searched for each, 2 to 10000.
-    """
-
-    distance_m: float = 0.0
-    rotation_rad: float = 0.5
-    ambiguous: bool = False
-    near_m: float = 5.0
-    far_m: float = 25.0
-    margin: float = 0.0
-    candidates: int = 100
+    distance_m: float = setting(
+        0.0,
+        'Drop a keyframe within this distance and `rotation_rad` of one that is kept, of the '
+        'same camera and source; 0 drops none.', 0.0, 1000.0, unit='m')
+    rotation_rad: float = setting(
+        0.5, 'Largest angle between two keyframes that show the same.', 0.0, 3.2, unit='rad')
+    ambiguous: bool = setting(
+        False,
+        'Drop keyframes whose most similar keyframe beyond `far_m` is at least as similar as the '
+        'median of those within `near_m` and `rotation_rad`.')
+    near_m: float = setting(
+        5.0, 'Keyframes within this distance show the same place.', 0.1, 1000.0, unit='m')
+    far_m: float = setting(
+        25.0, 'Keyframes beyond this distance, at least `near_m`, show another place.',
+        0.1, 10000.0, unit='m')
+    margin: float = setting(
+        0.0, 'Added to the similarity of the far keyframe; larger values drop more.', -1.0, 1.0)
+    candidates: int = setting(100, 'Keyframes searched for each keyframe.', 2, 10000)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ('distance_m', 0.0, 1000.0), ('rotation_rad', 0.0, 3.2), ('near_m', 0.1, 1000.0),
-            ('far_m', self.near_m, 10_000.0), ('margin', -1.0, 1.0), ('candidates', 2, 10_000),
-        ):
-            check_range(name, getattr(self, name), low, high)
+        check_settings(self)
+        check_range('far_m', self.far_m, self.near_m, 10_000.0)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range, to_mapping
+from regvpr_core.config import check_settings, setting, to_mapping
 from regvpr_core.errors import MapError
 from regvpr_core.images import RGB
 from regvpr_core.map_tools.compression import compress_map, CompressReport
@@ -34,24 +34,20 @@ Described = tuple[npt.NDArray[np.float32], Sequence[bytes | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """How a map is built.
-
-    keyframes, quality: which frames are kept. gps: how fixes become poses. batch: images a
-    network pass, 1 to 1024. max_pose_gap_s: a frame is dropped where the poses around it are
-    further apart, s. thumbnail_px: longer side of the stored pictures, 0 stores none, up to 1024.
-    """
+    """How a map is built."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     gps: GpsConfig = field(default_factory=GpsConfig)
-    batch: int = 8
-    max_pose_gap_s: float = 1.0
-    thumbnail_px: int = 160
+    batch: int = setting(8, 'Images in one pass of the network.', 1, 1024)
+    max_pose_gap_s: float = setting(
+        1.0, 'A frame is dropped where the poses before and after it are further apart in time.',
+        0.0, 3600.0, unit='s')
+    thumbnail_px: int = setting(
+        160, 'Longer side of the stored thumbnails; 0 stores none.', 0, 1024, unit='px')
 
     def __post_init__(self) -> None:
-        check_range('batch', self.batch, 1, 1024)
-        check_range('max_pose_gap_s', self.max_pose_gap_s, 0.0, 3600.0)
-        check_range('thumbnail_px', self.thumbnail_px, 0, 1024)
+        check_settings(self)
 
 
 @dataclass(slots=True)

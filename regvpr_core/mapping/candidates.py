@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ImageError, MapError
 from regvpr_core.geometry import Array
 from regvpr_core.images import encode_jpeg, RGB, thumbnail
@@ -33,18 +33,14 @@ HELD_BYTES = 256_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionConfig:
-    """Which frames are kept.
-
-    keyframes: by their poses. quality: by their pictures. ahead: pictures decoded ahead of use,
-    1 to 4096.
-    """
+    """Which frames are kept."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
-    ahead: int = 16
+    ahead: int = setting(16, 'Images decoded ahead of use.', 1, 4096)
 
     def __post_init__(self) -> None:
-        check_range('ahead', self.ahead, 1, 4096)
+        check_settings(self)
 
 
 @dataclass(slots=True)

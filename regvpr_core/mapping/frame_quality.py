@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.images import RGB
 
@@ -25,26 +25,26 @@ DUPLICATE = 'the same picture as the last keyframe'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityConfig:
-    """Which frames are left out; 0 (sharpness, change) or 1 (shares) switches a test off.
+    """Which frames are left out; 0 (sharpness, change) or 1 (shares) switches a test off."""
 
-    sharpness: least variance of the second derivative (the two parts of the Laplacian, along the
-    rows and along the columns: motion blurs one of them), in squared grey levels, at 320 pixels;
-    0 to 1e6.
-    black_share, white_share: most of a picture that may be at 10 or below, at 245 or above; 0 to
-    1. change: least mean difference in grey levels from the last keyframe of the camera; 0 to
-    255.
-    """
-
-    sharpness: float = 2.0
-    black_share: float = 0.95
-    white_share: float = 0.95
-    change: float = 1.0
+    sharpness: float = setting(
+        2.0,
+        'Least variance of the second derivative, in squared grey levels at 320 pixels width: '
+        'the smaller of the row and the column direction, as motion blurs one of them. 0 '
+        'switches the test off.', 0.0, 1000000.0)
+    black_share: float = setting(
+        0.95, 'Largest share of an image at grey level 10 or below; 1 switches the test off.',
+        0.0, 1.0)
+    white_share: float = setting(
+        0.95, 'Largest share of an image at grey level 245 or above; 1 switches the test off.',
+        0.0, 1.0)
+    change: float = setting(
+        1.0,
+        'Least mean difference in grey levels to the last keyframe of the camera; 0 switches the '
+        'test off.', 0.0, 255.0)
 
     def __post_init__(self) -> None:
-        check_range('quality.sharpness', self.sharpness, 0.0, 1e6)
-        check_range('quality.black_share', self.black_share, 0.0, 1.0)
-        check_range('quality.white_share', self.white_share, 0.0, 1.0)
-        check_range('quality.change', self.change, 0.0, 255.0)
+        check_settings(self, 'quality')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

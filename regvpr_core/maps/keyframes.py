@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array, distance
 
 ROUNDING = 1e-6
@@ -14,22 +14,21 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyframeConfig:
-    """A frame is kept when it is far enough from the last one that was kept.
+    """A frame is kept when it is far enough from the last one that was kept."""
 
-    distance_m: from the last one kept, 0 to 1000; this or the rotation suffices, both 0 keep every
-        frame.
-    rotation_rad: turned since the last one kept, 0 to 3.2.
-    time_s: so much later a frame is kept wherever it is, 0 (time counts for nothing) to 86400.
-    """
-
-    distance_m: float = 1.0
-    rotation_rad: float = 0.35
-    time_s: float = 0.0
+    distance_m: float = setting(
+        1.0,
+        'A frame is kept at this distance from the last keyframe, or at `rotation_rad`. Both 0 '
+        'keep every frame.', 0.0, 1000.0, unit='m')
+    rotation_rad: float = setting(
+        0.35, 'A frame is kept when the camera has turned by this angle since the last keyframe.',
+        0.0, 3.2, unit='rad')
+    time_s: float = setting(
+        0.0, 'A frame is kept after this time whatever its pose; 0 ignores time.',
+        0.0, 86400.0, unit='s')
 
     def __post_init__(self) -> None:
-        check_range('keyframes.distance_m', self.distance_m, 0.0, 1000.0)
-        check_range('keyframes.rotation_rad', self.rotation_rad, 0.0, 3.2)
-        check_range('keyframes.time_s', self.time_s, 0.0, 86_400.0)
+        check_settings(self, 'keyframes')
 
 
 class KeyframeSelector:

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import nn, Tensor
 
-from regvpr_core.config import check_range, nearest
+from regvpr_core.config import check_range, check_settings, setting
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.vit import Block, DinoVisionTransformer
 
@@ -21,31 +21,25 @@ VARIANTS = ('paper', 'shared_reduction', 'cricavpr')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """Where the adapters sit and how they are built.
+    """Where the adapters sit and how they are built."""
 
-    blocks: `all`, `last_N`, or indices counted from 0, as in `8,9,10,11`.
-    ratio: bottleneck width over token width, 0.05 to 1; the bottleneck must be a multiple of 16.
-    scale: the factor s of equation 4, 0 to 10.
-    variant: `paper` (a reduction for each larger branch, final 1x1, no normalisation),
-        `shared_reduction` (one reduction before all three branches, final 1x1), or `cricavpr`
-        (batch normalisation and ReLU after every convolution, residual inside the bottleneck, no
-        final 1x1). With `cricavpr` a descriptor depends on its batch while training; in eval mode
-        the running statistics are used and it does not.
-    inside_layer_scale: LayerScale gain over MLP + s * MFF, as CricaVPR; else over the MLP alone.
-    """
-
-    blocks: str = 'all'
-    ratio: float = 0.5
-    scale: float = 0.2
-    variant: str = 'paper'
-    inside_layer_scale: bool = True
+    blocks: str = setting('all', '`all`, `last_N`, or indices counted from 0, as in `8,9,10,11`.')
+    ratio: float = setting(
+        0.5, 'Bottleneck width over token width; the bottleneck must be a multiple of 16.',
+        0.05, 1.0)
+    scale: float = setting(0.2, 'The factor s of equation 4.', 0.0, 10.0)
+    variant: str = setting(
+        'paper',
+        '`paper` (a reduction for each larger branch, final 1x1, no normalisation), '
+        '`shared_reduction` (one reduction before all three branches, final 1x1), or `cricavpr` '
+        '(batch normalisation and ReLU after every convolution, residual inside the bottleneck, '
+        'no final 1x1). With `cricavpr` a descriptor depends on its batch while training; in eval '
+        'mode the running statistics are used and it does not.', choices=VARIANTS)
+    inside_layer_scale: bool = setting(
+        True, 'LayerScale gain over MLP + s * MFF, as CricaVPR; else over the MLP alone.')
 
     def __post_init__(self) -> None:
-        check_range('adapter.ratio', self.ratio, 0.05, 1.0)
-        check_range('adapter.scale', self.scale, 0.0, 10.0)
-        if self.variant not in VARIANTS:
-            raise ConfigError(f'unknown adapter.variant {self.variant!r}'
-                              f'{nearest(self.variant, VARIANTS)}')
+        check_settings(self, 'adapter')
         if not re.fullmatch(r'all|last_\d+|\d+(\s*,\s*\d+)*', self.blocks):
             raise ConfigError(f'adapter.blocks is {self.blocks!r}; expected all, last_4 or '
                               f'indices such as 8,9,10,11')

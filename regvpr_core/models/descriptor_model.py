@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn, Tensor
 
-from regvpr_core.config import check_range, from_mapping, nearest
+from regvpr_core.config import check_range, check_settings, from_mapping, setting
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.adapter import adapt, AdapterConfig
 from regvpr_core.models.aggregators import AGGREGATORS
@@ -21,43 +21,36 @@ after 11."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What a descriptor model is made of, and which part of it training may change.
+    """What a descriptor model is made of, and which part of it training may change."""
 
-    backbone: vits14, vitb14 or vitl14.
-    last_block: output of this block, counted from 0, goes to the aggregator without the final
-        LayerNorm. None: all blocks and the final LayerNorm, as DINOv2 gives its features.
-    adapter: multi-scale adapters in the blocks; None: none.
-    aggregator: name in `AGGREGATORS`; aggregator_config: the fields of its config.
-    preprocessing: how an image becomes network input.
-    train: what is trained besides the aggregator: `frozen` (nothing), `adapter`, `last_N` (that
-        many last blocks of those that run, and adapters where there are any) or `all`.
-    train_norm: whether the final LayerNorm is trained as well; None: with `last_N`, as SALAD does,
-        and with `all`, but not with `adapter`, as CricaVPR does.
-    """
-
-    backbone: str = 'vits14'
-    last_block: int | None = None
+    backbone: str = setting('vits14', 'Backbone.', choices=tuple(VIT_CONFIGS))
+    last_block: int | None = setting(
+        None,
+        'Block, counted from 0, whose output goes to the aggregator without the final LayerNorm; '
+        'None for all blocks and the final LayerNorm, as DINOv2 gives its features.',
+        0, max(size.depth for size in VIT_CONFIGS.values()) - 1)
     adapter: AdapterConfig | None = None
-    aggregator: str = 'gem'
+    aggregator: str = setting('gem', 'Aggregator.', choices=tuple(AGGREGATORS))
     aggregator_config: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    train: str = 'frozen'
-    train_norm: bool | None = None
+    train: str = setting(
+        'frozen',
+        'Trained part besides the aggregator: `frozen` (nothing), `adapter`, `last_N` (that many '
+        'last blocks of those that run, and adapters where there are any) or `all`.')
+    train_norm: bool | None = setting(
+        None,
+        'Train the final LayerNorm as well; None: with `last_N` (as SALAD) and `all`, not with '
+        '`adapter` (as CricaVPR).')
 
     def __post_init__(self) -> None:
-        if self.backbone not in VIT_CONFIGS:
-            raise ConfigError(f'unknown backbone {self.backbone!r}'
-                              f'{nearest(self.backbone, VIT_CONFIGS)}')
+        check_settings(self)
         size = VIT_CONFIGS[self.backbone]
-        if self.aggregator not in AGGREGATORS:
-            raise ConfigError(f'unknown aggregator {self.aggregator!r}'
-                              f'{nearest(self.aggregator, AGGREGATORS)}')
         from_mapping(AGGREGATORS[self.aggregator][1], self.aggregator_config, 'aggregator.')
-        if self.last_block is not None:
-            check_range('last_block', self.last_block, 0, size.depth - 1)
         if self.adapter is not None:
             self.adapter.indices(self.depth)
             self.adapter.bottleneck(size.width)
+        if self.last_block is not None:
+            check_range('last_block', self.last_block, 0, size.depth - 1)
         if not re.fullmatch(r'frozen|adapter|all|last_\d+', self.train):
             raise ConfigError(f'train is {self.train!r}; expected frozen, adapter, last_4 or all')
         if self.train == 'adapter' and self.adapter is None:

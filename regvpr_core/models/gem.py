@@ -6,27 +6,27 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingConfig:
-    """Generalised mean over patch tokens.
+    """Generalised mean over patch tokens."""
 
-    power: 1 is the average, 3 the usual GeM, 1 to 100. Powers other than 1 see only positive
-        values, as in Radenovic et al. (2018).
-    regions: the image is pooled in this many columns and rows, 1 to 8; 1 is the usual GeM. More
-        keep where things are: better for a robot in its lane, worse when the view turns.
-    """
-
-    power: float = 1.0
-    regions: int = 1
+    power: float = setting(
+        1.0,
+        'Exponent of the mean: 1 averages, 3 is the usual GeM. Exponents other than 1 see only '
+        'positive values, as in Radenovic et al. (2018).', 1.0, 100.0)
+    regions: int = setting(
+        1,
+        'The image is pooled in a grid of this many rows and columns; 1 is the usual GeM. More '
+        'regions keep the layout of the image: better for a robot in its lane, worse when the '
+        'view turns.', 1, 8)
 
     def __post_init__(self) -> None:
-        check_range('aggregator.power', self.power, 1.0, 100.0)
-        check_range('aggregator.regions', self.regions, 1, 8)
+        check_settings(self, 'aggregator')
 
 
 class GeM(nn.Module):
@@ -61,18 +61,14 @@ class GeM(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CosPlaceConfig:
-    """GeM and a linear layer.
+    """GeM and a linear layer."""
 
-    output_dim: length of a descriptor, 1 to 65536.
-    power: of the mean at the start, 1 to 100; it is learnt.
-    """
-
-    output_dim: int = 512
-    power: float = 3.0
+    output_dim: int = setting(512, 'Length of the descriptor.', 1, 65536)
+    power: float = setting(
+        3.0, 'Exponent of the mean at the start of training; it is learnt.', 1.0, 100.0)
 
     def __post_init__(self) -> None:
-        check_range('aggregator.output_dim', self.output_dim, 1, 65536)
-        check_range('aggregator.power', self.power, 1.0, 100.0)
+        check_settings(self, 'aggregator')
 
 
 class CosPlace(nn.Module):

@@ -5,33 +5,25 @@ from dataclasses import dataclass
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixVprConfig:
-    """Sizes of MixVPR; its mixers fix the grid of patches.
+    """Sizes of MixVPR; its mixers fix the grid of patches."""
 
-    grid_height, grid_width: patches an image; 16 x 16 are 224 pixels.
-    mixers: how many feature mixers follow each other. mlp_ratio: of each, hidden over grid.
-    channels, rows: the descriptor has channels * rows numbers.
-    """
-
-    grid_height: int = 16
-    grid_width: int = 16
-    mixers: int = 4
-    mlp_ratio: int = 1
-    channels: int = 1024
-    rows: int = 4
+    grid_height: int = setting(16, 'Rows of patches in an image; 16 are 224 pixels.', 1, 144)
+    grid_width: int = setting(16, 'Columns of patches in an image; 16 are 224 pixels.', 1, 144)
+    mixers: int = setting(4, 'Number of feature mixers in sequence.', 0, 48)
+    mlp_ratio: int = setting(1, 'Hidden width of a mixer over the size of the grid.', 1, 16)
+    channels: int = setting(
+        1024, 'Channels after the reduction; the descriptor has channels * rows numbers.', 1, 8192)
+    rows: int = setting(
+        4, 'Rows after the reduction; the descriptor has channels * rows numbers.', 1, 8192)
 
     def __post_init__(self) -> None:
-        for name in ('grid_height', 'grid_width'):
-            check_range(f'aggregator.{name}', getattr(self, name), 1, 144)
-        check_range('aggregator.mixers', self.mixers, 0, 48)
-        check_range('aggregator.mlp_ratio', self.mlp_ratio, 1, 16)
-        check_range('aggregator.channels', self.channels, 1, 8192)
-        check_range('aggregator.rows', self.rows, 1, 8192)
+        check_settings(self, 'aggregator')
 
 
 class FeatureMixer(nn.Module):

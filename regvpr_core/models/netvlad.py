@@ -6,7 +6,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.salad import patch_rows
 from regvpr_core.models.transport import full_precision
@@ -16,10 +16,10 @@ from regvpr_core.models.transport import full_precision
 class NetVladConfig:
     """clusters: 1 to 4096; the descriptor has clusters * width numbers."""
 
-    clusters: int = 64
+    clusters: int = setting(64, 'Number of clusters.', 1, 4096)
 
     def __post_init__(self) -> None:
-        check_range('aggregator.clusters', self.clusters, 1, 4096)
+        check_settings(self, 'aggregator')
 
 
 class NetVlad(nn.Module):

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn, Tensor
 
-from regvpr_core.config import check_range, nearest
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.register_encoder import EncoderLayer
 from regvpr_core.models.salad import patch_rows, reduction, scene_descriptor, transport_sum
@@ -22,52 +22,38 @@ REGISTER_WIDTHS = ('token', 'reduced')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterConfig:
-    """Sizes and readings of the register aggregator.
+    """Sizes and readings of the register aggregator."""
 
-    registers, layers: k and the depth of the encoder; 0 of either is legal (ablations).
-    join: `patches`: the registers join the n patch descriptors, the transport sums behind the
-        encoder (reading A). `clusters`: they join the m cluster descriptors that the transport
-        has summed (reading B).
-    register_width: `token`: registers as wide as tokens, through the shared reduction; `reduced`:
-        they have the width of local descriptors and join as they are.
-    register_std: of the normal they are drawn from.
-    clusters, cluster_dim, token_dim, hidden_dim: m, l, width of the scene token, of the MLPs.
-    dropout: 0 to 0.9, before the ReLU of the score and feature MLPs.
-    heads, feedforward_dim, encoder_dropout: of the encoder; heads divide cluster_dim.
-    iterations, reg: of Sinkhorn's transport.
-    """
-
-    registers: int = 4
-    layers: int = 2
-    join: str = 'patches'
-    register_width: str = 'token'
-    register_std: float = 0.02
-    clusters: int = 64
-    cluster_dim: int = 128
-    token_dim: int = 256
-    hidden_dim: int = 512
-    dropout: float = 0.3
-    heads: int = 8
-    feedforward_dim: int = 512
-    encoder_dropout: float = 0.1
-    iterations: int = 3
-    reg: float = 1.0
+    registers: int = setting(
+        4, 'Number of registers k; 0 for the ablation without registers.', 0, 1024)
+    layers: int = setting(
+        2, 'Depth of the transformer encoder; 0 for the ablation without it.', 0, 48)
+    join: str = setting(
+        'patches',
+        '`patches`: the registers join the n patch descriptors before the transport (reading A). '
+        '`clusters`: they join the m cluster descriptors after it (reading B).', choices=JOINS)
+    register_width: str = setting(
+        'token',
+        '`token`: registers have the width of tokens and pass the shared reduction. `reduced`: '
+        'registers have the width of local descriptors.', choices=REGISTER_WIDTHS)
+    register_std: float = setting(
+        0.02, 'Standard deviation of the normal distribution that registers start from.',
+        0.0, 10.0)
+    clusters: int = setting(64, 'Number of clusters m.', 1, 8192)
+    cluster_dim: int = setting(128, 'Width l of a local descriptor.', 1, 8192)
+    token_dim: int = setting(256, 'Width of the scene token.', 1, 8192)
+    hidden_dim: int = setting(512, 'Hidden width of the MLPs.', 1, 8192)
+    dropout: float = setting(
+        0.3, 'Dropout before the ReLU of the score and feature MLPs.', 0.0, 0.9)
+    heads: int = setting(8, 'Attention heads of the encoder; must divide cluster_dim.', 1, 8192)
+    feedforward_dim: int = setting(
+        512, 'Hidden width of the feed-forward part of the encoder.', 1, 8192)
+    encoder_dropout: float = setting(0.1, 'Dropout of the encoder.', 0.0, 0.9)
+    iterations: int = setting(3, 'Iterations of the Sinkhorn transport.', 1, 1000)
+    reg: float = setting(1.0, 'Entropy regularisation of the Sinkhorn transport.', 0.001, 1000.0)
 
     def __post_init__(self) -> None:
-        check_range('aggregator.registers', self.registers, 0, 1024)
-        check_range('aggregator.layers', self.layers, 0, 48)
-        for name, known in (('join', JOINS), ('register_width', REGISTER_WIDTHS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f'unknown aggregator.{name} {value!r}{nearest(value, known)}')
-        for name in ('clusters', 'cluster_dim', 'token_dim', 'hidden_dim', 'heads',
-                     'feedforward_dim'):
-            check_range(f'aggregator.{name}', getattr(self, name), 1, 8192)
-        for name in ('dropout', 'encoder_dropout'):
-            check_range(f'aggregator.{name}', getattr(self, name), 0.0, 0.9)
-        check_range('aggregator.register_std', self.register_std, 0.0, 10.0)
-        check_range('aggregator.iterations', self.iterations, 1, 1000)
-        check_range('aggregator.reg', self.reg, 1e-3, 1e3)
+        check_settings(self, 'aggregator')
         if self.cluster_dim % self.heads:
             raise ConfigError(f'aggregator.heads is {self.heads}; expected a divisor of '
                               f'aggregator.cluster_dim, which is {self.cluster_dim}')

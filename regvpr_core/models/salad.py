@@ -6,37 +6,27 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.models.transport import full_precision, sinkhorn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaladConfig:
-    """Sizes of SALAD; MegaLoc is cluster_dim 256 with output_dim 8448.
+    """Sizes of SALAD; MegaLoc is cluster_dim 256 with output_dim 8448."""
 
-    clusters, cluster_dim, token_dim, hidden_dim: m, l, width of the scene token, of the MLPs.
-    dropout: 0 to 0.9, before the ReLU of the score and feature MLPs.
-    iterations, reg: of Sinkhorn's transport.
-    output_dim: a linear layer to this length behind it all; None: none.
-    """
-
-    clusters: int = 64
-    cluster_dim: int = 128
-    token_dim: int = 256
-    hidden_dim: int = 512
-    dropout: float = 0.3
-    iterations: int = 3
-    reg: float = 1.0
-    output_dim: int | None = None
+    clusters: int = setting(64, 'Number of clusters m.', 1, 8192)
+    cluster_dim: int = setting(128, 'Width l of a local descriptor.', 1, 8192)
+    token_dim: int = setting(256, 'Width of the scene token.', 1, 8192)
+    hidden_dim: int = setting(512, 'Hidden width of the MLPs.', 1, 8192)
+    dropout: float = setting(
+        0.3, 'Dropout before the ReLU of the score and feature MLPs.', 0.0, 0.9)
+    iterations: int = setting(3, 'Iterations of the Sinkhorn transport.', 1, 1000)
+    reg: float = setting(1.0, 'Entropy regularisation of the Sinkhorn transport.', 0.001, 1000.0)
+    output_dim: int | None = setting(
+        None, 'Length of a final linear layer; None for no such layer.', 1, 65536)
 
     def __post_init__(self) -> None:
-        for name in ('clusters', 'cluster_dim', 'token_dim', 'hidden_dim'):
-            check_range(f'aggregator.{name}', getattr(self, name), 1, 8192)
-        check_range('aggregator.dropout', self.dropout, 0.0, 0.9)
-        check_range('aggregator.iterations', self.iterations, 1, 1000)
-        check_range('aggregator.reg', self.reg, 1e-3, 1e3)
-        if self.output_dim is not None:
-            check_range('aggregator.output_dim', self.output_dim, 1, 65536)
+        check_settings(self, 'aggregator')
 
 
 class Salad(nn.Module):

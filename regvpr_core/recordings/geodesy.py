@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import BagError, ConfigError
 from regvpr_core.geometry import Array
 
@@ -18,18 +18,18 @@ MIN_SEGMENT = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpsConfig:
-    """How fixes become poses.
+    """How fixes become poses."""
 
-    max_speed_mps: a step faster than this is a jump, and a few fixes between jumps are left out;
-    1 to 1000. heading_step_m: the heading is that of a motion of at least so far, 0.1 to 100.
-    """
-
-    max_speed_mps: float = 70.0
-    heading_step_m: float = 1.0
+    max_speed_mps: float = setting(
+        70.0,
+        'A faster step between fixes is a jump; the few fixes between two jumps are dropped.',
+        1.0, 1000.0, unit='m/s')
+    heading_step_m: float = setting(
+        1.0, 'The heading is the direction of a motion of at least this length.',
+        0.1, 100.0, unit='m')
 
     def __post_init__(self) -> None:
-        check_range('gps.max_speed_mps', self.max_speed_mps, 1.0, 1000.0)
-        check_range('gps.heading_step_m', self.heading_step_m, 0.1, 100.0)
+        check_settings(self, 'gps')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from regvpr_core.config import check_range
+from regvpr_core.config import check_settings, setting
 from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
 
 Codes = npt.NDArray[np.uint8]
@@ -46,21 +46,17 @@ MANY_ROWS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RabitqConfig:
-    """How rows are coded and codes are searched.
+    """How rows are coded and codes are searched."""
 
-    code_bits: a number of a row, 1 to 9. query_bits: a number of the query, 1 to 8.
-    candidates: ranked again by their rows, 0 (chosen by the length of the rows and their number)
-        to 1e6; always more than twice the matches asked for.
-    """
-
-    code_bits: int = 1
-    query_bits: int = 2
-    candidates: int = 0
+    code_bits: int = setting(1, 'Bits for each number of a stored row.', 1, 9)
+    query_bits: int = setting(2, 'Bits for each number of the query.', 1, 8)
+    candidates: int = setting(
+        0,
+        'Rows that are ranked again by their full values, always more than twice the matches '
+        'asked for; 0 chooses by the length and the number of rows.', 0, 1000000)
 
     def __post_init__(self) -> None:
-        for name, low, high in (('code_bits', 1, 9), ('query_bits', 1, 8),
-                                ('candidates', 0, 1_000_000)):
-            check_range(name, getattr(self, name), low, high)
+        check_settings(self)
 
 
 class Rotation:

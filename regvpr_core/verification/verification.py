@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from regvpr_core.config import check_range, nearest
-from regvpr_core.errors import ConfigError, MapError
+from regvpr_core.config import check_settings, setting
+from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, distance
 from regvpr_core.images import RGB
 from regvpr_core.maps.place_map import PlaceMap
@@ -48,39 +48,29 @@ PLACE_RAD = 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationConfig:
-    """How candidates are verified.
+    """How candidates are verified."""
 
-    kind: none, patch (tokens of the network's own pass) or xfeat (extra `xfeat`; truer). The map
-        must have been built with the same features.
-    candidates: places verified for an image, 1 to 20.
-    references: keyframes of a place that its pose is computed from, 2 to 10.
-    budget_s: no further candidate is begun after this time, 0.001 to 10.
-    keypoints: of an image, for xfeat, 64 to 4096.
-    error_share: largest error of an inlier as a share of the image's width, 0 to 0.1; 0 takes
-        0.02 for patch and 0.004 for xfeat.
-    weight: share of the learnt log odds that counts, 0 to 1.
-    map_camera: images that come without intrinsics, and have the size of the map's, are taken to
-        be of the map's camera.
-    """
-
-    kind: str = 'none'
-    candidates: int = 3
-    references: int = 4
-    budget_s: float = 0.2
-    keypoints: int = 512
-    error_share: float = 0.0
-    weight: float = 1.0
-    map_camera: bool = True
+    kind: str = setting(
+        'none',
+        "none, patch (tokens of the network's own pass) or xfeat (extra `xfeat`; more accurate). "
+        'The map must have been built with the same features.', choices=('none', *KINDS))
+    candidates: int = setting(3, 'Places that are verified for an image.', 1, 20)
+    references: int = setting(4, 'Keyframes of a place that its pose is computed from.', 2, 10)
+    budget_s: float = setting(
+        0.2, 'No further candidate is begun after this time.', 0.001, 10.0, unit='s')
+    keypoints: int = setting(512, 'Keypoints of an image, for xfeat.', 64, 4096)
+    error_share: float = setting(
+        0.0,
+        'Largest error of an inlier as a share of the image width; 0 takes 0.02 for patch and '
+        '0.004 for xfeat.', 0.0, 0.1)
+    weight: float = setting(1.0, 'Share of the learnt log odds that counts.', 0.0, 1.0)
+    map_camera: bool = setting(
+        True,
+        "Images without intrinsics that have the size of the map's images are taken to be of the "
+        "map's camera.")
 
     def __post_init__(self) -> None:
-        known = ('none', *KINDS)
-        if self.kind not in known:
-            raise ConfigError(f'verification.kind is {self.kind!r}{nearest(self.kind, known)}')
-        for name, low, high in (
-            ('candidates', 1, 20), ('references', 2, 10), ('budget_s', 0.001, 10.0),
-            ('keypoints', 64, 4096), ('error_share', 0.0, 0.1), ('weight', 0.0, 1.0),
-        ):
-            check_range(f'verification.{name}', getattr(self, name), low, high)
+        check_settings(self, 'verification')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,13 +1,18 @@
+import dataclasses
 from dataclasses import dataclass, field
+import re
 from typing import Any
 
 import pytest
 
 from regvpr_core.config import (
+    about,
     check_range,
+    check_settings,
     from_mapping,
     nearest,
     read_yaml,
+    setting,
     to_mapping,
     with_overrides,
 )
@@ -151,3 +156,36 @@ def test_a_missing_yaml_file_is_named(tmp_path):
 def test_the_hint_names_the_near_one_or_all():
     assert nearest('modle', ['model', 'map']) == "; did you mean 'model'?"
     assert nearest('xyz', ['model', 'map']) == '; known: map, model'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drive:
+    """Settings with ranges, known values and a unit."""
+
+    speed_mps: float = setting(2.0, 'Speed of the robot.', 0.1, 30.0, unit='m/s')
+    gears: tuple[int, ...] = setting((1, 2), 'Gears that may be used.', 1, 6)
+    side: str = setting('right', 'Side of the road.', choices=('left', 'right'))
+    limit: float | None = setting(None, 'Upper bound; None for none.', 0.0, 9.0)
+    name: str = 'van'
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'drive')
+
+
+def test_the_help_of_a_setting_states_range_and_unit():
+    helps = {field.name: about(field).help for field in dataclasses.fields(Drive)}
+    assert helps['speed_mps'] == 'Speed of the robot. Range: 0.1 to 30 m/s.'
+    assert helps['side'] == 'Side of the road.'
+    assert helps['name'] == ''
+
+
+@pytest.mark.parametrize(('values', 'message'), [
+    ({'speed_mps': 31.0}, 'drive.speed_mps is 31.0; expected 0.1 to 30.0'),
+    ({'speed_mps': float('nan')}, 'drive.speed_mps is nan'),
+    ({'gears': (1, 7)}, 'drive.gears is 7; expected 1 to 6'),
+    ({'side': 'rigth'}, "unknown drive.side 'rigth'; did you mean 'right'?"),
+    ({'limit': 9.5}, 'drive.limit is 9.5; expected 0.0 to 9.0')])
+def test_a_setting_outside_of_its_metadata_is_refused(values, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Drive(**values)
+    assert Drive().limit is None

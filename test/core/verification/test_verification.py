@@ -263,7 +263,7 @@ def test_the_weight_scales_what_is_said(two_places, small_encoder):
 
 
 @pytest.mark.parametrize(('settings', 'reason'), [
-    ({'kind': 'pach'}, r"verification.kind is 'pach'.*patch"),
+    ({'kind': 'pach'}, r"unknown verification.kind 'pach'.*patch"),
     ({'candidates': 0}, 'verification.candidates is 0'),
     ({'references': 1}, 'verification.references is 1'),
     ({'budget_s': float('nan')}, 'verification.budget_s is nan'),
