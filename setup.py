@@ -19,7 +19,8 @@ setup(
     maintainer_email='maintainers@regvpr.org',
     python_requires='>=3.10',
     packages=find_packages(include=['regvpr_core*', 'regvpr_ros*']),
-    package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'map_report/assets/*']},
+    package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'map_report/assets/*',
+                                  'presets/*/*.yaml']},
     install_requires=[
         'apsw',
         'backports.zstd; python_version < "3.14"',

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation DATA TOKENS     folders: of docs/training.md; for kept tokens
 
-Every row is `config/train/offline_regvpr.yaml` with other settings of the head, or with the last
+Every row is the preset `offline_regvpr` with other settings of the head, or with the last
 four of the eight blocks trained or adapted as well (tokens are kept of block 3 then), 40 steps,
 windows of 9 x 9 patches, two seeds (FULL=1: 300 steps, 12 x 12, three). Measured on the validation
 sets of that file, which these rows do not choose anything by. Writes build/bench/ablation.json
@@ -29,7 +29,7 @@ STEPS, WINDOW, SEEDS = (300, 12, (1, 2, 3)) if FULL else (40, 9, (1, 2))
 RUNS = ROOT / 'build' / 'bench' / 'ablation'
 PAGE = ROOT / 'docs' / 'paper.md'
 BEGIN, END = '<!-- ablation: written by benchmarks/ablation.py -->', '<!-- end -->'
-PRESET = ROOT / 'config' / 'train' / 'offline_regvpr.yaml'
+PRESET = 'offline_regvpr'
 
 HEAD = 'model.aggregator_config'
 HEADS: dict[str, list[str]] = {

@@ -15,8 +15,8 @@ import sys
 import torch
 from torch import nn, Tensor
 
-from benchmarks.report import median_seconds, Metric, ROOT, write
-from regvpr_core.config import from_mapping, read_yaml
+from benchmarks.report import median_seconds, Metric, write
+from regvpr_core.config import find_settings, from_mapping, read_yaml
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.training.config import LossConfig, OptimiserConfig
 from regvpr_core.training.losses import PlaceLoss
@@ -36,7 +36,7 @@ class Step:
 
     def __init__(self, preset: str, recomputed: int = 0) -> None:
         torch.manual_seed(0)
-        config = from_mapping(ModelConfig, read_yaml(ROOT / 'config/models' / f'{preset}.yaml'))
+        config = from_mapping(ModelConfig, read_yaml(find_settings('models', preset)))
         self.model = DescriptorModel(config).train()
         self.named = named_trainable(self.model)
         self.optimiser = adamw(self.named, OptimiserConfig())

@@ -15,6 +15,9 @@ from regvpr_core.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
 
+PRESETS = Path(__file__).parent / 'presets'
+"""Settings that ship with the package: train/NAME.yaml and models/NAME.yaml."""
+
 DEFAULT_MODEL = 'regvpr_vits14_offline'
 """What describes images where nothing else is asked for."""
 
@@ -88,6 +91,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f'{path} holds no table of settings')
     return values
+
+
+def preset_names(kind: str) -> list[str]:
+    """The presets of a kind, `train` or `models`."""
+    return sorted(file.stem for file in (PRESETS / kind).glob('*.yaml'))
+
+
+def find_settings(kind: str, name: str | Path) -> Path:
+    """The file of settings that a user names: a file, or a preset of a kind.
+
+    Raises:
+        ConfigError: it is neither; a preset with a near name is named.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if str(name) in preset_names(kind):
+        return PRESETS / kind / f'{name}.yaml'
+    if path.suffix or len(path.parts) > 1:
+        raise ConfigError(f'{name} does not exist')
+    raise ConfigError(f'{str(name)!r} is neither a file nor a preset'
+                      f'{nearest(str(name), preset_names(kind))}')
 
 
 def _parse(text: str, name: str) -> Any:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.transform import Rotation
 
 Array = npt.NDArray[np.float64]
 
@@ -30,14 +29,27 @@ def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     if (np.linalg.norm(quat_xyzw, axis=-1) < MIN_QUATERNION).any():
         raise ValueError('a quaternion is all zeros; expected a rotation x y z w')
     T = np.zeros((*position.shape[:-1], 4, 4))
-    T[..., :3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()
+    T[..., :3, :3] = _rotation_matrix(quat_xyzw)
     T[..., :3, 3] = position
     T[..., 3, 3] = 1.0
     return T
 
 
+def _rotation_matrix(quat_xyzw: Array) -> Array:
+    """Rotations (..., 3, 3) of quaternions (..., 4) of any length but zero."""
+    q = quat_xyzw / np.linalg.norm(quat_xyzw, axis=-1, keepdims=True)
+    v, w = q[..., :3], q[..., 3, None, None]
+    cross = np.zeros((*q.shape[:-1], 3, 3))
+    cross[..., [2, 0, 1], [1, 2, 0]] = v
+    cross[..., [1, 2, 0], [2, 0, 1]] = -v
+    # Rodrigues' formula in half angles: I + 2 w [v] + 2 [v]^2.
+    return np.asarray(np.eye(3) + 2.0 * (w * cross + cross @ cross))
+
+
 def quat_xyzw(T: Array) -> Array:
     """Give the rotations of (..., 4, 4) transforms as quaternions (..., 4), w not negative."""
+    from scipy.spatial.transform import Rotation  # late: takes half a second to load
+
     q = np.asarray(Rotation.from_matrix(T[..., :3, :3]).as_quat())
     return np.where(q[..., 3:] < 0.0, -q, q)
 
@@ -54,6 +66,8 @@ def inverse(T: Array) -> Array:
 
 def rotation_angle(R: Array) -> Array:
     """Angle in rad of rotations (..., 3, 3); exact also near 0 and pi."""
+    from scipy.spatial.transform import Rotation  # late: takes half a second to load
+
     return np.asarray(Rotation.from_matrix(R).magnitude())
 
 
@@ -66,6 +80,8 @@ def distance(T_a: Array, T_b: Array) -> tuple[Array, Array]:
 
 def interpolate(T_0: Array, T_1: Array, fraction: float) -> Array:
     """Pose between two poses (4, 4): straight line for position, shortest turn for rotation."""
+    from scipy.spatial.transform import Rotation  # late: takes half a second to load
+
     R_0 = Rotation.from_matrix(T_0[:3, :3])
     turn = (R_0.inv() * Rotation.from_matrix(T_1[:3, :3])).as_rotvec()
     T = np.eye(4)

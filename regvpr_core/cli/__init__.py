@@ -1,43 +1,83 @@
-"""The `regvpr` command. Each sub-command is a module with `add_parser`; heavy imports are late."""
+"""The `regvpr` command. Only the module of the command that is called is imported."""
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
+import os
 import sys
 
-from regvpr_core import __version__
-from regvpr_core.cli import (
-    describe,
-    doctor,
-    evaluate,
-    export,
-    heatmap,
-    localize,
-    maps,
-    train,
-    weights,
-)
-from regvpr_core.cli.console import plain
-from regvpr_core.errors import RegvprError
+from regvpr_core.cli.parsing import Parser, wrapped
 
 REFUSED = 1
 USAGE = 2
+CLOSED_PIPE = 141
+"""What a shell reports of a command that SIGPIPE has ended."""
+
+COMMANDS = {
+    'map': ('maps', 'place maps: build, look at, check, join, share'),
+    'localize': ('localize', 'where in a map images were taken'),
+    'describe': ('describe', 'image files and folders become descriptors.npz'),
+    'heatmap': ('heatmap', 'where networks look: feature maps and registers over the image'),
+    'evaluate': ('evaluate', "compare models by the field's protocols, with a report"),
+    'train': ('train', 'train a model by a preset or a file of settings'),
+    'export': ('export', 'a model becomes an ONNX file, checked against torch'),
+    'weights': ('weights', 'backbone weights: where they are, fetching them'),
+    'doctor': ('doctor', 'what of this machine is ready, and what to do about the rest'),
+}
+"""Name of a command, its module, and what it does in a line."""
+
+EXAMPLES = """start here:
+  regvpr map build DRIVE.mcap --out site      a bag becomes a map
+  regvpr map build PHOTOS/ --out site         so does a folder of images
+  regvpr localize site QUERY.jpg              where was it taken?
+  regvpr doctor                               what is missing on this machine?"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes 0, 1 (refused input, one line says why) and 2 (usage)."""
-    parser = argparse.ArgumentParser(
-        prog='regvpr', description='Visual place recognition: place maps, descriptors, weights.')
-    parser.add_argument('--version', action='version', version=f'regvpr {__version__}')
-    commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for module in (maps, localize, describe, heatmap, evaluate, export, train, weights, doctor):
-        module.add_parser(commands)
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = make_parser(next((w for w in words if not w.startswith('-')), '')).parse_args(words)
+    from regvpr_core.errors import RegvprError
+
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has left. What is still to be flushed at exit has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except (RegvprError, OSError) as error:
-        print(f'regvpr: {plain(" ".join(str(error).split()))}', file=sys.stderr)  # noqa: T201
-        return REFUSED
+        return _refused(error)
     except KeyboardInterrupt:
         print('regvpr: interrupted', file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def make_parser(called: str) -> argparse.ArgumentParser:
+    """The parser of all commands; that of `called` with its arguments."""
+    from regvpr_core import __version__
+
+    parser = Parser(
+        prog='regvpr', epilog=EXAMPLES,
+        description=wrapped('Visual place recognition: recognise from camera images where a '
+                            'robot has been before.'))
+    parser.add_argument('--version', action='version', version=f'regvpr {__version__}')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True, title='commands')
+    for name, (module, summary) in COMMANDS.items():
+        if name == called:
+            import_module(f'regvpr_core.cli.{module}').add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    return parser
+
+
+def _refused(error: Exception) -> int:
+    """Print one line on what was refused."""
+    from regvpr_core.cli.console import plain
+
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f'{os.fspath(error.filename)!s}: {error.strerror}'
+    print(f'regvpr: {plain(" ".join(text.split()))}', file=sys.stderr)  # noqa: T201
+    return REFUSED

@@ -6,7 +6,14 @@ import json
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -33,8 +40,12 @@ def say(console: Console, line: str, style: str = '') -> None:
     console.print(Text(plain(line), style=style), soft_wrap=True)
 
 
-def print_facts(facts: dict[str, Any], as_json: bool) -> None:
-    """Print names and values as a table, or as JSON for machines."""
+def print_facts(facts: dict[str, Any], as_json: bool, following: str = '') -> None:
+    """Print names and values as a table, or as JSON for machines.
+
+    Args:
+        following: the command that a user is likely to want next, and in brackets what for.
+    """
     if as_json:
         print(json.dumps(facts, indent=1))  # noqa: T201
         return
@@ -43,6 +54,8 @@ def print_facts(facts: dict[str, Any], as_json: bool) -> None:
         text = ', '.join(map(plain, value)) if isinstance(value, list) else plain(value)
         table.add_row(Text(name.replace('_', ' ')), Text(text))
     Console().print(table)
+    if following:
+        say_next(Console(stderr=True), following)
 
 
 @contextlib.contextmanager
@@ -57,3 +70,24 @@ def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total or None, visible=True)
 
         yield told
+
+
+def say_next(console: Console, command: str) -> None:
+    """Print the command that a user is likely to want next, as the last line."""
+    say(console, f'next: {command}', 'green')
+
+
+def say_model(console: Console, encoder: Any) -> None:
+    """Print in one short line which model describes the images, and how it runs."""
+    say(console, f'model {encoder.name}: {encoder.dimension} numbers an image, on '
+                 f'{encoder.device} in {encoder.precision}', 'dim')
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a callback (done, in all) that draws a bar on standard error of a terminal."""
+    console = Console(stderr=True)
+    with Progress(what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+                  transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

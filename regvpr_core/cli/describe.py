@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from regvpr_core.cli.console import print_facts, say
+from regvpr_core.cli.console import print_facts, say, say_model
+from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
 SHOWN_SKIPPED = 20
@@ -14,8 +15,10 @@ SHOWN_SKIPPED = 20
 
 def add_parser(commands: Any) -> None:
     """Add `describe` to the command line."""
-    parser = commands.add_parser(
-        'describe', help='image files and folders become descriptors.npz; a re-run resumes')
+    parser = add_command(
+        commands, 'describe', 'image files and folders become descriptors.npz',
+        'regvpr describe PHOTOS/ -o descriptors.npz',
+        description='Describe each image by one unit vector. A run that was interrupted resumes.')
     parser.add_argument('paths', type=Path, nargs='+', metavar='PATH', help='image or folder')
     parser.add_argument('-o', '--out', type=Path, default=Path('descriptors.npz'), metavar='FILE')
     parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
@@ -40,11 +43,14 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from regvpr_core.config import check_range
-    from regvpr_core.recordings.describing import describe_files, DescribeReport
+    from regvpr_core.recordings.source_kinds import check_exists
 
     check_range('--batch', options.batch, 1, 4096)
+    check_exists(options.paths)
     console = Console(stderr=True)
     encoder = open_encoder(options, console)
+    from regvpr_core.recordings.describing import describe_files, DescribeReport
+
     with Progress('images', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   console=console, transient=True) as bar:
         task = bar.add_task('describe', total=None)
@@ -72,5 +78,5 @@ def open_encoder(options: argparse.Namespace, console: Console) -> Any:
             options.model, options.device, options.precision, engine=options.engine,
             threads=options.threads, download=True, progress=progress,
             notice=lambda line: say(console, line, 'dim'))
-    say(console, f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
+    say_model(console, encoder)
     return encoder

@@ -15,12 +15,14 @@ from rich.table import Table
 
 from regvpr_core.cli.console import cell
 from regvpr_core.cli.describe import add_encoder_arguments
+from regvpr_core.cli.parsing import add_command
 
 
 def add_parser(commands: Any) -> None:
     """Add `doctor` to the command line."""
-    parser = commands.add_parser(
-        'doctor', help='what of this machine is ready, and what to do about the rest')
+    parser = add_command(
+        commands, 'doctor', 'what of this machine is ready, and what to do about the rest',
+        'regvpr doctor', 'regvpr doctor --device cuda --precision fp16')
     parser.add_argument('--json', action='store_true', help='print JSON')
     add_encoder_arguments(parser)
     parser.set_defaults(run=run)

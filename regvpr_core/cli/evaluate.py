@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regvpr_core.cli.console import cell, plain, say
+from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -25,8 +26,13 @@ ALL = 'all'
 
 def add_parser(commands: Any) -> None:
     """Add `evaluate` to the command line."""
-    parser = commands.add_parser(
-        'evaluate', help="recall, precision and recall, and a report, by the field's protocols")
+    parser = add_command(
+        commands, 'evaluate', "compare models by the field's protocols, with a report",
+        'regvpr evaluate --data utm=FOLDER -o out',
+        'regvpr evaluate --references MAP --queries DRIVE.mcap --radius-m 10 -o out',
+        'regvpr evaluate --model regvpr_vits14_offline --model gem_vits14 --data DATA -o out',
+        description='Measure recall, precision and time of one or more models on data sets or on '
+                    'your own pair of drives.')
     parser.add_argument('--model', action='append', metavar='MODEL',
                         help='model name, checkpoint, preset, baseline, hub:REPO:ENTRY or '
                              f'module:function; repeat it to compare (default: {DEFAULT_MODEL})')
@@ -72,13 +78,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate every model on every data set, print a table, write the report."""
+    if options.protocols:
+        _print_protocols()
+        return
+    check_paths(options)
     from regvpr_core.evaluation.evaluator import evaluate
     from regvpr_core.evaluation.model_specs import check_spec
     from regvpr_core.evaluation.robustness import DEGRADATIONS, robustness
 
-    if options.protocols:
-        _print_protocols()
-        return
     console = Console(stderr=True)
     config = _config(options)
     kinds = _kinds(options.robustness, tuple(DEGRADATIONS))
@@ -103,6 +110,21 @@ def run(options: argparse.Namespace) -> None:
             print(json.dumps({'results': record, 'robustness': robust}, indent=1))  # noqa: T201
         else:
             _print_results(results, curves)
+
+
+def check_paths(options: argparse.Namespace) -> None:
+    """Refuse missing paths and options that do not fit, before torch is loaded."""
+    from regvpr_core.errors import ConfigError
+    from regvpr_core.recordings.source_kinds import check_exists
+
+    pair = options.references, options.queries
+    if (pair[0] is None) != (pair[1] is None):
+        raise ConfigError('--references and --queries belong together')
+    if bool(options.data) == (pair[0] is not None):
+        raise ConfigError('give --data PROTOCOL=FOLDER, or --references and --queries; '
+                          '--protocols lists the protocols')
+    given = (*pair, options.references_tum, options.queries_tum)
+    check_exists((path for path in given if path is not None), 'a map, a bag or a folder')
 
 
 def _config(options: argparse.Namespace) -> 'EvaluateConfig':
@@ -168,14 +190,6 @@ def _datasets(options: argparse.Namespace, cache: Path | None,
               console: Console) -> Iterator[list['Dataset']]:
     """What is to be measured on: protocols, or the user's own pair."""
     from regvpr_core.datasets.protocols import load_datasets, LoadConfig
-    from regvpr_core.errors import ConfigError
-
-    pair = options.references, options.queries
-    if (pair[0] is None) != (pair[1] is None):
-        raise ConfigError('--references and --queries belong together')
-    if bool(options.data) == (pair[0] is not None):
-        raise ConfigError('give --data PROTOCOL=FOLDER, or --references and --queries; '
-                          '--protocols lists the protocols')
     if options.data:
         yield load_datasets(options.data, LoadConfig(
             radius_m=options.radius_m, tolerance_frames=options.tolerance_frames,

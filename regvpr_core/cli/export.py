@@ -7,12 +7,14 @@ from typing import Any
 from rich.console import Console
 
 from regvpr_core.cli.console import download_bar, print_facts, say
+from regvpr_core.cli.parsing import add_command
 
 
 def add_parser(commands: Any) -> None:
     """Add `export` to the command line."""
-    parser = commands.add_parser(
-        'export', help='a model becomes an ONNX file, checked against torch')
+    parser = add_command(
+        commands, 'export', 'a model becomes an ONNX file, checked against torch',
+        'regvpr export regvpr_vits14_offline -o model.onnx')
     parser.add_argument('model', metavar='MODEL', help='model name or checkpoint file')
     parser.add_argument('--format', choices=('onnx',), default='onnx')
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FILE.onnx')
@@ -37,4 +39,5 @@ def run(options: argparse.Namespace) -> None:
                  'input': f'images, batch x 3 x {size.height} x {size.width}, normalised',
                  'output': f'descriptors, batch x {loaded.model.dimension}',
                  'difference': float(f'{difference:.2e}'),
-                 'size_mb': round(options.out.stat().st_size / 1e6, 1)}, options.json)
+                 'size_mb': round(options.out.stat().st_size / 1e6, 1)}, options.json,
+                f'regvpr doctor --model {options.out}   (time an image with it)')

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from regvpr_core.cli.console import download_bar, say
+from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
 LONGEST_SIDE = 640
@@ -15,8 +16,10 @@ LONGEST_SIDE = 640
 
 def add_parser(commands: Any) -> None:
     """Add `heatmap` to the command line."""
-    parser = commands.add_parser(
-        'heatmap', help='where networks look: feature maps and registers over the image')
+    parser = add_command(
+        commands, 'heatmap', 'where networks look: feature maps and registers over the image',
+        'regvpr heatmap QUERY.jpg -o heatmaps',
+        'regvpr heatmap PHOTOS/ --model regvpr_vits14_offline --model gem_vits14 -o heatmaps')
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder')
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FOLDER')
     parser.add_argument('--model', action='append', metavar='MODEL',
@@ -27,6 +30,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write one PNG an image."""
+    from regvpr_core.recordings.source_kinds import check_exists
+
+    check_exists(options.images)
     import cv2
 
     from regvpr_core.errors import ImageError

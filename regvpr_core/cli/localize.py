@@ -11,6 +11,7 @@ from rich.table import Table
 
 from regvpr_core.cli.console import cell, say
 from regvpr_core.cli.describe import open_encoder
+from regvpr_core.cli.parsing import add_command
 
 if TYPE_CHECKING:
     from regvpr_core.localization.localizer import Localization
@@ -21,7 +22,11 @@ STEP_NS = 1_000_000_000
 
 def add_parser(commands: Any) -> None:
     """Add `localize` to the command line."""
-    parser = commands.add_parser('localize', help='where in a map pictures were taken')
+    parser = add_command(
+        commands, 'localize', 'where in a map images were taken',
+        'regvpr localize site QUERY.jpg', 'regvpr localize site PHOTOS/ --csv places.csv',
+        'regvpr localize site DRIVE/ --drive',
+        description='Say for each image which place of the map it shows and where its camera was.')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder')
     parser.add_argument('--drive', action='store_true',
@@ -38,18 +43,21 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Localize each picture, and print a line about it."""
+    from regvpr_core.maps.place_map import PlaceMap
+    from regvpr_core.recordings.source_kinds import check_exists
+
+    check_exists(options.images)
+    with PlaceMap.open(options.map, index='none') as place_map:
+        built_with = place_map.manifest.model
     import numpy as np
 
     from regvpr_core.errors import CheckpointError, ImageError
     from regvpr_core.images import read
     from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig
-    from regvpr_core.maps.place_map import PlaceMap
     from regvpr_core.recordings.describing import find_images
 
     console = Console(stderr=True)
     files = find_images(options.images)
-    with PlaceMap.open(options.map, index='none') as place_map:
-        built_with = place_map.manifest.model
     asked, options.model = options.model, options.model or built_with
     try:
         encoder = open_encoder(options, console)

@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
 
-from regvpr_core.cli.console import download_bar, print_facts, say
+from regvpr_core.cli.console import download_bar, print_facts, say, say_model
 from regvpr_core.cli.map_fleet import cost
 from regvpr_core.cli.map_sources import add_source_arguments, print_list, Sources, summary
 from regvpr_core.config import DEFAULT_MODEL
@@ -46,6 +46,10 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_build(options: argparse.Namespace) -> None:
     """Build a map from bags and folders."""
+    from regvpr_core.recordings.source_kinds import check_source
+
+    for path in options.sources:
+        check_source(path)
     from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
     from regvpr_core.errors import ConfigError
     from regvpr_core.localization.stored_calibration import calibrated, NAME, to_json
@@ -111,7 +115,7 @@ def _encoder(options: argparse.Namespace, console: Console) -> Any:
     with download_bar(console) as progress:
         encoder = load_encoder(options.model, options.device, precision, download=True,
                                progress=progress, notice=lambda line: say(console, line, 'dim'))
-    say(console, f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
+    say_model(console, encoder)
     return encoder
 
 
@@ -170,4 +174,4 @@ def _print_report(options: argparse.Namespace, report: 'BuildReport') -> None:
         facts |= {'compressed_to': report.compression.dimension_after, **cost(report.compression)}
     if report.first_image_error:
         facts['first image error'] = report.first_image_error
-    print_facts(facts, options.json)
+    print_facts(facts, options.json, f'regvpr map show {options.out}   (look at the map)')

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from regvpr_core.cli.console import print_facts
+from regvpr_core.cli.parsing import add_command
 
 
 def add_parser(verbs: Any) -> None:
     """Add `calibrate` to the verbs of `map`."""
-    parser = verbs.add_parser(
-        'calibrate', help='learn how often a match at a similarity is true; kept in the map')
+    parser = add_command(
+        verbs, 'calibrate', 'learn how often a match at a similarity is true; kept in the map',
+        'regvpr map calibrate site', 'regvpr map calibrate site --traverse second_drive')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('--traverse', type=Path, metavar='MAP2',
                         help='map of a second drive through the same streets, in the same frame '
@@ -40,4 +42,4 @@ def run(options: argparse.Namespace) -> None:
         'calibration_error': (round(calibration_error(calibration.bins), 4)
                               if calibration.bins else None),
         'stored': not options.dry_run,
-    }, options.json)
+    }, options.json, '' if options.dry_run else f'regvpr map show {options.map}')

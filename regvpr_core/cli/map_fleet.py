@@ -5,9 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from rich.console import Console
-
-from regvpr_core.cli.console import print_facts
+from regvpr_core.cli.console import bar, print_facts
+from regvpr_core.cli.parsing import add_command
 
 if TYPE_CHECKING:
     from regvpr_core.map_tools.compression import CompressReport
@@ -17,7 +16,8 @@ TOKEN_HELP = 'environment variable with the token, user:password (default: %(def
 
 def add_parsers(verbs: Any) -> None:
     """Add the verbs to `map`."""
-    verb = verbs.add_parser('push', help='a map goes to a Milvus collection')
+    verb = add_command(verbs, 'push', 'a map goes to a Milvus collection',
+                       'regvpr map push site --uri fleet.db')
     verb.add_argument('map', type=Path, metavar='MAP')
     _add_place(verb)
     verb.add_argument('--partition', metavar='SITE', help="default: the folder's name")
@@ -26,14 +26,16 @@ def add_parsers(verbs: Any) -> None:
                            'DISKANN (default: %(default)s)')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_push)
-    verb = verbs.add_parser('pull', help='a map comes from a Milvus collection')
+    verb = add_command(verbs, 'pull', 'a map comes from a Milvus collection',
+                       'regvpr map pull --uri fleet.db --partition site --out site')
     _add_place(verb)
     verb.add_argument('--partition', metavar='SITE', help='default: the only one')
     verb.add_argument('--map-id', default='', metavar='ID', help='where a site has several maps')
     verb.add_argument('--out', type=Path, required=True, metavar='MAP', help='folder to create')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_pull)
-    verb = verbs.add_parser('compress', help='shorter descriptors by PCA, and the recall it costs')
+    verb = add_command(verbs, 'compress', 'shorter descriptors by PCA, and the recall it costs',
+                       'regvpr map compress site --to pca:512 --out site_small')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--to', required=True, metavar='pca:NUMBER')
     verb.add_argument('--out', type=Path, required=True, metavar='MAP', help='folder to create')
@@ -54,10 +56,10 @@ def run_push(options: argparse.Namespace) -> None:
     with PlaceMap.open(options.map, index='none') as place_map:
         site = options.partition or re.sub(r'\W+', '_', options.map.resolve().name)
         with Collection(options.uri, place_map.model, options.collection, options.token_env,
-                        create=options.index) as collection, _progress('pushed') as told:
+                        create=options.index) as collection, bar('keyframes pushed') as told:
             report = push(place_map, collection, check_site(site), told)
     print_facts({'map': str(options.map), 'uri': options.uri, **dataclasses.asdict(report)},
-                options.json)
+                options.json, f'regvpr map pull --uri {options.uri} --partition {site} --out MAP')
 
 
 def run_pull(options: argparse.Namespace) -> None:
@@ -76,25 +78,27 @@ def run_pull(options: argparse.Namespace) -> None:
             raise MapError(f'{collection.name} holds {len(sites)} partitions; choose with '
                            f'--partition: {", ".join(sites[:20])}')
         site = check_site(options.partition or sites[0])
-        with _progress('pulled') as told:
+        with bar('keyframes pulled') as told:
             keyframes = pull(collection, site, options.out, options.map_id, told)
     print_facts({'map': str(options.out), 'uri': options.uri, 'collection': collection.name,
                  'site': site, 'keyframes': keyframes, 'model': model.name,
-                 'size_mb': round(map_bytes(options.out) / 1e6, 2)}, options.json)
+                 'size_mb': round(map_bytes(options.out) / 1e6, 2)}, options.json,
+                f'regvpr map show {options.out}')
 
 
 def run_compress(options: argparse.Namespace) -> None:
     """Compress a map."""
     from regvpr_core.map_tools.compression import compress_map
 
-    with _progress('compressed') as told:
+    with bar('keyframes compressed') as told:
         report = compress_map(options.map, options.to, options.out, radius_m=options.radius,
                               progress=told)
     print_facts({
         'map': str(options.out), 'keyframes': report.keyframes,
         'dimension_before': report.dimension_before, 'dimension_after': report.dimension_after,
         'size_bytes_before': report.size_bytes_before,
-        'size_bytes_after': report.size_bytes_after, **cost(report)}, options.json)
+        'size_bytes_after': report.size_bytes_after, **cost(report)}, options.json,
+        f'regvpr map calibrate {options.out}')
 
 
 def cost(report: 'CompressReport') -> dict[str, Any]:
@@ -112,20 +116,3 @@ def _add_place(verb: argparse.ArgumentParser) -> None:
     verb.add_argument('--collection', default='', metavar='NAME',
                       help='default: named after the model')
     verb.add_argument('--token-env', default='REGVPR_MILVUS_TOKEN', metavar='VAR', help=TOKEN_HELP)
-
-
-def _progress(word: str) -> Any:
-    import contextlib
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    @contextlib.contextmanager
-    def bar() -> Any:
-        console = Console(stderr=True)
-        with Progress(f'keyframes {word}', BarColumn(), MofNCompleteColumn(),
-                      TimeRemainingColumn(), console=console, transient=True,
-                      disable=not console.is_terminal) as progress:
-            task = progress.add_task(word, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    return bar()

@@ -6,13 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
-from regvpr_core.cli.console import print_facts, say
+from regvpr_core.cli.console import bar, print_facts, say
+from regvpr_core.cli.parsing import add_command
 
 
 def add_parser(verbs: Any) -> None:
     """Add `show` to the verbs of `map`."""
-    parser = verbs.add_parser(
-        'show', help='a map as one HTML page: places, pictures, what looks alike')
+    parser = add_command(
+        verbs, 'show', 'a map as one HTML page: places, images, what looks alike',
+        'regvpr map show site --open')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('-o', '--out', type=Path, metavar='FILE.html',
                         help='page to write (default: MAP.html, by the name of the map, here)')
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     if out.is_dir():
         raise ConfigError(f'{out} is a folder; name the page to write with --out FILE.html')
     console = Console(stderr=True)
-    with PlaceMap.open(options.map) as place_map, _progress(console) as told:
+    with PlaceMap.open(options.map) as place_map, bar('comparing places') as told:
         radius_m = options.radius if options.radius is not None else \
             place_radius(place_map.T_map_cam, belief, place_map.cameras)
         reliability, complaints = _reliability(place_map, radius_m, belief.place_angle_rad)
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         'mistaken': report.mistaken,
         'warnings': report.warnings,
         'size_mb': round(report.size_bytes / 1e6, 2),
-    }, options.json)
+    }, options.json, '' if options.open else f'open {out} in a browser')
     if options.open:
         _open(out, console)
 
@@ -97,19 +99,3 @@ def _open(page: Path, console: Console) -> None:
 
     if not webbrowser.open(page.resolve().as_uri()):
         say(console, f'no browser could be started here; open {page} yourself')
-
-
-def _progress(console: Console) -> Any:
-    import contextlib
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    @contextlib.contextmanager
-    def bar() -> Any:
-        with Progress('comparing places', BarColumn(), MofNCompleteColumn(),
-                      TimeRemainingColumn(), console=console, transient=True,
-                      disable=not console.is_terminal) as progress:
-            task = progress.add_task('compare', total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    return bar()

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from regvpr_core.cli.console import download_bar, print_facts, say
+from regvpr_core.cli.console import bar, download_bar, print_facts, say, say_model
+from regvpr_core.cli.parsing import add_command
 
 POSE = ('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW')
 
@@ -20,7 +21,8 @@ def add_parsers(verbs: Any) -> None:
 
 
 def _add_verify(verbs: Any) -> None:
-    verb = verbs.add_parser('verify', help='check every byte of a map; say what is lost')
+    verb = add_command(verbs, 'verify', 'check every byte of a map; say what is lost',
+                       'regvpr map verify site', 'regvpr map verify site --salvage mended')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--salvage', type=Path, metavar='OUT',
                       help='write the sound keyframes to a new map')
@@ -29,7 +31,8 @@ def _add_verify(verbs: Any) -> None:
 
 
 def _add_merge(verbs: Any) -> None:
-    verb = verbs.add_parser('merge', help='several maps of one model become one')
+    verb = add_command(verbs, 'merge', 'several maps of one model become one',
+                       'regvpr map merge day dusk --estimate --out site')
     verb.add_argument('maps', type=Path, nargs='+', metavar='MAP',
                       help='two or more; the first gives the frame')
     verb.add_argument('--out', type=Path, required=True, metavar='OUT', help='folder to create')
@@ -49,7 +52,8 @@ def _add_merge(verbs: Any) -> None:
 
 
 def _add_prune(verbs: Any) -> None:
-    verb = verbs.add_parser('prune', help='drop places that nobody can tell apart, or too dense')
+    verb = add_command(verbs, 'prune', 'drop places that look alike or lie too close together',
+                       'regvpr map prune site --distance-m 2 --ambiguous --out smaller')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--out', type=Path, metavar='OUT', help='folder to create')
     verb.add_argument('--distance-m', type=float, default=0.0, metavar='M',
@@ -64,7 +68,8 @@ def _add_prune(verbs: Any) -> None:
 
 
 def _add_convert(verbs: Any) -> None:
-    verb = verbs.add_parser('convert', help='describe the places of a map with another model')
+    verb = add_command(verbs, 'convert', 'describe the places of a map with another model',
+                       'regvpr map convert site --model gem_vits14 --bag DRIVE.mcap --out other')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--model', required=True, help='model name or checkpoint file')
     verb.add_argument('--out', type=Path, required=True, metavar='OUT', help='folder to create')
@@ -78,7 +83,8 @@ def _add_convert(verbs: Any) -> None:
 
 
 def _add_export(verbs: Any) -> None:
-    verb = verbs.add_parser('export', help='write the places as CSV, GeoJSON or NPZ')
+    verb = add_command(verbs, 'export', 'write the places as CSV, GeoJSON or NPZ',
+                       'regvpr map export site -o places.geojson')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('-o', '--out', type=Path, required=True, metavar='FILE',
                       help='FILE.csv, FILE.geojson or FILE.npz')
@@ -93,7 +99,7 @@ def run_verify(options: argparse.Namespace) -> None:
     from regvpr_core.errors import MapError
     from regvpr_core.map_tools.verify import salvage, verify
 
-    with _bar('keyframes') as progress:
+    with bar('keyframes') as progress:
         report = verify(options.map, progress)
     facts = {'map': str(options.map), **report.facts()}
     if options.salvage and not report.sound:
@@ -115,14 +121,15 @@ def run_merge(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         maps = [stack.enter_context(PlaceMap.open(path, index='none')) for path in options.maps]
         transforms, facts = _transforms(maps, options)
-        with _bar('keyframes') as progress:
+        with bar('keyframes') as progress:
             report = merge_maps(maps, transforms, options.out,
                                 rename_cameras=options.rename_cameras, progress=progress)
     print_facts({
         'map': str(options.out), 'keyframes': sum(report.keyframes.values()),
         **{f'from {path}': count for path, count in report.keyframes.items()}, **facts,
         'cameras': report.cameras, 'size_mb': round(report.size_bytes / 1e6, 2),
-        **({'notes': report.notes} if report.notes else {})}, options.json)
+        **({'notes': report.notes} if report.notes else {})}, options.json,
+        f'regvpr map show {options.out}')
 
 
 def _transforms(maps: list[Any], options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
@@ -182,7 +189,7 @@ def run_prune(options: argparse.Namespace) -> None:
             raise ConfigError('--out OUT is missing: the folder for the pruned map')
         refuse_existing(options.out)
     with PlaceMap.open(options.map, index='auto' if config.ambiguous else 'none') as place_map:
-        with _bar('keyframes') as progress:
+        with bar('keyframes') as progress:
             report = choose(place_map, config, progress)
         facts: dict[str, Any] = {'map': str(options.map), 'keyframes': len(place_map)}
         if config.ambiguous:
@@ -194,27 +201,28 @@ def run_prune(options: argparse.Namespace) -> None:
             prune_map(place_map, report, options.out)
             facts |= {'written to': str(options.out),
                       'size_mb': round(report.size_bytes / 1e6, 2)}
-    print_facts(facts, options.json)
+    print_facts(facts, options.json, '' if options.dry_run else f'regvpr map show {options.out}')
 
 
 def run_convert(options: argparse.Namespace) -> None:
     """Describe the places of a map with another model."""
-    from regvpr_core.map_tools.convert import convert_map
     from regvpr_core.maps.files import refuse_existing
     from regvpr_core.maps.place_map import PlaceMap
-    from regvpr_core.models.encoder import load_encoder
 
     refuse_existing(options.out)
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         place_map = stack.enter_context(PlaceMap.open(options.map, index='none'))
+        from regvpr_core.map_tools.convert import convert_map
+        from regvpr_core.models.encoder import load_encoder
+
         unclear: set[int] = set()
         originals = _pictures(place_map, options.bag, unclear, console)
         with download_bar(console) as fetched:
             encoder = load_encoder(options.model, options.device, download=True, progress=fetched,
                                    notice=lambda line: say(console, line, 'dim'))
-        say(console, f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
-        with _bar('places') as progress:
+        say_model(console, encoder)
+        with bar('places') as progress:
             report = convert_map(place_map, encoder, options.out, originals,
                                  thumbnails=not options.no_thumbnails, progress=progress)
     facts: dict[str, Any] = {
@@ -227,7 +235,7 @@ def run_convert(options: argparse.Namespace) -> None:
                      f'which picture is theirs is not known, and none was taken', 'yellow')
     if report.first_error:
         facts['first image error'] = report.first_error
-    print_facts(facts, options.json)
+    print_facts(facts, options.json, f'regvpr map calibrate {options.out}')
 
 
 def _pictures(place_map: Any, sources: list[Path], unclear: set[int], console: Console
@@ -292,15 +300,3 @@ def run_export(options: argparse.Namespace) -> None:
         count = len(place_map)
     print_facts({'file': str(options.out), 'keyframes': count, 'size_mb': round(size / 1e6, 3)},
                 options.json)
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a callback (done, in all) that draws a bar on standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Progress(what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-                  transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -7,6 +7,7 @@ from typing import Any, TYPE_CHECKING
 from regvpr_core.cli import map_calibrate, map_fleet, map_show, map_tools
 from regvpr_core.cli.console import print_facts
 from regvpr_core.cli.map_build import add_build_arguments, run_build
+from regvpr_core.cli.parsing import add_command
 
 if TYPE_CHECKING:
     from regvpr_core.maps.place_map import PlaceMap
@@ -14,12 +15,20 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add `map` to the command line."""
-    parser = commands.add_parser('map', help='place maps: build, look at, check, join, share')
+    parser = add_command(
+        commands, 'map', 'place maps: build, look at, check, join, share',
+        'regvpr map build DRIVE.mcap --out site', 'regvpr map info site', 'regvpr map show site')
     verbs = parser.add_subparsers(metavar='VERB', required=True)
-    verb = verbs.add_parser('build', help='bags and folders become a place map')
+    verb = add_command(
+        verbs, 'build', 'bags and folders become a place map',
+        'regvpr map build DRIVE.mcap --list',
+        'regvpr map build DRIVE.mcap --image-topic /cam/image_raw --pose-topic /odom --out site',
+        'regvpr map build PHOTOS/ --table poses.csv --out site',
+        description='Describe the images of one or more recordings and store them with their '
+                    'poses. --list shows what a recording holds.')
     add_build_arguments(verb)
     verb.set_defaults(run=run_build)
-    verb = verbs.add_parser('info', help='what a map holds')
+    verb = add_command(verbs, 'info', 'what a map holds', 'regvpr map info site')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_info)
@@ -58,7 +67,7 @@ def run_info(options: argparse.Namespace) -> None:
             'sources': manifest.sources,
             'size_mb': round(map_bytes(options.map) / 1e6, 2),
         }
-    print_facts(facts, options.json)
+    print_facts(facts, options.json, f'regvpr map show {options.map}')
 
 
 def _path_m(place_map: 'PlaceMap') -> float:

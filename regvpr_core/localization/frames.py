@@ -1,6 +1,8 @@
 """One image with its camera, and what the network made of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
@@ -11,16 +13,20 @@ from regvpr_core.verification.local_features import LocalFeatures
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
-    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera.
+    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera, by default the base.
 
     camera: its name, where there are several. intrinsics: for verification, where known.
     """
 
     stamp_ns: int
     rgb: RGB
-    T_base_cam: Array
+    T_base_cam: Array = field(default_factory=lambda: np.eye(4))
     camera: str = ''
     intrinsics: Intrinsics | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.rgb.shape[:2]
+        return f'Frame(stamp_ns={self.stamp_ns}, {width}x{height}, camera={self.camera!r})'
 
 
 @dataclass(frozen=True, slots=True, eq=False)

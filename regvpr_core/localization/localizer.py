@@ -86,6 +86,11 @@ class Localization:
     seconds: dict[str, float]
     descriptions: tuple[Description, ...] = ()
 
+    def __repr__(self) -> str:
+        best = self.matches[0] if self.matches else None
+        found = best and f', keyframe={best.keyframe_id}, probability={best.probability:.2f}'
+        return f'Localization({self.state.name}, {self.reason!r}{found or ""})'
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Past:
@@ -99,12 +104,14 @@ class _Past:
 class Localizer:
     """Holds an encoder, a map and the belief. Not to be shared between threads."""
 
-    def __init__(self, encoder: Encoder, place_map: PlaceMap, config: LocalizerConfig) -> None:
+    def __init__(self, encoder: Encoder, place_map: PlaceMap,
+                 config: LocalizerConfig | None = None) -> None:
         """Start without a belief; `place_map` must be of the encoder's model.
 
         Raises:
             MapError: the map's calibration is damaged, or it lacks the features to verify by.
         """
+        config = config or LocalizerConfig()
         self.place_map = place_map
         self._config = config
         self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
@@ -116,6 +123,10 @@ class Localizer:
         self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
+
+    def __repr__(self) -> str:
+        return (f'Localizer({self.place_map!r}, images={self._images}, '
+                f'off_map={self._belief.off_map:.2f})')
 
     def reset(self) -> None:
         """Forget where the robot was."""

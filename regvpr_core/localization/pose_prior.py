@@ -74,6 +74,11 @@ class PosePrior:
         """Diagonal (6,) of the covariance: finite and positive."""
         return np.diag(self.covariance).copy()
 
+    def __repr__(self) -> str:
+        x, y, z = self.T_map_base[:3, 3]
+        deviation = np.sqrt(self.variances[:3].sum())
+        return f'PosePrior(x={x:.2f}, y={y:.2f}, z={z:.2f}, deviation_m={deviation:.2f})'
+
 
 def estimate(
     belief: Belief,

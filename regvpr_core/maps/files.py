@@ -122,6 +122,8 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         for name in DATABASE_FILES:
             check_file(path / name)
         _refuse_journal(path / 'map.db-journal')
+        if path.name == 'map.db' and path.is_file():
+            raise MapError(f'{path} is a file of a place map; give its folder {path.parent}')
         if not file.is_file():
             raise MapError(f'{path} is no place map: it has no map.db; build one with '
                            f'`regvpr map build BAG --out {path}`')

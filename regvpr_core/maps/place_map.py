@@ -95,6 +95,10 @@ class PlaceMap:
             database.close()
             raise
 
+    def __repr__(self) -> str:
+        return (f'PlaceMap({str(self.path)!r}, keyframes={len(self)}, '
+                f'model={self.manifest.model!r})')
+
     def __len__(self) -> int:
         return len(self.stamps_ns)
 

@@ -53,6 +53,10 @@ class Encoder:
         self.precision = engine.precision
         self._engine = engine
 
+    def __repr__(self) -> str:
+        return (f'Encoder({self.name!r}, dimension={self.dimension}, device={str(self.device)!r}, '
+                f'precision={self.precision!r})')
+
     def describe(self, rgb: RGB) -> npt.NDArray[np.float32]:
         """Describe one image (H, W, 3) uint8 RGB of any size: (D,) float32, unit norm.
 

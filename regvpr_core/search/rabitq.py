@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
 from regvpr_core.config import check_settings, setting
 from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
@@ -103,7 +102,9 @@ def hadamard(rows: Float32) -> Float32:
 @functools.cache
 def _matrix(side: int) -> Float32:
     """The Hadamard matrix of Sylvester (side, side), rows of length 1."""
-    return np.asarray(scipy.linalg.hadamard(side) / np.sqrt(side), dtype=np.float32)
+    from scipy.linalg import hadamard  # late: small maps do not need it
+
+    return np.asarray(hadamard(side) / np.sqrt(side), dtype=np.float32)
 
 
 @contextlib.contextmanager

@@ -1,22 +1,24 @@
-"""A run's settings from files: the model may be another file, beside or in config/models."""
+"""Settings of a run from a preset or a file; the model may be a file or preset of its own."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from regvpr_core.config import from_mapping, read_yaml, with_overrides
+from regvpr_core.config import find_settings, from_mapping, read_yaml, with_overrides
 from regvpr_core.errors import ConfigError
 from regvpr_core.training.config import TrainConfig
 
 
-def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file of `TrainConfig`.
+def read_train_config(name: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read `TrainConfig` from a YAML file or a preset of the package.
 
     `model` is a table or the path of a file of one, relative to this file. An override
-    `model=FILE` is relative to the working folder. Data folders are relative to `data_root`.
+    `model=FILE` is relative to the working folder, or a preset of a model. Data folders are
+    relative to `data_root`.
 
     Raises:
         ConfigError: a file, a key or a value is wrong.
     """
+    path = find_settings('train', name)
     values = read_yaml(path)
     if isinstance(values.get('model'), str):
         values['model'] = read_yaml(path.parent / values['model'])
@@ -24,7 +26,7 @@ def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     for override in overrides:
         key, _, value = override.partition('=')
         if key.strip() == 'model':
-            values['model'] = read_yaml(Path(value.strip()))
+            values['model'] = read_yaml(find_settings('models', value.strip()))
         else:
             others.append(override)
     if 'model' not in values:

@@ -1,10 +1,11 @@
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from regvpr_core.cli import main
+from regvpr_core.cli import COMMANDS, main, make_parser
 from regvpr_core.models.backbones import SOURCES
 
 
@@ -50,18 +51,97 @@ def test_the_public_names_are_few_and_there():
 
     assert {'load_encoder', 'Encoder', 'PlaceMap', 'Localizer'} < set(regvpr_core.__all__)
     assert len(regvpr_core.__all__) < 10
+    assert set(regvpr_core.__all__) < set(dir(regvpr_core))
     assert all(callable(getattr(regvpr_core, name)) for name in regvpr_core.__all__)
     assert callable(regvpr_core.Encoder.describe)
     assert callable(regvpr_core.PlaceMap.open)
 
 
-def test_help_loads_neither_torch_nor_faiss_nor_rosbags():
+HEAVY = {'torch', 'faiss', 'rosbags', 'cv2'}
+
+
+def loaded_by(*arguments: str) -> tuple[int, list[str], str]:
+    """Exit code, heavy modules that a command has loaded, and what it said on standard error."""
     code = ('import sys; from regvpr_core.cli import main\n'
-            'try: main(["map", "build", "--help"])\n'
-            'except SystemExit: pass\n'
-            'print(sorted({"torch", "faiss", "rosbags", "cv2"} & sys.modules.keys()))')
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == '[]'
+            'try: code = main(sys.argv[1:])\n'
+            'except SystemExit as stop: code = stop.code\n'
+            f'print(code, *sorted({HEAVY!r} & sys.modules.keys()))')
+    run = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True,
+                         check=True)
+    status, *modules = run.stdout.splitlines()[-1].split()
+    return int(status), modules, run.stderr
+
+
+def test_help_loads_neither_torch_nor_faiss_nor_rosbags_nor_opencv():
+    assert loaded_by('--help')[:2] == (0, [])
+    assert loaded_by('map', 'build', '--help')[:2] == (0, [])
+
+
+@pytest.mark.parametrize('command', [
+    'map build nowhere --out m', 'map show nowhere', 'map convert nowhere --model m --out n',
+    'localize nowhere image.jpg', 'describe nowhere', 'heatmap nowhere -o out',
+    'evaluate --references nowhere --queries nowhere', 'train --config table1_regvr -o run'])
+def test_a_typo_is_told_before_torch_is_loaded(command):
+    code, modules, said = loaded_by(*command.split())
+    assert code == 1
+    assert 'torch' not in modules
+    assert said.startswith('regvpr: ')
+    assert said.count('\n') == 1
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['localise', 'm'], "unknown command 'localise'; did you mean 'localize'?"),
+    (['map', 'bild', 'b'], "unknown verb 'bild'; did you mean 'build'?"),
+    (['map', 'info', 'm', '--jsn'], "unknown option --jsn; did you mean '--json'?"),
+    (['map', 'build', 'b', '--image-topics=/a'],
+     "unknown option --image-topics; did you mean '--image-topic'?"),
+    (['map', 'build', 'b', '--features', 'pach'],
+     "unknown --features 'pach'; did you mean 'patch'?"),
+    (['fly'], "unknown command 'fly'; known: map, "),
+    (['map', 'info', 'm', 'n'], "unexpected argument 'n'")])
+def test_a_misspelt_word_is_answered_with_the_nearest_one(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.splitlines()[-1].startswith('help: regvpr')
+
+
+def commands() -> list[list[str]]:
+    """Each command and each verb of one."""
+    found = []
+    for name in COMMANDS:
+        [table] = [action for action in make_parser(name)._actions if action.choices]
+        verbs = [action for action in table.choices[name]._actions
+                 if isinstance(action, type(table))]
+        found += [[name, verb] for one in verbs for verb in one.choices] or [[name]]
+    return found
+
+
+@pytest.mark.parametrize('command', commands(), ids=' '.join)
+def test_each_help_has_a_description_and_an_example_and_fits_80_columns(
+    command, capsys, monkeypatch,
+):
+    monkeypatch.setenv('COLUMNS', '80')
+    with pytest.raises(SystemExit):
+        main([*command, '--help'])
+    text = capsys.readouterr().out
+    _, description, *_, examples = text.split('\n\n')
+    assert len(description) > 15
+    assert examples.startswith('example')
+    assert f'  regvpr {" ".join(command)} ' in f'{examples} '.replace('\n', ' \n')
+    assert all(len(line) <= 80 for line in description.splitlines())
+
+
+def test_a_command_whose_output_is_a_closed_pipe_ends_with_141(make_small_map):
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([sys.executable, '-m', 'regvpr_core.cli', 'map', 'info',
+                          str(make_small_map(3)), '--json'], stdout=write, stderr=subprocess.PIPE,
+                         text=True, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, '')
 
 
 def test_weights_are_listed_with_where_they_are(capsys, monkeypatch, tmp_path):

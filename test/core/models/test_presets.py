@@ -1,15 +1,13 @@
-from pathlib import Path
-
 import pytest
 import torch
 
-from regvpr_core.config import from_mapping, read_yaml, to_mapping
+from regvpr_core.config import from_mapping, PRESETS, read_yaml, to_mapping
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.adapter import AdaptedBlock, AdapterConfig
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.trainable import freeze_the_rest, trainable_parameters
 
-FOLDER = Path(__file__).resolve().parents[3] / 'config' / 'models'
+FOLDER = PRESETS / 'models'
 PRESETS = sorted(FOLDER.glob('*.yaml'))
 DIMENSIONS = {'gem': 768, 'cosplace': 512, 'netvlad': 64 * 768, 'mixvpr': 4096}
 

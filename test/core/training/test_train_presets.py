@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import pytest
 
 from regvpr_core.cli import main
+from regvpr_core.config import PRESETS
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.vit import VIT_CONFIGS
 from regvpr_core.training.settings import read_train_config
 
-FOLDER = Path(__file__).resolve().parents[3] / 'config' / 'train'
+FOLDER = PRESETS / 'train'
 PRESETS = sorted(FOLDER.glob('*.yaml'))
 
 

@@ -1,0 +1,85 @@
+"""What a path is that was given as a recording, and what to give in its place where it is none."""
+
+from collections.abc import Iterable
+from pathlib import Path
+import stat
+
+from regvpr_core.config import nearest
+from regvpr_core.errors import BagError
+
+BAG_SUFFIXES = ('.bag', '.mcap', '.db3')
+IMAGE_SUFFIXES = frozenset(
+    {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
+TABLE_SUFFIXES = frozenset({'.csv', '.tsv', '.txt', '.tum', '.kitti', '.json'})
+SHOWN = 5
+MAX_LOOKED_AT = 10_000
+"""Files of a folder that are looked at for an image."""
+
+
+def check_exists(paths: Iterable[Path], expected: str = '') -> None:
+    """Refuse paths that do not exist; a near name beside one is named, else what is expected.
+
+    Raises:
+        BagError: one does not exist.
+    """
+    for path in paths:
+        if path.exists():
+            continue
+        folder = path.absolute().parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        hint = nearest(path.name, names).partition('; known')[0]
+        hint = hint or (f'; expected {expected}' if expected else '')
+        raise BagError(f'{path} does not exist{hint}')
+
+
+def check_source(path: Path) -> None:
+    """Refuse a path that is neither a bag nor a folder with images.
+
+    Raises:
+        BagError: says what the path is and what to give in its place.
+    """
+    check_exists([path])
+    suffix = path.suffix.lower()
+    if path.name == 'map.db' or (path / 'map.db').is_file():
+        folder = path.parent if path.name == 'map.db' else path
+        raise BagError(f'{path} is a place map, not a recording; give the bag or the folder of '
+                       f'images, or look at the map: regvpr map info {folder}')
+    if path.is_dir():
+        _check_folder(path)
+    elif not stat.S_ISREG(path.stat().st_mode):
+        raise BagError(f'{path} is not a plain file; give a bag or a folder of images')
+    elif suffix in TABLE_SUFFIXES:
+        raise BagError(f'{path} is a table, not a recording; give the folder of images and '
+                       f'--table {path}, or the bag and --tum {path}')
+    elif suffix in IMAGE_SUFFIXES:
+        raise BagError(f'{path} is one image; give its folder {path.parent}')
+    elif suffix == '.yaml':
+        raise BagError(f'{path} is the description of a bag; give its folder {path.parent}')
+    elif suffix not in BAG_SUFFIXES:
+        raise BagError(f'{path} is no recording; expected a ROS 1 .bag, a rosbag2 folder, .mcap, '
+                       f'.db3 or a folder of images')
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder without a bag or an image, and one that holds several bags."""
+    if (folder / 'metadata.yaml').is_file():
+        return
+    entries = sorted(folder.iterdir())
+    bags = [entry for entry in entries if entry.suffix in BAG_SUFFIXES
+            or (entry / 'metadata.yaml').is_file()]
+    if len(bags) > 1 and not all(bag.is_file() and bag.suffix == '.db3' for bag in bags):
+        shown = ', '.join(str(bag) for bag in bags[:SHOWN])
+        more = f' and {len(bags) - SHOWN} more' if len(bags) > SHOWN else ''
+        raise BagError(f'{folder} holds {len(bags)} bags; give one or more of them: {shown}{more}')
+    if bags:
+        if bags[0].parent == folder and bags[0].is_dir():
+            raise BagError(f'{folder} holds the bag {bags[0].name}; give {bags[0]}')
+        return
+    for number, file in enumerate(folder.rglob('*')):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            return
+        if number >= MAX_LOOKED_AT:
+            return
+    kind = 'is empty' if not entries else 'holds neither a bag nor an image'
+    raise BagError(f'{folder} {kind}; give a ROS 1 .bag, a rosbag2 folder, .mcap, .db3 or a '
+                   f'folder of images')
