@@ -21,6 +21,7 @@ COMMANDS = {
     'evaluate': ('evaluate', "compare models by the field's protocols, with a report"),
     'train': ('train', 'train a model by a preset or a file of settings'),
     'export': ('export', 'a model becomes an ONNX file, checked against torch'),
+    'models': ('models', 'published models: list, fetch'),
     'weights': ('weights', 'backbone weights: where they are, fetching them'),
     'doctor': ('doctor', 'what of this machine is ready, and what to do about the rest'),
 }

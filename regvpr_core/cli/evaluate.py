@@ -172,7 +172,7 @@ def _check_output(options: argparse.Namespace) -> None:
 def _cache(options: argparse.Namespace, console: Console) -> Path | None:
     from regvpr_core.config import check_range
     from regvpr_core.evaluation.descriptor_cache import trim
-    from regvpr_core.models.backbones import cache_folder
+    from regvpr_core.models.downloads import cache_folder
 
     check_range('--cache-limit-gb', options.cache_limit_gb, 0.0, 1e6)
     if options.no_cache:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     with download_bar(console) as progress:
         loaded = load_model(options.model, download=True, progress=progress,
                             notice=lambda line: say(console, line, 'dim'))
-    size = loaded.model.config.preprocessing
+    size = loaded.model.preprocessing
     difference = export_onnx(loaded, options.out, tokens=options.tokens)
     print_facts({'file': str(options.out), 'model': loaded.name, 'opset': OPSET,
                  'input': f'images, batch x 3 x {size.height} x {size.width}, normalised',

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             say(console, loaded.notice)
             # Two checkpoints may bear one name; their captions must not.
             caption = loaded.name if loaded.name not in models else str(name)
-            models[caption] = loaded.model
+            models[caption] = loaded.backboned('heatmap')
     options.out.mkdir(parents=True, exist_ok=True)
     written = 0
     for path in files:

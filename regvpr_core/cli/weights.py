@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> None:
 
 def run_list(options: argparse.Namespace) -> None:
     """Print a table of the known weights."""
-    from regvpr_core.models.backbones import search_folders, SOURCES
+    from regvpr_core.models.backbones import SOURCES
+    from regvpr_core.models.downloads import search_folders
 
     table = Table('backbone', 'origin', 'MB', 'on this machine', 'what it is')
     for source in SOURCES:

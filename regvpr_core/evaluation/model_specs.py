@@ -30,6 +30,7 @@ from regvpr_core.evaluation.describers import CallableDescriber, Describer, Enco
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
 from regvpr_core.models.backbones import find_backbone
+from regvpr_core.models.catalogue import ALIASES, CATALOGUE
 from regvpr_core.models.checkpoints import (
     fingerprint,
     load_model,
@@ -40,7 +41,6 @@ from regvpr_core.models.checkpoints import (
 )
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import choose_device, load_encoder, torch_encoder
-from regvpr_core.models.peers import PEERS
 from regvpr_core.models.vit import check_weights
 
 FUNCTION = re.compile(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*')
@@ -103,8 +103,8 @@ def check_spec(spec: str, allow_code: bool) -> None:
         _check_leave(spec, baseline.hub, allow_code)
     elif spec.startswith('hub:'):
         _check_leave(spec, spec.removeprefix('hub:'), allow_code)
-    elif spec != EFFICIENTNET and not re.search(r'[./:\\]', spec) and spec not in UNPUBLISHED \
-            and spec not in MODELS and spec not in PEERS and not Path(spec).is_file():
+    elif not re.search(r'[./:\\]', spec) and not Path(spec).is_file() and spec not in (
+            EFFICIENTNET, *UNPUBLISHED, *MODELS, *CATALOGUE, *ALIASES):
         raise _unknown(spec)
 
 
@@ -115,7 +115,7 @@ def _check_leave(name: str, repository: str, allow_code: bool) -> None:
 
 
 def _unknown(spec: str) -> EvaluationError:
-    known = (*MODELS, *PEERS, *BASELINES, EFFICIENTNET)
+    known = (*MODELS, *CATALOGUE, *ALIASES, *BASELINES, EFFICIENTNET)
     return EvaluationError(f'unknown model {spec!r}{nearest(spec, known)}')
 
 
@@ -193,7 +193,7 @@ def _preset(path: Path, weights: Path | None, device: str, precision: str) -> De
         loaded = untrained(config, path.stem)
     else:
         loaded = load_model(weights, download=True)
-        if _architecture(loaded.model.config) != _architecture(config):
+        if _architecture(loaded.backboned('a preset').config) != _architecture(config):
             raise EvaluationError(f'{weights} holds another model than {path} describes')
         loaded = replace(loaded, name=path.stem)
     return EncoderDescriber(torch_encoder(loaded, choose_device(device), precision))

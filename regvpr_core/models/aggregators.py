@@ -3,6 +3,7 @@
 Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives unit rows, float32.
 """
 
+from regvpr_core.models.boq import Boq, BoqConfig
 from regvpr_core.models.gem import CosPlace, CosPlaceConfig, GeM, PoolingConfig
 from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.netvlad import NetVlad, NetVladConfig
@@ -18,5 +19,6 @@ AGGREGATORS: dict[str, tuple[type, type]] = {
     'cosplace': (CosPlace, CosPlaceConfig),
     'netvlad': (NetVlad, NetVladConfig),
     'mixvpr': (MixVpr, MixVprConfig),
+    'boq': (Boq, BoqConfig),
 }
 """Name to module and its config. A module is built as `module(token_width, config)`."""

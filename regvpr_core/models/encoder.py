@@ -10,8 +10,8 @@ import torch
 from regvpr_core.config import DEFAULT_MODEL, from_mapping, nearest
 from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.images import RGB
-from regvpr_core.models.backbones import Progress
 from regvpr_core.models.checkpoints import load_model, LoadedModel
+from regvpr_core.models.downloads import Progress
 from regvpr_core.models.engines import (
     check_precision,
     check_threads,
@@ -21,6 +21,8 @@ from regvpr_core.models.engines import (
     OnnxEngine,
 )
 from regvpr_core.models.preprocessing import network_input, Preprocessing
+from regvpr_core.models.published import PublishedNetwork
+from regvpr_core.models.published_engine import PublishedEngine
 
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 ENGINES = ('auto', 'torch', 'onnxruntime')
@@ -35,7 +37,7 @@ class Encoder:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | PublishedEngine,
         device: torch.device,
         *,
         name: str,
@@ -158,11 +160,16 @@ def torch_encoder(
 ) -> Encoder:
     """An encoder of a loaded model, whose weights it takes over."""
     model = loaded.model
-    engine = (CpuEngine(model, precision, threads) if device.type == 'cpu'
-              else DeviceEngine(model, device, precision))
+    engine: Engine | PublishedEngine
+    if isinstance(model, PublishedNetwork):
+        engine = PublishedEngine(model, device, precision, threads)
+    elif device.type == 'cpu':
+        engine = CpuEngine(model, precision, threads)
+    else:
+        engine = DeviceEngine(model, device, precision)
     return Encoder(engine, device, name=loaded.name, fingerprint=loaded.fingerprint,
                    notice=loaded.notice, dimension=model.dimension,
-                   preprocessing=model.config.preprocessing)
+                   preprocessing=model.preprocessing)
 
 
 def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -> Encoder:

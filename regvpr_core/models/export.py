@@ -19,7 +19,8 @@ from regvpr_core.errors import ConfigError, ExportError
 from regvpr_core.models.checkpoints import LoadedModel, METADATA_KEY
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.engines import TOKENS
-from regvpr_core.models.vit import PATCH
+from regvpr_core.models.published import PublishedNetwork
+from regvpr_core.models.vit import DinoVisionTransformer, PATCH
 
 OPSET = 17
 """Read by onnxruntime from 1.12 and TensorRT from 8.6."""
@@ -36,21 +37,27 @@ MAX_ONNX_BYTES = 2_000_000_000
 class BakedModel(nn.Module):
     """A descriptor model bound to one input size."""
 
-    def __init__(self, model: DescriptorModel, tokens: bool = False) -> None:
+    def __init__(
+        self, model: DescriptorModel | PublishedNetwork, tokens: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.outputs = ['descriptors', TOKENS] if tokens else ['descriptors']
-        size = model.config.preprocessing
+        size = model.preprocessing
         grid = (size.height // PATCH, size.width // PATCH)
-        positions = model.backbone.positions(grid).detach().clone()
-        # The tracer must see a constant, not DINOv2's interpolation.
-        model.backbone.positions = lambda _: positions  # type: ignore[assignment, method-assign]
+        for vit in model.modules():
+            if isinstance(vit, DinoVisionTransformer):
+                positions = vit.positions(grid).detach().clone()
+                # The tracer must see a constant, not DINOv2's interpolation.
+                vit.positions = lambda _, fixed=positions: fixed  # type: ignore[method-assign, misc]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Network input (B, 3, H, W) of the one size to unit rows (B, D), and patch tokens
         (B, h, w, width) where they are among the outputs.
         """
-        return self.model.with_tokens(images)[:len(self.outputs)]
+        if TOKENS in self.outputs:
+            return self.model.with_tokens(images)
+        return (self.model(images),)
 
 
 def export_onnx(loaded: LoadedModel, path: Path, *, tokens: bool = False) -> float:
@@ -103,19 +110,18 @@ def write_graph(baked: BakedModel, path: Path) -> None:
                 dynamic_axes={name: {0: 'batch'} for name in ('images', *baked.outputs)})
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).splitlines()[0][:300]
-        raise ExportError(f'{baked.model.config.aggregator} cannot be exported: {reason}') \
-            from error
+        raise ExportError(f'{type(baked.model).__name__} cannot be exported: {reason}') from error
 
 
 def record(loaded: LoadedModel) -> dict[str, Any]:
     """What an encoder must know of a file."""
-    config = loaded.model.config
+    config = to_mapping(loaded.model.config) if isinstance(loaded.model, DescriptorModel) else {}
     return {
         'name': loaded.name,
         'fingerprint': loaded.fingerprint,
         'dimension': loaded.model.dimension,
-        'preprocessing': to_mapping(config.preprocessing),
-        'config': to_mapping(config),
+        'preprocessing': to_mapping(loaded.model.preprocessing),
+        'config': config,
         'opset': OPSET,
         'notice': loaded.notice,
     }
@@ -148,8 +154,8 @@ def largest_difference(baked: BakedModel, path: Path) -> float:
     return worst
 
 
-def example(model: DescriptorModel, batch: int) -> Tensor:
+def example(model: DescriptorModel | PublishedNetwork, batch: int) -> Tensor:
     """Network input of smooth noise, the same in every call."""
-    size = model.config.preprocessing
+    size = model.preprocessing
     noise = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch))
     return nn.functional.interpolate(noise, (size.height, size.width), mode='bicubic')

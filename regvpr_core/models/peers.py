@@ -1,35 +1,52 @@
-"""Published checkpoints of other methods, under our key names: DINOv2-SALAD and MegaLoc.
+"""Published checkpoints of other methods, under our key names.
 
-Layouts: `dino_salad.ckpt` of github.com/serizba/salad, a plain state dict of a pickle; the
-safetensors file of github.com/gmberton/MegaLoc. Only key names and shapes are taken from them.
+Only key names and shapes are taken from the published files; `catalogue.py` says what they are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+import pickle
+import zipfile
 
+import safetensors
+from safetensors.torch import load_file
 import torch
 from torch import Tensor
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import CheckpointError
+from regvpr_core.models.catalogue import CATALOGUE
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.downloads import MAX_BYTES
 from regvpr_core.models.preprocessing import Preprocessing
+from regvpr_core.models.published import PublishedNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A published model: our config for it, its key for each of ours, and what it leaves out.
+    """How a published model is built, its key for each of ours, and what it leaves out.
 
+    config: of a `DescriptorModel`; or network: makes a module that is none.
     their_key: our key to the published one.
-    files, url: names that the published file is looked for under, and where to get it.
-    left_out: keys of ours that the file lacks and inference never uses; they become zeros.
+    left_out: keys of ours that the file may lack and inference never uses; they become zeros.
+    unread: how keys of theirs begin that inference never uses.
     """
 
-    config: ModelConfig
-    their_key: Callable[[str], str]
-    files: tuple[str, ...] = ()
-    url: str = ''
+    config: ModelConfig | None = None
+    network: Callable[[], PublishedNetwork] | None = None
+    their_key: Callable[[str], str] = str
     left_out: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+
+    def empty(self) -> DescriptorModel | PublishedNetwork:
+        """The network without storage for its weights."""
+        with torch.device('meta'):
+            if self.config is not None:
+                return DescriptorModel(self.config)
+            if self.network is not None:
+                return self.network()
+        raise ValueError('a peer needs a config or a network')
 
 
 def salad_key(key: str) -> str:
@@ -46,24 +63,99 @@ def megaloc_key(key: str) -> str:
     return key
 
 
-# Both are evaluated at 322 pixels by their authors.
+def boq_key(key: str) -> str:
+    """Our key to that of BoQ's `dinov2_12288.pth`."""
+    return key.replace('backbone.', 'backbone.dino.', 1) if key.startswith('backbone.') else key
+
+
+# All are evaluated at 322 pixels by their authors.
 EVALUATED = Preprocessing(height=322, width=322)
+SALAD = ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
+                    preprocessing=EVALUATED)
 
 PEERS = {
-    'salad_vitb14': Peer(
-        config=ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
-                           preprocessing=EVALUATED),
-        their_key=salad_key, files=('dino_salad.ckpt',),
-        url='https://github.com/serizba/salad/releases/download/v1.0.0/dino_salad.ckpt'),
+    'salad_vitb14': Peer(config=SALAD, their_key=salad_key),
+    'cliquemining': Peer(config=SALAD, their_key=salad_key),
     'megaloc': Peer(
         config=ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
                            aggregator_config={'cluster_dim': 256, 'output_dim': 8448},
                            preprocessing=EVALUATED),
-        their_key=megaloc_key, files=('megaloc.safetensors', 'model.safetensors'),
-        url='https://huggingface.co/gberton/MegaLoc/resolve/main/model.safetensors',
-        left_out=frozenset({'backbone.mask_token'})),
+        their_key=megaloc_key, left_out=frozenset({'backbone.mask_token'})),
+    'boq_vitb14': Peer(
+        # The features are those of the last block, without the final LayerNorm.
+        config=ModelConfig(backbone='vitb14', last_block=11, aggregator='boq', train='last_2',
+                           preprocessing=Preprocessing(height=322, width=322,
+                                                       interpolation='bicubic')),
+        their_key=boq_key),
 }
 """Name to peer."""
+
+
+def read_published(path: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a published file, with the wrappings of trainers taken off.
+
+    Pickles are read with `weights_only`, which builds tensors and plain containers only; whoever
+    calls compares the digest first.
+
+    Raises:
+        CheckpointError: too large, truncated, or neither safetensors nor a torch checkpoint.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f'{path} is larger than {MAX_BYTES} bytes')
+    try:
+        kind = _kind(path)
+        weights = load_file(path) if kind == 'safetensors' else \
+            torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError,
+            zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise CheckpointError(f'{path} is truncated or no {name} file: '
+                              f'{" ".join(str(error).split())[:200]}') from error
+    for wrapping in ('state_dict', 'model_state_dict'):
+        if isinstance(weights, dict) and isinstance(weights.get(wrapping), dict):
+            weights = weights[wrapping]
+    if not isinstance(weights, dict) or not weights or \
+            not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f'{path} is no {name} file: it holds no table of tensors')
+    if all(key.startswith('module.') for key in weights):  # of DataParallel
+        weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    return dict(weights)
+
+
+def _kind(path: Path) -> str:
+    """What a file is by its first bytes; its name is not asked.
+
+    Raises:
+        ValueError: it is none of the kinds that published weights have.
+    """
+    with path.open('rb') as file:
+        start = file.read(9)
+    if start[:4] == b'PK\x03\x04':
+        return 'torch'
+    if start[8:9] == b'{':
+        return 'safetensors'
+    if start[:1] == b'\x80':
+        return 'torch'  # written before torch 1.6
+    raise ValueError('neither a safetensors file nor a torch checkpoint')
+
+
+def identify(keys: Iterable[str], file: str = '') -> str | None:
+    """The peer whose keys these are; of those of one layout that which is published as `file`."""
+    found, names = set(keys), sorted(PEERS, key=lambda name: (
+        name not in CATALOGUE or file not in CATALOGUE[name].files))
+    for name in names:
+        theirs, spare = published_keys(name)
+        rest = {key for key in found if not key.startswith(PEERS[name].unread)}
+        if theirs <= rest <= theirs | spare:
+            return name
+    return None
+
+
+def published_keys(name: str) -> tuple[set[str], set[str]]:
+    """Keys that a peer's file must have, and those that it may have besides."""
+    peer = PEERS[name]
+    expected = peer.empty().state_dict()
+    return ({peer.their_key(key) for key in expected.keys() - peer.left_out},
+            {peer.their_key(key) for key in peer.left_out})
 
 
 def peer_state(name: str, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -71,11 +163,11 @@ def peer_state(name: str, weights: Mapping[str, Tensor], source: str) -> dict[st
 
     Args:
         name: in `PEERS`.
-        weights: the file's tensors, read without running code from it (`weights_only=True`).
+        weights: the file's tensors, from `read_published`.
         source: what to call the file in a message.
 
     Returns:
-        a state dict for `DescriptorModel(PEERS[name].config)`, float32.
+        a state dict for `PEERS[name].empty()`, float32.
 
     Raises:
         CheckpointError: unknown peer; or names the published keys that are missing, unknown, of
@@ -84,8 +176,8 @@ def peer_state(name: str, weights: Mapping[str, Tensor], source: str) -> dict[st
     if name not in PEERS:
         raise CheckpointError(f'unknown peer {name!r}{nearest(name, PEERS)}')
     peer = PEERS[name]
-    with torch.device('meta'):
-        expected = DescriptorModel(peer.config).state_dict()
+    expected = peer.empty().state_dict()
+    weights = {key: value for key, value in weights.items() if not key.startswith(peer.unread)}
     theirs = {key: peer.their_key(key) for key in expected.keys() - peer.left_out}
     spare = {peer.their_key(key) for key in peer.left_out}
     wrong = [f'{theirs[key]} {tuple(weights[theirs[key]].shape)} instead of {tuple(like.shape)}'
@@ -96,26 +188,33 @@ def peer_state(name: str, weights: Mapping[str, Tensor], source: str) -> dict[st
                           ('has', wrong)):
         if keys:
             more = f' and {len(keys) - 3} more' if len(keys) > 3 else ''
+            other = identify(weights)
+            other = f'; it is a {other} file' if other and other != name else ''
             raise CheckpointError(f'{source} is not a {name} file: it {problem} '
-                                  f'{", ".join(keys[:3])}{more}')
+                                  f'{", ".join(keys[:3])}{more}{other}')
     for key in theirs.values():
         if not bool(weights[key].isfinite().all()):
             raise CheckpointError(f'{source} is damaged: {key} holds values that are not finite')
-    return {key: weights[theirs[key]].float().reshape(like.shape) if key in theirs
+    return {key: _typed(weights[theirs[key]], like) if key in theirs
             else torch.zeros(like.shape) for key, like in expected.items()}
 
 
-def load_peer(name: str, weights: Mapping[str, Tensor], source: str) -> DescriptorModel:
+def load_peer(
+    name: str, weights: Mapping[str, Tensor], source: str
+) -> DescriptorModel | PublishedNetwork:
     """A published model in eval mode, ready to run.
 
     Raises:
         CheckpointError: the weights do not fit, see `peer_state`.
     """
     state = peer_state(name, weights, source)
-    with torch.device('meta'):
-        model = DescriptorModel(PEERS[name].config)
+    model = PEERS[name].empty()
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def _typed(tensor: Tensor, like: Tensor) -> Tensor:
+    return tensor.to(like.dtype).reshape(like.shape)
 
 
 def _fits(tensor: Tensor, like: Tensor) -> bool:

@@ -17,15 +17,17 @@ from regvpr_core.images import check_rgb
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PATCH = 14
+INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
     """Part of a checkpoint: how its network was shown images.
 
-    height, width: network input in pixels, multiples of 14, 14 to 2016.
+    height, width: network input in pixels, 14 to 2016; of a ViT multiples of 14.
     resize: `stretch` to that size whatever the aspect, as RegVPR, SALAD and GSV-Cities do.
     mean, std: per channel of RGB in 0..1.
+    interpolation: bilinear or bicubic, antialiased.
     """
 
     height: int = 224
@@ -33,17 +35,29 @@ class Preprocessing:
     resize: str = 'stretch'
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = 'bilinear'
 
     def __post_init__(self) -> None:
         for name in ('height', 'width'):
-            size = getattr(self, name)
-            check_range(f'preprocessing.{name}', size, PATCH, 2016)
-            if size % PATCH:
-                raise ConfigError(f'preprocessing.{name} is {size}; expected a multiple of 14')
+            check_range(f'preprocessing.{name}', getattr(self, name), PATCH, 2016)
+        if self.interpolation not in INTERPOLATIONS:
+            raise ConfigError(f'preprocessing.interpolation is {self.interpolation!r}; known: '
+                              f'{", ".join(INTERPOLATIONS)}')
         if self.resize != 'stretch':
             raise ConfigError(f'preprocessing.resize is {self.resize!r}; known: stretch')
         for value in self.std:
             check_range('preprocessing.std', value, 1e-3, 1e3)
+
+    def check_patches(self) -> None:
+        """Refuse a size that a ViT with 14-pixel patches cannot take.
+
+        Raises:
+            ConfigError: names the side.
+        """
+        for name in ('height', 'width'):
+            size = getattr(self, name)
+            if size % PATCH:
+                raise ConfigError(f'preprocessing.{name} is {size}; expected a multiple of 14')
 
 
 # Images of messages are read-only, and only read here; a copy would cost as much as resizing.
@@ -67,10 +81,11 @@ def network_input(
     size = (preprocessing.height, preprocessing.width)
     # Resizing uint8 keeps the full image from ever becoming floats; the rounding is below 1/255.
     if device.type == 'cpu':
-        pixels = F.interpolate(pixels, size, mode='bilinear', antialias=True)
+        pixels = F.interpolate(pixels, size, mode=preprocessing.interpolation, antialias=True)
         x = pixels.float()
     else:
-        x = F.interpolate(pixels.float(), size, mode='bilinear', antialias=True)
+        x = F.interpolate(pixels.float(), size, mode=preprocessing.interpolation, antialias=True)
+        x = x.clamp(0, 255)  # bicubic overshoots
     mean, std = moments(preprocessing, device)
     return ((x - mean) / std).contiguous()
 

@@ -12,10 +12,10 @@ from regvpr_core.models.backbones import (
     BackboneWeights,
     fetch_backbone,
     find_backbone,
-    Progress,
 )
 from regvpr_core.models.checkpoints import load_model
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.downloads import Progress
 from regvpr_core.models.vit import check_weights, load_backbone_weights
 from regvpr_core.training.config import TrainConfig
 
@@ -71,7 +71,7 @@ def build_model(
     load_backbone_weights(model.backbone, weights.tensors, str(weights.path))
     if config.start is not None:
         path = Path(config.backbone_path) if config.backbone_path else None
-        start = load_model(config.start, path).model
+        start = load_model(config.start, path).backboned('start')
         tensors = start.state_dict()
         own = model.state_dict()
         # Adapters may be new: they start at zero, so the model begins as the checkpoint is.

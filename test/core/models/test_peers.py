@@ -1,22 +1,27 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from regvpr_core.errors import CheckpointError
 from regvpr_core.models import peers
-from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.catalogue import CATALOGUE
+from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.peers import load_peer, Peer, peer_state, PEERS
 
 SMALL_HEADS = {
     'salad_vitb14': {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16},
     'megaloc': {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16,
                 'output_dim': 20},
+    'boq_vitb14': {'channels': 64, 'queries': 3, 'rows': 2},
 }
 
 
 @pytest.fixture
 def small_peers(monkeypatch):
     """The peers on ViT-S with small heads: the same keys, quicker."""
-    small = {name: Peer(config=ModelConfig(aggregator='salad', aggregator_config=head),
+    small = {name: Peer(config=replace(PEERS[name].config, backbone='vits14',
+                                       aggregator_config=head),
                         their_key=PEERS[name].their_key, left_out=PEERS[name].left_out)
              for name, head in SMALL_HEADS.items()}
     monkeypatch.setattr(peers, 'PEERS', small)
@@ -41,7 +46,7 @@ def test_published_weights_give_the_same_descriptors(small_peers, name):
     images = torch.randn(2, 3, 42, 56)
     with torch.no_grad():
         torch.testing.assert_close(load_peer(name, tensors, 'file')(images), model(images),
-                                   atol=0, rtol=0)
+                                   atol=1e-6, rtol=0)
 
 
 def test_the_published_key_names_are_those_of_the_files():
@@ -53,16 +58,26 @@ def test_the_published_key_names_are_those_of_the_files():
         'megaloc': {'backbone.blocks.11.ls2.gamma', 'backbone.pos_embed',
                     'aggregator.agg.dust_bin', 'aggregator.agg.score.3.weight',
                     'aggregator.linear.weight', 'aggregator.linear.bias'},
+        'boq_vitb14': {'backbone.dino.blocks.11.ls2.gamma', 'backbone.dino.norm.weight',
+                       'backbone.dino.mask_token', 'aggregator.proj_c.weight',
+                       'aggregator.norm_input.bias', 'aggregator.boqs.1.queries',
+                       'aggregator.boqs.0.encoder.self_attn.in_proj_weight',
+                       'aggregator.boqs.0.encoder.linear2.bias',
+                       'aggregator.boqs.0.self_attn.out_proj.weight',
+                       'aggregator.boqs.1.cross_attn.in_proj_bias',
+                       'aggregator.boqs.1.norm_out.weight', 'aggregator.fc.weight'},
     }.items():
         with torch.device('meta'):
             ours = DescriptorModel(PEERS[name].config).state_dict()
         assert keys <= {PEERS[name].their_key(key) for key in ours.keys() - PEERS[name].left_out}
 
 
-def test_descriptors_of_the_full_peers_have_8448_numbers():
-    for peer in PEERS.values():
-        with torch.device('meta'):
-            assert DescriptorModel(peer.config).dimension == 8448
+@pytest.mark.parametrize('name', CATALOGUE)
+def test_a_catalogued_model_has_the_size_that_its_entry_states(name):
+    entry, model = CATALOGUE[name], PEERS[name].empty()
+    assert model.dimension == entry.dimension
+    assert sum(p.numel() for p in model.parameters()) == entry.parameters
+    assert (model.preprocessing.height, model.preprocessing.width) == (entry.height, entry.width)
 
 
 def test_megaloc_files_with_a_mask_token_load_as_well(small_peers):

@@ -1,0 +1,112 @@
+"""A published model comes to this machine: by download, or from a file that is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import shutil
+
+import safetensors
+from safetensors import safe_open
+
+from regvpr_core.config import nearest
+from regvpr_core.errors import CheckpointError
+from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE, local_file
+from regvpr_core.models.downloads import (
+    cache_folder,
+    check_file,
+    download,
+    Progress,
+    record_digest,
+)
+from regvpr_core.models.peers import peer_state, read_published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """path: of the file. sha256: of it. was_here: nothing had to be fetched."""
+
+    path: Path
+    sha256: str
+    was_here: bool
+
+
+def fetch_model(
+    name: str, source: Path | None = None, progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Fetched:
+    """Bring a catalogued model into the cache, once; what is there is checked again.
+
+    Args:
+        name: in `CATALOGUE`, or an alias.
+        source: a file of the published layout, instead of a download.
+        progress: told how far a download is.
+        notice: told the licence before anything is fetched.
+
+    Raises:
+        CheckpointError: unknown or refused name, not reachable, or the file is truncated, foreign
+            or another than before.
+    """
+    name = canonical(name)
+    if name not in CATALOGUE:
+        known = (*CATALOGUE, *ALIASES)
+        raise CheckpointError(f'unknown model {name!r}{nearest(name, known)}; '
+                              f'`regvpr models` lists those that can be fetched')
+    entry = CATALOGUE[name]
+    if entry.refused:
+        raise CheckpointError(f'{name} is not built: {entry.refused}')
+    here = local_file(name)
+    if here is not None and source is None:
+        published = here.name == entry.file
+        digest = check_file(here, entry.size if published else None,
+                            entry.sha256 if published else None)
+        return Fetched(path=here, sha256=digest, was_here=True)
+    if notice:
+        notice(f'{name}: {entry.title}; licence {entry.licence}; {entry.page}')
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        return _take(name, source, folder)
+    path = folder / entry.file
+    digest = download(entry.url, path, size=entry.size, sha256=entry.sha256, progress=progress,
+                      accept=lambda part: check_layout(name, part))
+    return Fetched(path=path, sha256=digest, was_here=False)
+
+
+def check_layout(name: str, path: Path) -> None:
+    """Refuse a file that does not hold the weights of a catalogued model, all and finite.
+
+    Raises:
+        CheckpointError: says what is wrong with it.
+    """
+    peer_state(name, read_published(path, name), str(path))
+
+
+def _take(name: str, source: Path, folder: Path) -> Fetched:
+    """Copy a file that is given into the cache, under the name that it is looked for."""
+    if not source.is_file():
+        raise CheckpointError(f'{source} does not exist')
+    entry = CATALOGUE[name]
+    kept = is_safetensors(source)
+    path = folder / (entry.files[-1] if kept else entry.file)
+    published = path.name == entry.file
+    digest = check_file(source, entry.size if published else None,
+                        entry.sha256 if published else None)
+    check_layout(name, source)
+    part = path.with_name(f'{path.name}.{os.getpid()}')
+    try:
+        shutil.copyfile(source, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    record_digest(path, digest)
+    return Fetched(path=path, sha256=digest, was_here=False)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file can be read as safetensors, whatever its name."""
+    try:
+        with safe_open(path, framework='np'):
+            return True
+    except (OSError, safetensors.SafetensorError):
+        return False

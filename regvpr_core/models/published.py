@@ -1,0 +1,40 @@
+"""Networks of other people that are no backbone with an aggregator: what they have in common."""
+
+import json
+
+from torch import nn, Tensor
+
+from regvpr_core.config import to_mapping
+from regvpr_core.errors import ConfigError
+from regvpr_core.models.preprocessing import Preprocessing
+
+
+class PublishedNetwork(nn.Module):
+    """Images in, unit descriptors out; in eval mode a row never depends on its batch.
+
+    dimension: length D of a descriptor. preprocessing: how its authors show it images.
+    """
+
+    dimension: int
+    preprocessing: Preprocessing
+
+    def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Descriptors as `forward`, and patch tokens (B, h, w, width) of the same pass.
+
+        Raises:
+            ConfigError: the network has no patches.
+        """
+        raise ConfigError(f'{type(self).__name__} gives no patch tokens; use features xfeat or '
+                          f'none')
+
+    def described(self) -> str:
+        """All that decides a descriptor besides the weights, as text for a fingerprint."""
+        return json.dumps({'network': type(self).__name__,
+                           'preprocessing': to_mapping(self.preprocessing)}, sort_keys=True)
+
+
+def not_for(purpose: str, network: PublishedNetwork) -> ConfigError:
+    """The error for what needs a backbone with an aggregator of ours."""
+    return ConfigError(f'{purpose} needs a DINOv2 backbone with an aggregator, which '
+                       f'{type(network).__name__} is not; take salad_vitb14, megaloc, boq_vitb14 '
+                       f'or a checkpoint of regvpr train')
