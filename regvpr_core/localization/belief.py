@@ -205,6 +205,25 @@ class Belief:
         return (first, self.probability(first),
                 float(self.masses(np.setdiff1d(there, here, assume_unique=True)).sum()))
 
+    def top(self, count: int, least: float) -> list[tuple[int, float]]:
+        """The most likely places: keyframe and probability of each, most likely first.
+
+        Args:
+            count: at most so many; places are further apart than twice a place's radius.
+            least: probability of a place that is given.
+        """
+        found: list[tuple[int, float]] = []
+        left = np.ones(len(self._ids), dtype=bool)
+        while left.any() and len(found) < count:
+            keyframe = int(self._ids[left][np.argmax(self._above[left])])
+            probability = self.probability(keyframe)
+            if probability < least:
+                break
+            found.append((keyframe, probability))
+            here = self._near(self._T[keyframe], 2.0 * self.radius_m, any_angle=True)
+            left &= ~np.isin(self._ids, here, assume_unique=True)
+        return sorted(found, key=lambda one: -one[1])
+
     def _moved(
         self, ids: Ids, motion: Array | None, elapsed_s: float
     ) -> tuple[Array, float]:

@@ -1,7 +1,8 @@
 """An image and odometry in, a localization out: where in the map is the robot?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 import time
 
 import numpy as np
@@ -12,7 +13,9 @@ from regvpr_core.localization.appearance import Appearance, Float32
 from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import margin, same_place, sample, scores
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.pose_prior import estimate, PosePrior
+from regvpr_core.localization.matches import Match
+from regvpr_core.localization.one_image import Answer, answer, ImageLocalization, with_evidence
+from regvpr_core.localization.pose_prior import estimate, PoseHypothesis, PosePrior
 from regvpr_core.localization.settings import LocalizerConfig
 from regvpr_core.localization.states import Decider, Evidence, State
 from regvpr_core.localization.stored_calibration import stored_or_learnt
@@ -26,11 +29,10 @@ from regvpr_core.verification.verification import (
     AnyVerifier,
     make_verifier,
     spread_log_odds,
-    Verification,
 )
 
 __all__ = ['Description', 'Frame', 'Localization', 'Localizer', 'LocalizerConfig', 'Match',
-           'State']
+           'State', 'image_config']
 
 OUT_OF_ORDER_NS = 1_000_000_000
 """An image older than the last by less came late and is no evidence; by more, time jumped back."""
@@ -45,35 +47,21 @@ else is all new. On the town's laps (seed 7) that takes 2 m."""
 LEAST_WAY_M = 1.0
 """Without odometry, an image of which all is new counts as at least so much of the way."""
 
+LEAST_HYPOTHESIS = 0.02
+"""Places of less belief are no hypotheses."""
+
 JUMP_FLOOR_M = 1.0
 """Odometry may be corrected by this much between any two images."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """One keyframe found.
-
-    similarity: cosine of the centred descriptors. score: see `calibration`.
-    probability: that the robot is at its place, after all images so far (the belief).
-    image_probability: that the match is true, by this image's score and margin alone
-        (`Calibration.probability`).
-    view: which of the frame's images found it. verification: what local features say of it.
-    """
-
-    keyframe_id: int
-    similarity: float
-    score: float
-    probability: float
-    accepted: bool
-    image_probability: float = 0.0
-    view: int = 0
-    verification: Verification | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Localization:
-    """What is known after an image. pose_prior: only when the state is LOCALIZED.
+    """What is known after an image.
 
+    pose_prior: only when the state is LOCALIZED.
+    hypotheses: places where the robot may be, most likely first, at most
+        `LocalizerConfig.hypotheses`; when LOCALIZED, the believed one alone. None of them is
+        believed in any other state.
     descriptions: what the network made of the images, for who else wants it.
     """
 
@@ -85,6 +73,7 @@ class Localization:
     pose_prior: PosePrior | None
     seconds: dict[str, float]
     descriptions: tuple[Description, ...] = ()
+    hypotheses: tuple[PoseHypothesis, ...] = ()
 
     def __repr__(self) -> str:
         best = self.matches[0] if self.matches else None
@@ -99,6 +88,13 @@ class _Past:
     stamp_ns: int
     T_odom_base: Array | None
     descriptor: Float32
+
+
+def image_config(place_map: PlaceMap, config: LocalizerConfig | None = None) -> LocalizerConfig:
+    """Settings for `localize_image`: verified by the local features that the map holds."""
+    config = LocalizerConfig() if config is None else config
+    kind = place_map.manifest.features or 'none'
+    return replace(config, verification=replace(config.verification, kind=kind))
 
 
 class Localizer:
@@ -177,13 +173,60 @@ class Localizer:
         # An image that came late is of where the robot was; the belief is of where it is.
         if state is State.LOCALIZED and not self._is_late(stamp_ns):
             pose_prior = self._pose_prior(views, matches[0], keyframe)
+        hypotheses = self._hypotheses(views, pose_prior, keyframe)
         end = time.perf_counter()
         return Localization(
             stamp_ns=stamp_ns, state=state, reason=reason, off_map=self._belief.off_map,
             matches=matches, pose_prior=pose_prior,
             seconds={'describe': described - start, 'search': searched - described,
                      'belief': end - searched},
-            descriptions=tuple(views))
+            descriptions=tuple(views), hypotheses=hypotheses)
+
+    def localize_image(self, frame: Frame | Description) -> ImageLocalization:
+        """Localize one image by itself; the belief is neither used nor changed.
+
+        Local features decide with it where `LocalizerConfig.verification` asks for them
+        (`image_config` does, where the map holds them).
+
+        Raises:
+            ImageError: the image cannot be used.
+        """
+        view = self._describe([frame])[0]
+        found = self._search(view, 0.0)
+        if not len(found.ids):
+            return ImageLocalization(answer=answer(None)[0], reason=answer(None)[1],
+                                     probability=0.0, matches=(), pose_prior=None)
+        order = [(0, i) for i in range(len(found.ids))]
+        alone = self._calibration.probability(
+            found.scores, np.array(self._ahead([found], order)))
+        verified = {one.keyframe_id: one for one in found.verifications}
+        matches = [Match(
+            keyframe_id=int(k), similarity=float(similarity), score=float(score),
+            probability=0.0, accepted=False, verification=verified.get(int(k)),
+            image_probability=with_evidence(
+                float(p), verified[int(k)].log_odds if int(k) in verified else 0.0))
+            for k, similarity, score, p in zip(
+                found.ids, found.similarities, found.scores, alone, strict=True)]
+        matches.sort(key=lambda match: -match.image_probability)
+        said, reason = answer(matches[0])
+        pose_prior = None
+        if said is Answer.YES:
+            matches[0] = replace(matches[0], accepted=True)
+            pose_prior = self._pose_of_image(view, matches[0], found)
+        return ImageLocalization(
+            answer=said, reason=reason, probability=matches[0].image_probability,
+            matches=tuple(matches[: self._config.matches]), pose_prior=pose_prior)
+
+    def _pose_of_image(self, view: Description, match: Match, found: Seen) -> PosePrior:
+        """Pose of the base by one image alone."""
+        belief = copy(self._belief)
+        belief.reset()
+        belief.update(found.ids, found.log_odds)
+        verified = self._verifier.pose(
+            view.features, match.keyframe_id,
+            belief.near_pose(self.place_map.T_map_cam[match.keyframe_id]), view.frame.intrinsics)
+        return estimate(belief, match.keyframe_id, self.place_map.T_map_cam,
+                        view.frame.T_base_cam, self._config.pose_prior, verified)
 
     def _describe(self, frames: Sequence[Frame | Description]) -> list[Description]:
         views = [one if isinstance(one, Description) else self._described(one) for one in frames]
@@ -365,6 +408,19 @@ class Localizer:
             image_probability=image_probability,
             verification=next((v for v in one.verifications
                                if v.keyframe_id == one.ids[i]), None))
+
+    def _hypotheses(self, views: Sequence[Description], pose_prior: PosePrior | None,
+                    keyframe: int) -> tuple[PoseHypothesis, ...]:
+        """The believed place, or those that may be believed."""
+        if pose_prior is not None:
+            return (PoseHypothesis(keyframe_id=keyframe, prior=pose_prior,
+                                   probability=self._belief.probability(keyframe)),)
+        reference = self._mounts.T_base_reference
+        T_base_cam = views[0].frame.T_base_cam if reference is None else reference
+        return tuple(
+            PoseHypothesis(keyframe_id=k, probability=probability, prior=estimate(
+                self._belief, k, self.place_map.T_map_cam, T_base_cam, self._config.pose_prior))
+            for k, probability in self._belief.top(self._config.hypotheses, LEAST_HYPOTHESIS))
 
     def _pose_prior(
         self, views: Sequence[Description], match: Match, keyframe: int

@@ -80,6 +80,19 @@ class PosePrior:
         return f'PosePrior(x={x:.2f}, y={y:.2f}, z={z:.2f}, deviation_m={deviation:.2f})'
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PoseHypothesis:
+    """A place where the robot may be, to be tested by something else (NDT, AMCL, ICP).
+
+    keyframe_id: its most likely keyframe. probability: belief in the place. prior: pose of the
+    base frame there, with covariance.
+    """
+
+    keyframe_id: int
+    probability: float
+    prior: PosePrior
+
+
 def estimate(
     belief: Belief,
     keyframe: int,

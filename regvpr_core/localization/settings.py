@@ -15,6 +15,8 @@ class LocalizerConfig:
 
     candidates: int = setting(50, 'Keyframes that the search returns for an image.', 1, 1000)
     matches: int = setting(5, 'Matches that are reported.', 1, 50)
+    hypotheses: int = setting(
+        5, 'Places given with a pose while none is believed.', 0, 20)
     accept_probability: float = setting(0.9, 'Least belief in a place for a fix.', 0.5, 1.0)
     least_score: float = setting(
         2.0, 'Least score of the best keyframe of the place for a fix.', 0.0, 20.0)

@@ -8,7 +8,14 @@ import pytest
 from regvpr_core.errors import ConfigError, ImageError
 from regvpr_core.localization.belief import BeliefConfig
 from regvpr_core.localization.frames import Description
-from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig, State
+from regvpr_core.localization.localizer import (
+    Frame,
+    image_config,
+    Localizer,
+    LocalizerConfig,
+    State,
+)
+from regvpr_core.localization.one_image import Answer
 from regvpr_core.maps.place_map import PlaceMap
 
 COUNT = 60
@@ -256,3 +263,56 @@ def test_a_map_file_localizes_after_it_was_opened_again(small_encoder, wall_map,
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(CONFIG, **settings)
+
+
+def test_one_image_alone_is_answered_yes_or_no_and_leaves_the_belief_alone(
+        small_encoder, map_of, street, noise):
+    wall, other = noise(140)[:100], noise(140)[100:]
+    with map_of(street(100, 1.0), small_encoder.describe_batch(wall),
+                small_encoder.fingerprint) as place_map:
+        localizer = Localizer(small_encoder, place_map, image_config(place_map, CONFIG))
+
+        def ask(rgb):
+            return localizer.localize_image(Frame(stamp_ns=0, rgb=rgb, T_base_cam=np.eye(4)))
+
+        first = Frame(stamp_ns=0, rgb=wall[3], T_base_cam=np.eye(4))
+        before = localizer.localize(first)
+        shown, off = [ask(rgb) for rgb in wall[:80]], [ask(rgb) for rgb in other]
+        again = localizer.localize(first)
+    assert again.off_map == before.off_map
+    assert sum(one.answer is not Answer.NO for one in shown) >= 60
+    assert any(one.answer is Answer.YES for one in shown)
+    assert sum(one.answer is Answer.YES for one in off) == 0
+    for k, one in enumerate(shown):
+        assert one.matches[0].keyframe_id == k
+        assert one.matches[0].image_probability == one.probability
+        assert (one.answer is Answer.NO) == (one.probability < 0.3)
+        assert (one.pose_prior is not None) == (one.answer is Answer.YES)
+        if one.pose_prior is not None:
+            assert abs(one.pose_prior.T_map_base[0, 3] - k) < 3.0
+            assert (one.pose_prior.variances > 0.0).all()
+
+
+def test_places_that_may_be_are_given_with_a_pose_until_one_is_believed(
+        small_encoder, map_of, street, wall):
+    rows = small_encoder.describe_batch(wall)
+    rows = np.concatenate([rows, rows])  # a second street, a kilometre off, looks the same
+    T = np.concatenate([street(COUNT, 1.0), street(COUNT, 1.0)])
+    T[COUNT:, 1, 3] += 1000.0
+    with map_of(T, rows) as place_map:
+        results = run(Localizer(small_encoder, place_map, CONFIG), wall, range(5, 25))
+    assert all(r.state is not State.LOCALIZED for r in results)
+    last = results[-1].hypotheses
+    assert len(last) >= 2
+    assert last[0].probability + last[1].probability > 0.5
+    assert last[0].probability == pytest.approx(last[1].probability, abs=0.1)
+    assert {round(one.prior.T_map_base[1, 3], -2) for one in last[:2]} == {0.0, 1000.0}
+    for one in last:
+        assert (np.linalg.eigvalsh(one.prior.covariance) > 0.0).all()
+
+
+def test_the_believed_place_is_the_only_hypothesis(small_encoder, wall_map, wall):
+    result = run(Localizer(small_encoder, wall_map, CONFIG), wall, range(5, 30))[-1]
+    assert result.state is State.LOCALIZED
+    assert [one.prior for one in result.hypotheses] == [result.pose_prior]
+    assert result.hypotheses[0].probability >= CONFIG.keep_probability
