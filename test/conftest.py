@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import os
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,13 @@ WEIGHTS = ROOT.parent / 'shared' / 'weights'
 
 T_BASE_CAM = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 0, 1.0]])
 """A camera that looks ahead, 0.3 m before and 1.2 m above the base."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread a worker, and in what it starts: workers share the processor already."""
+    if hasattr(config, 'workerinput'):
+        torch.set_num_threads(1)
+        os.environ['OMP_NUM_THREADS'] = '1'
 
 
 @pytest.fixture
@@ -180,7 +188,7 @@ def encoder():
     from regvpr_core.models.encoder import load_encoder
 
     try:
-        return load_encoder('gem_vits14', 'cpu', download=True)
+        return load_encoder('gem_vits14', 'cpu', 'fp32', download=True)
     except CheckpointError as error:
         pytest.skip(f'no backbone weights can be had: {error}')
 

@@ -2,10 +2,15 @@
 
 import array
 from collections.abc import Callable, Iterator
+import contextlib
+import fcntl
 import os
 from pathlib import Path
+import random
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 import time
 from typing import Any
@@ -22,6 +27,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
 from regvpr_ros.msg import LocalizationStatus, PlaceMatches
 from sensor_msgs.msg import Image
 
@@ -82,7 +88,9 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._end = Future(executor=self._executor)
+        self._thread = threading.Thread(
+            target=self._executor.spin_until_future_complete, args=(self._end,))
         self._thread.start()
 
     def listen(self, kind: Any, topic: str, qos: Any = 50) -> list[Any]:
@@ -102,10 +110,33 @@ class Listener:
         return future.result()
 
     def close(self) -> None:
+        self._end.set_result(None)
+        self._thread.join()  # a thread that is in rclpy when the interpreter ends aborts it
         self._executor.shutdown()
-        self._thread.join(5.0)
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
+
+
+@contextlib.contextmanager
+def free_domain() -> Iterator[int]:
+    """A DDS domain (1 to 100), locked while it is used, in which nothing runs yet.
+
+    Domains above 101 have ports that Linux also gives to outgoing connections.
+    """
+    folder = Path(tempfile.gettempdir()) / f'regvpr_test_domains_{os.getuid()}'
+    folder.mkdir(exist_ok=True)
+    for number in random.sample(range(1, 101), 100):
+        with (folder / str(number)).open('w') as lock, \
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                probe.bind(('', 7400 + 250 * number))  # every participant listens there
+            except OSError:
+                continue
+            probe.close()
+            yield number
+            return
+    raise RuntimeError('all DDS domains from 1 to 100 are in use on this machine')
 
 
 def until(condition: Callable[[], Any], timeout_s: float = START_S) -> bool:
@@ -119,10 +150,12 @@ def until(condition: Callable[[], Any], timeout_s: float = START_S) -> bool:
 
 
 @pytest.fixture(autouse=True, scope='session')
-def domain() -> None:
-    """A DDS domain of this run's own, and no talk beyond this machine."""
-    os.environ['ROS_DOMAIN_ID'] = str(os.getpid() % 100 + 101)
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+def domain() -> Iterator[None]:
+    """A DDS domain that no other test process of this machine uses, and no talk beyond it."""
+    with free_domain() as number:
+        os.environ['ROS_DOMAIN_ID'] = str(number)
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 Prints as JSON what the stacks' side received.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import sys
 import threading
@@ -15,7 +16,9 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 from pose_graph_tools_msgs.msg import PoseGraph
 import rclpy
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
 from rtabmap_msgs.msg import MapData, Node as RtabMapNode
 from rtabmap_msgs.srv import AddLink
 from std_msgs.msg import Float64MultiArray
@@ -30,7 +33,7 @@ S = 1_000_000_000
 TURN = (0.0, 0.0, 0.38268343236508984, 0.9238795325112867)  # 45 degrees about z
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], Any], timeout_s: float = 100.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -38,15 +41,37 @@ def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def spinning(*nodes: Node) -> Iterator[None]:
+    """Spin nodes in a thread, and end it: no thread may be in rclpy when the interpreter ends."""
+    executor = SingleThreadedExecutor()
+    for node in nodes:
+        executor.add_node(node)
+    end = Future(executor=executor)
+    thread = threading.Thread(target=executor.spin_until_future_complete, args=(end,))
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set_result(None)
+        thread.join()
+        executor.shutdown()
+        for node in nodes:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
 def main() -> None:
     rclpy.init()
     ours, theirs = rclpy.create_node('ours'), rclpy.create_node('theirs')
     ours.declare_parameter('base_frame', 'base_link')
-    executor = MultiThreadedExecutor(4)
-    executor.add_node(ours)
-    executor.add_node(theirs)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    with spinning(ours, theirs):
+        heard = probe(ours, theirs)
+    json.dump(heard, sys.stdout)
 
+
+def probe(ours: Node, theirs: Node) -> dict[str, list[Any]]:
+    """Feed every output of `ours`; what `theirs` heard."""
     # A robot that drives 1 m/s along x; RTAB-Map made nodes at 100.4 s and 200.7 s.
     trail = Trail()
     for tenth in range(0, 3000, 2):
@@ -142,10 +167,7 @@ def main() -> None:
     until(lambda: len(heard['sensing/gnss/pose_with_covariance']) == 3)
     for stack in stacks:
         stack.close()
-    json.dump(heard, sys.stdout)
-    sys.stdout.flush()
-    executor.shutdown()
-    rclpy.try_shutdown()
+    return heard
 
 
 if __name__ == '__main__':

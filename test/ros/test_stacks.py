@@ -51,7 +51,7 @@ def heard(workspace: Path) -> dict[str, list]:
     """What the stacks' side received from a node with every output."""
     run = subprocess.run(
         ['bash', '-c', f'. {workspace}/local_setup.bash && exec {sys.executable} '
-         f'{HERE / "stack_probe.py"}'], capture_output=True, text=True, check=False, timeout=120,
+         f'{HERE / "stack_probe.py"}'], capture_output=True, text=True, check=False, timeout=150,
         cwd=ROOT, env=_environment())
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)

@@ -15,13 +15,18 @@ from regvpr_core.models.encoder import load_encoder
 DATA = Path(__file__).resolve().parents[4] / 'shared' / 'data' / 'rtabmap_samples'
 
 
-@pytest.fixture(scope='module')
-def offline():
-    """The default model."""
+def default_model(precision: str):
+    """The encoder of the default model."""
     try:
-        return load_encoder(device='cpu', download=True)
+        return load_encoder(device='cpu', precision=precision, download=True)
     except CheckpointError as error:
         pytest.skip(f'no backbone weights can be had: {error}')
+
+
+@pytest.fixture(scope='module')
+def offline():
+    """The default model in fp32."""
+    return default_model('fp32')
 
 
 def test_the_default_model_is_a_register_head_that_says_how_it_was_made():
@@ -36,13 +41,16 @@ def test_the_default_model_is_a_register_head_that_says_how_it_was_made():
     assert (file.parent / 'README.md').read_text(encoding='utf-8').count('regvpr_vits14_offline')
 
 
-def test_its_descriptors_are_unit_rows_of_8448_numbers_that_do_not_depend_on_the_batch(
-        offline, noise):
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_its_descriptors_are_unit_rows_of_8448_numbers_within_the_stated_bounds(
+        precision, offline, noise, assert_agree):
+    encoder = offline if precision == 'fp32' else default_model(precision)
     images = noise(3)
-    rows = offline.describe_batch(images)
+    rows = encoder.describe_batch(images)
     assert rows.shape == (3, 8448)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
-    np.testing.assert_allclose(offline.describe(images[1]), rows[1], atol=1e-4)
+    assert_agree(precision, 'batch', [encoder.describe(image) for image in images], rows)
+    assert_agree(precision, 'fp32', offline.describe_batch(images), rows)
 
 
 def test_the_second_lap_of_a_real_office_is_found_on_the_first(offline):

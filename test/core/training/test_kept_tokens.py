@@ -140,7 +140,7 @@ def test_a_head_trained_on_tokens_loads_into_the_encoder(settings, listener, tmp
     assert progress.step == 12
     checkpoint = tmp_path / 'run' / 'last.safetensors'
     assert all(key.startswith('aggregator.') for key in load_file(checkpoint))
-    encoder = load_encoder(checkpoint, 'cpu', backbone_path=backbone_file)
+    encoder = load_encoder(checkpoint, 'cpu', 'fp32', backbone_path=backbone_file)
     paths = sorted((place_folder / 'val').glob('*.png'))
     rows = encoder.describe_batch([read(path) for path in paths])
     best = (rows[1::2] @ rows[::2].T).argmax(axis=1)  # pairs gallery, query
