@@ -30,7 +30,6 @@ setup(
         'PyYAML',
         'rich',
         'rosbags>=0.11.7',
-        'rosbags-image>=0.10.4',
         'safetensors>=0.4',
         'scipy>=1.8',
         'torch>=2.6',

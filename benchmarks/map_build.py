@@ -22,12 +22,9 @@ import torch
 
 from benchmarks.encoder import random_model
 from benchmarks.report import Metric, write
-from regvpr_core.mapping.builder import build_map, BuildConfig
+from regvpr_core.mapping.builder import build_map, BuildConfig, BuildOptions
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.encoder import Encoder, torch_encoder
-from regvpr_core.recordings.bag_source import BagOptions, open_bag
-from regvpr_core.recordings.bags import Bag
-from regvpr_core.recordings.geodesy import GpsConfig
 
 FRAMES = 384 if os.environ.get('FULL') else 128
 BATCH = 16
@@ -77,12 +74,10 @@ def write_bag(path: Path) -> int:
 
 def build(bag_path: Path, out: Path, encoder: Encoder) -> None:
     """What the command does, the network loaded."""
-    with Bag(bag_path) as bag:
-        source = open_bag(bag, BagOptions(), GpsConfig())
-        report = build_map(source.frames(), encoder, out, BuildConfig(batch=BATCH),
-                           map_frame='map', extrinsics={}, sources=[source.name])
-    if report.kept != FRAMES:
-        raise RuntimeError(f'{report.kept} of {FRAMES} frames kept: {dict(report.dropped)}')
+    options = BuildOptions(out=out, config=BuildConfig(batch=BATCH))
+    with build_map([bag_path], options, encoder) as place_map:
+        if len(place_map) != FRAMES:
+            raise RuntimeError(f'{len(place_map)} of {FRAMES} frames kept')
     shutil.rmtree(out)
 
 

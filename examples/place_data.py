@@ -17,8 +17,7 @@ from examples.town.conditions import LOOKS
 from examples.town.errors import TownError
 from regvpr_core.datasets.manifest import write_manifest
 from regvpr_core.errors import RegvprError
-from regvpr_core.images import encode_jpeg
-from regvpr_core.recordings.describing import find_images
+from regvpr_core.images import encode_jpeg, find_images
 
 CELL_M = 4.0
 HEADINGS = 8

@@ -1,4 +1,4 @@
-"""Pixels of image messages: by cv_bridge where it works, else by rosbags-image."""
+"""Pixels of image messages: by cv_bridge where it works, else by our own decoder."""
 
 from collections.abc import Callable
 import importlib.util
@@ -38,15 +38,15 @@ BY_CV_BRIDGE = frozenset(('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'bayer_rggb
 def choose_decoder() -> tuple[Decoder, str]:
     """The decoder to use, and its name with the reason."""
     if importlib.util.find_spec('cv_bridge') is None:
-        return image_rgb, 'rosbags-image (cv_bridge is not installed)'
+        return image_rgb, 'own decoder (cv_bridge is not installed)'
     try:
         trial = subprocess.run([sys.executable, '-c', TRIAL], capture_output=True, text=True,
                                timeout=TRIAL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return image_rgb, f'rosbags-image (cv_bridge could not be tried: {error})'
+        return image_rgb, f'own decoder (cv_bridge could not be tried: {error})'
     if trial.returncode:
         lines = trial.stderr.strip().splitlines() or [f'exit code {trial.returncode}']
-        return image_rgb, f'rosbags-image (cv_bridge does not work here: {lines[-1][:200]})'
+        return image_rgb, f'own decoder (cv_bridge does not work here: {lines[-1][:200]})'
     return cv_bridge_decoder(), 'cv_bridge'
 
 

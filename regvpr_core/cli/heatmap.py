@@ -36,10 +36,9 @@ def run(options: argparse.Namespace) -> None:
     import cv2
 
     from regvpr_core.errors import ImageError
-    from regvpr_core.images import read, thumbnail
+    from regvpr_core.images import find_images, read, thumbnail
     from regvpr_core.models.checkpoints import load_model
     from regvpr_core.models.heatmaps import heatmaps, sheet
-    from regvpr_core.recordings.describing import find_images
 
     console = Console(stderr=True)
     files = find_images(options.images)

@@ -52,9 +52,8 @@ def run(options: argparse.Namespace) -> None:
     import numpy as np
 
     from regvpr_core.errors import CheckpointError, ImageError
-    from regvpr_core.images import read
+    from regvpr_core.images import find_images, read
     from regvpr_core.localization.localizer import Frame, Localizer, LocalizerConfig
-    from regvpr_core.recordings.describing import find_images
 
     console = Console(stderr=True)
     files = find_images(options.images)

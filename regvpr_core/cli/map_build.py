@@ -11,11 +11,12 @@ from rich.console import Console
 
 from regvpr_core.cli.console import download_bar, print_facts, say, say_model
 from regvpr_core.cli.map_fleet import cost
-from regvpr_core.cli.map_sources import add_source_arguments, print_list, Sources, summary
+from regvpr_core.cli.map_sources import add_source_arguments, print_list, source_options
 from regvpr_core.config import DEFAULT_MODEL
+from regvpr_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from regvpr_core.mapping.builder import BuildReport
+    from regvpr_core.mapping.options import BuildOptions, BuildReport
 
 DEFAULT_MODEL_HELP = f'model name or checkpoint file (default: {DEFAULT_MODEL})'
 
@@ -50,55 +51,56 @@ def run_build(options: argparse.Namespace) -> None:
 
     for path in options.sources:
         check_source(path)
-    from regvpr_core.config import from_mapping, read_yaml, to_mapping, with_overrides
-    from regvpr_core.errors import ConfigError
-    from regvpr_core.localization.stored_calibration import calibrated, NAME, to_json
-    from regvpr_core.mapping.builder import build_map, BuildConfig
+    from regvpr_core.mapping.builder import build_map
     from regvpr_core.mapping.partial_map import refuse_taken
-    from regvpr_core.recordings.frames import joined
-    from regvpr_core.search.projection import target
-    from regvpr_core.verification.local_extractor import LocalExtractor
+    from regvpr_core.recordings.sources import open_sources, summary
 
-    values = read_yaml(options.config) if options.config else {}
-    config = with_overrides(from_mapping(BuildConfig, values), options.set)
     console = Console(stderr=True)
-    if options.compress:
-        target(options.compress)
-    with Sources(options, config) as opened:
-        if options.list:
-            print_list(options, opened)
-            return
-        if options.out is None:
-            raise ConfigError('--out MAP is missing: the folder for the map')
-        refuse_taken(options.out)
-        sources = opened.open()
+    build = _build_options(options)
+    if options.list:
+        print_list(options.sources, build.sources, build.config)
+        return
+    if options.out is None:
+        raise ConfigError('--out MAP is missing: the folder for the map')
+    refuse_taken(build.out)
+    with open_sources(options.sources, build.sources, build.config.gps,
+                      build.config.max_pose_gap_s) as sources:
         for source in sources:
             say(console, f'{source.name}: {summary(source)}' if len(sources) > 1
                 else summary(source))
             for note in source.notes:
                 say(console, note, 'yellow')
         encoder = _encoder(options, console)
-        describer = None if options.features == 'none' else LocalExtractor(
-            options.features, encoder)
-        origin = next((source.origin for source in sources if source.origin), None)
-        with (_kept(console, options.out),
-              _progress(console, sum(source.total for source in sources)) as told):
-            report = build_map(
-                joined(sources), encoder, options.out, config,
-                map_frame=options.map_frame or 'map',
-                extrinsics=_merged(source.extrinsics for source in sources),
-                intrinsics=_merged(source.intrinsics for source in sources),
-                origin=to_mapping(origin) if origin else {},
-                sources=[source.name for source in sources],
-                about={'source': [source.identity for source in sources]},
-                resume=options.resume, compress=options.compress,
-                # What a similarity means in this map is learnt once, not as each node starts.
-                finish=lambda writer: writer.attach(NAME, to_json(calibrated(writer.path))),
-                describer=describer, progress=told)
+        with (_kept(console, build.out),
+              _progress(console, sum(source.total for source in sources)) as bar):
+            reports: list[BuildReport] = []
+
+            def progress(report: 'BuildReport') -> None:
+                reports[:] = [report]
+                bar(report)
+
+            build_map(sources, build, encoder, progress).close()
+    report = reports[0]
     if report.other_bits:
-        say(console, 'the network rounds otherwise now than when this build was begun: the '
-                     'descriptors made since agree with what one run would have made to 0.001')
+        say(console, "this machine's descriptors differ from those of the machine that started "
+                     'the build, by at most 0.001')
     _print_report(options, report)
+
+
+def _build_options(options: argparse.Namespace) -> 'BuildOptions':
+    """What the command line asks for.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range, or options contradict each other.
+    """
+    from regvpr_core.config import from_mapping, read_yaml, with_overrides
+    from regvpr_core.mapping.options import BuildConfig, BuildOptions
+
+    values = read_yaml(options.config) if options.config else {}
+    return BuildOptions(
+        out=options.out or Path(), sources=source_options(options),
+        config=with_overrides(from_mapping(BuildConfig, values), options.set),
+        features=options.features, compress=options.compress, resume=options.resume)
 
 
 def _encoder(options: argparse.Namespace, console: Console) -> Any:
@@ -147,15 +149,6 @@ def _progress(console: Console, total: int) -> 'Iterator[Callable[[BuildReport],
                             rate=f'{report.kept} places, {report.places_per_s:.1f} places/s')
 
         yield told
-
-
-def _merged(tables: Any) -> dict[str, Any]:
-    """By camera; those of one name are one camera, or the sources were refused."""
-    merged: dict[str, Any] = {}
-    for table in tables:
-        for camera, values in table.items():
-            merged.setdefault(camera, values)
-    return merged
 
 
 def _print_report(options: argparse.Namespace, report: 'BuildReport') -> None:

@@ -241,9 +241,9 @@ def run_convert(options: argparse.Namespace) -> None:
 def _pictures(place_map: Any, sources: list[Path], unclear: set[int], console: Console
               ) -> Iterator[Any]:
     """The keyframes' pictures in bags and folders; `unclear` is given those that share a key."""
-    from regvpr_core.cli.map_sources import is_folder
     from regvpr_core.errors import BagError
     from regvpr_core.map_tools.convert import from_folder, Recorded, source_of
+    from regvpr_core.recordings.sources import is_folder
 
     taken_for: dict[str, Path] = {}
     for path in sources:

@@ -4,15 +4,13 @@ import csv
 import io
 import os
 from pathlib import Path, PurePosixPath
-import re
 
 import numpy as np
 
 from regvpr_core.datasets.dataset import PictureFile
 from regvpr_core.datasets.ground_truth import Float64
 from regvpr_core.errors import EvaluationError
-
-SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.pgm', '.tif', '.tiff'})
+from regvpr_core.images import find_below, SUFFIXES
 
 MAX_TABLE_BYTES = 500_000_000
 MAX_IMAGES = 10_000_000
@@ -26,20 +24,14 @@ def pictures_below(folder: Path, root: Path, *, natural: bool = False) -> list[P
     """
     if not folder.is_dir():
         raise EvaluationError(f'folder {folder} is missing')
-    # Archives made on a Mac bring a `._name.jpg` along for every picture.
-    found = [Path(at) / name for at, _, names in os.walk(folder) for name in names
-             if Path(name).suffix.lower() in SUFFIXES and not name.startswith('.')]
+    found = [folder / name for name in find_below(folder).names]
     if not found:
         raise EvaluationError(f'no picture ({", ".join(sorted(SUFFIXES))}) in {folder}')
     if len(found) > MAX_IMAGES:
         raise EvaluationError(f'{folder} holds {len(found)} pictures; at most {MAX_IMAGES}')
-    found.sort(key=_natural if natural else str)
+    if not natural:
+        found.sort(key=str)
     return [PictureFile(str(path.relative_to(root)), path) for path in found]
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    return [(0, int(part), '') if part.isdecimal() else (1, 0, part)
-            for part in re.split(r'(\d+)', str(path)) if part]
 
 
 def below(root: Path, name: str, source: Path) -> Path:

@@ -18,7 +18,7 @@ from regvpr_core.datasets.dataset import Matrix, Picture
 from regvpr_core.errors import ImageError
 from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.descriptor_cache import DescriptorCache, picture_digest
-from regvpr_core.images import decode, RGB
+from regvpr_core.images import decode_photo, orientation_of, RGB
 
 DECODERS = 2
 AHEAD_BATCHES = 2
@@ -136,10 +136,13 @@ def _new_pictures(
     """Digest and network input of each picture that is to be described, read ahead in threads."""
     def load(i: int) -> tuple[bytes, Any]:
         data = pictures[i].encoded()
-        digest = picture_digest(data + f'|{mark}|{i}'.encode() if mark else data)
+        changed = f'|{mark}|{i}' if mark else ''
+        if (turned := orientation_of(data)) != 1:
+            changed += f'|turned {turned}'  # earlier versions cached such images unturned
+        digest = picture_digest(data + changed.encode() if changed else data)
         if cache.row_of(digest) is not None:
             return digest, None
-        rgb = decode(data, pictures[i].name)
+        rgb = decode_photo(data, pictures[i].name)
         return digest, describer.prepare(rgb if degrade is None else degrade(rgb, i))
 
     waiting: deque[tuple[int, Future[tuple[bytes, Any]]]] = deque()

@@ -8,7 +8,7 @@ import numpy as np
 from regvpr_core.datasets.dataset import Picture
 from regvpr_core.errors import ImageError
 from regvpr_core.evaluation.evaluator import Result
-from regvpr_core.images import decode, encode_jpeg, thumbnail
+from regvpr_core.images import decode_photo, encode_jpeg, thumbnail
 
 SHOWN = 6
 LONGEST_SIDE = 240
@@ -74,7 +74,7 @@ def row(results: Sequence[Result], query: int) -> list[Found]:
 
 def _found(title: str, picture: Picture, detail: str, right: bool | None = None) -> Found:
     try:
-        data = encode_jpeg(thumbnail(decode(picture.encoded()), LONGEST_SIDE), QUALITY)
+        data = encode_jpeg(thumbnail(decode_photo(picture.encoded()), LONGEST_SIDE), QUALITY)
     except ImageError:
         data = None
     return Found(title=title, name=picture.name, detail=detail, data=data, right=right)

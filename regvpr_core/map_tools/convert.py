@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from regvpr_core.config import to_mapping
 from regvpr_core.errors import ImageError, MapError
-from regvpr_core.images import RGB
+from regvpr_core.images import read, RGB
 from regvpr_core.maps.files import map_bytes, new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.recordings.folders import find_pictures, read_upright
+from regvpr_core.recordings.folders import find_pictures
 from regvpr_core.recordings.image_records import text_of_name
 from regvpr_core.recordings.source_names import path_names
 
@@ -147,10 +147,10 @@ def from_folder(
         BagError: the folder cannot be read.
     """
     ids = _by_key(place_map, folder, place_map.images)
-    for name in find_pictures(folder):
+    for name in find_pictures(folder).names:
         found = ids.get(text_of_name(name), [])
         if len(found) == 1:
-            yield found[0], partial(read_upright, folder / name)
+            yield found[0], partial(read, folder / name)
         elif unclear is not None:
             unclear.update(found)
 

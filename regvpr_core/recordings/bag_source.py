@@ -40,11 +40,11 @@ class BagOptions:
 
     image_topics: one a camera. pose_topic: of one of the pose types, or NavSatFix. tf_frame: the
     poses are those of the camera in this frame of TF. trajectory: poses by time, of the base.
-    ordered: poses (N, 4, 4) of the first image, the second, …; times: (N,) ns of them, if known.
-    file_name: what to call these. base_frame: name of the frame whose poses are known. extrinsics:
-    x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of the
-    (first) camera, not of the base. bag_time: the times of recording count, not
-    the stamps in the messages.
+    ordered: poses (N, 4, 4) of the first image, the second, …; stamps_ns: (N,) of them, if known.
+    poses_name: what to call these. base_frame: the frame whose poses are known. extrinsics:
+    x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of
+    the (first) camera, not of the base. bag_time: stamps are the times of recording, not those
+    in the messages. max_gap_s: an image between poses further apart has none, s.
     """
 
     image_topics: Sequence[str] = ()
@@ -52,8 +52,8 @@ class BagOptions:
     tf_frame: str | None = None
     trajectory: Trajectory | None = None
     ordered: Array | None = None
-    times: Sequence[int] | None = None
-    file_name: str = ''
+    stamps_ns: Sequence[int] | None = None
+    poses_name: str = ''
     base_frame: str | None = None
     extrinsics: Sequence[Sequence[float]] = ()
     camera_poses: bool = False
@@ -116,7 +116,7 @@ def choose_poses(
         BagError: several; lists them.
     """
     if options.trajectory is not None:
-        return PoseSource(options.trajectory, '', '', options.file_name)
+        return PoseSource(options.trajectory, '', '', options.poses_name)
     there = [topic for topic in bag.topics(*POSE_TYPES, NAVSAT_TYPE) if topic.count]
     if options.pose_topic is None and not there:
         return None
@@ -137,7 +137,7 @@ def _cameras(
     given = [parse_extrinsics(list(values)) for values in options.extrinsics]
     if options.ordered is not None:
         poses: PoseSource | None = PoseSource(
-            _ordered(bag, topics, options), '', '', options.file_name)
+            _ordered(bag, topics, options), '', '', options.poses_name)
     elif options.tf_frame is not None:
         poses = None
     else:
@@ -226,7 +226,7 @@ def _find_extrinsics(bag: Bag, topic: Topic, body_frame: str) -> tuple[Array | N
 
 def _ordered(bag: Bag, topics: list[Topic], options: BagOptions) -> Trajectory:
     """Poses in the order of the images, at the times given, else at the images' own."""
-    poses, times = options.ordered, options.times
+    poses, times = options.ordered, options.stamps_ns
     if times is None:
         times = [time_ns if options.bag_time else stamp_ns(message.header.stamp) or time_ns
                  for _, _, time_ns, message in bag.messages(topics[0].name)]
@@ -235,7 +235,8 @@ def _ordered(bag: Bag, topics: list[Topic], options: BagOptions) -> Trajectory:
         what = 'times'
     if poses is None or len(poses) != len(times):
         count = 0 if poses is None else len(poses)
-        raise BagError(f'{options.file_name} has {count} poses, but there are {len(times)} {what}')
+        raise BagError(f'{options.poses_name} has {count} poses, but there are {len(times)} '
+                       f'{what}')
     return make_trajectory(list(times), poses)
 
 

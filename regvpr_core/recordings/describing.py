@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import fcntl
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from regvpr_core.errors import CheckpointError, ImageError
-from regvpr_core.images import read
+from regvpr_core.images import find_images, read
 from regvpr_core.models.encoder import Encoder
-
-SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 
 DECODERS = 2
 AHEAD_BATCHES = 2
@@ -55,7 +52,7 @@ def describe_files(
     batch: int = 16,
     progress: Callable[[DescribeReport], None] | None = None,
 ) -> DescribeReport:
-    """Describe image files and all images below folders, in order of name.
+    """Describe image files and all images below folders, image_2 before image_10.
 
     The .npz holds descriptors (N, D) float32, names (N,) and skipped (M,) as text, and model and
     fingerprint. A run that was cut off goes on where it stopped; unreadable files are tried again.
@@ -93,31 +90,6 @@ def describe_files(
                              f'{next(iter(report.skipped.values()))}')
         part.finish(sorted(report.skipped))
     return report
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files named, and those below folders that are named like images; sorted, each once.
-
-    Raises:
-        ImageError: a path does not exist, a folder cannot be listed, or there is no image.
-    """
-    def refuse(error: OSError) -> None:
-        raise ImageError(f'folder {error.filename} cannot be listed: {error.strerror}')
-
-    found: set[Path] = set()
-    for path in paths:
-        if path.is_dir():
-            found |= {Path(folder) / name
-                      for folder, _, names in os.walk(path, onerror=refuse) for name in names
-                      if Path(name).suffix.lower() in SUFFIXES}
-        elif path.is_file():
-            found.add(path)
-        else:
-            raise ImageError(f'{path} does not exist')
-    if not found:
-        raise ImageError(f'no image ({", ".join(sorted(SUFFIXES))}) in '
-                         f'{", ".join(map(str, paths))}')
-    return sorted(found)
 
 
 def prepared(

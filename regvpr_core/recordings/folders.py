@@ -12,8 +12,8 @@ import numpy as np
 
 from regvpr_core.errors import BagError, ImageError
 from regvpr_core.geometry import Array, pose_matrix, quat_xyzw
-from regvpr_core.images import MAX_FILE_BYTES, read, RGB
-from regvpr_core.recordings.exif import Exif, read_exif, upright
+from regvpr_core.images import find_below, Found, read, SUFFIXES
+from regvpr_core.images.exif import Exif, read_exif
 from regvpr_core.recordings.frames import GPS_WORLD, NO_POSE, PosedFrame, PosedSource
 from regvpr_core.recordings.geodesy import (
     GpsConfig,
@@ -26,7 +26,6 @@ from regvpr_core.recordings.geodesy import (
 )
 from regvpr_core.recordings.image_records import (
     is_posed_name,
-    natural,
     read_names,
     read_table,
     Record,
@@ -35,7 +34,6 @@ from regvpr_core.recordings.image_records import (
 )
 from regvpr_core.recordings.trajectory import Trajectory
 
-SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 TABLES = frozenset({'.csv', '.tsv'})
 
 SECOND = 1_000_000_000
@@ -64,10 +62,8 @@ class FolderOptions:
     max_gap_s: float = 1.0
 
 
-def find_pictures(folder: Path) -> list[str]:
-    """Names of the pictures in and below a folder, with slashes, image_2 before image_10.
-
-    Links to files are followed, links to folders are not; what is no file is left out.
+def find_pictures(folder: Path) -> Found:
+    """The images in and below a folder, image_2 before image_10.
 
     Raises:
         BagError: the folder cannot be read.
@@ -75,15 +71,7 @@ def find_pictures(folder: Path) -> list[str]:
     def failed(error: OSError) -> None:
         raise BagError(f'cannot read folder {error.filename}: {error.strerror}') from error
 
-    names = []
-    for base, _, files in os.walk(folder, onerror=failed):
-        for name in files:
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
-                full = os.path.join(base, name)
-                # A broken link is kept: that it cannot be read is to be said.
-                if os.path.isfile(full) or os.path.islink(full):
-                    names.append(os.path.relpath(full, folder))
-    return sorted(names, key=natural)
+    return find_below(folder, failed)
 
 
 def find_tables(folder: Path) -> list[Path]:
@@ -111,10 +99,11 @@ def open_folder(
     Raises:
         BagError: no picture, no pose, several tables, or one that makes no sense.
     """
-    names = find_pictures(folder)
+    found = find_pictures(folder)
+    names, notes = found.names, found.notes
     if not names:
-        raise BagError(f'{folder} holds no picture ({", ".join(sorted(SUFFIXES))})')
-    notes: list[str] = []
+        raise BagError('; '.join([f'{folder} holds no image ({", ".join(sorted(SUFFIXES))})',
+                                  *notes]))
     if options.ordered is not None or options.trajectory is not None:
         frames = _of_trajectory(folder, names, options)
         return _source(folder, frames, options.poses_name, '', options, notes, None, names)
@@ -270,7 +259,7 @@ def _frame(folder: Path, record: Record, T: Array | None, options: FolderOptions
         T = T @ options.T_base_cam
     return PosedFrame(
         stamp_ns=record.stamp_ns or 0, camera=record.camera or options.camera, T_map_cam=T,
-        decode=lambda: read_upright(folder / record.name), source=_name(folder),
+        decode=lambda: read(folder / record.name), source=_name(folder),
         image=text_of_name(record.name), refused=record.problem or NO_POSE, lone=lone, timed=timed)
 
 
@@ -278,22 +267,6 @@ def _frame(folder: Path, record: Record, T: Array | None, options: FolderOptions
 def _name(folder: Path) -> str:
     """What the map calls a folder."""
     return text_of_name(folder.absolute().name)
-
-
-def read_upright(path: Path) -> RGB:
-    """Read a picture file the way up that its EXIF says.
-
-    Raises:
-        ImageError: the file cannot be read, is too large, or is no picture.
-    """
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise ImageError(f'{path}: cannot be read: it is no file')
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise ImageError(f'{path}: {size} bytes; expected at most {MAX_FILE_BYTES}')
-    except OSError as error:
-        raise ImageError(f'{path}: cannot be read: {error.strerror}') from error
-    return upright(read(path), read_exif(path).orientation)
 
 
 def _source(folder: Path, frames: list[PosedFrame], poses: str, world: str,

@@ -115,12 +115,6 @@ def read_names(names: Sequence[str]) -> list[Record]:
     return records
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts image_2 before image_10."""
-    return [(0, int(part), '') if part.isdecimal() else (1, 0, part)
-            for part in re.split(r'(\d+)', name) if part]
-
-
 def stamp_of_name(name: str) -> int | None:
     """Nanoseconds where a file is named by its time: 1305031102.175304.png, 14036365797….png."""
     stem = posixpath.splitext(posixpath.basename(name))[0]

@@ -39,6 +39,8 @@ def test_grey_alpha_and_16_bit_become_8_bit_rgb():
     assert np.array_equal(as_rgb(bgra, bgr=True), RGB)
     assert np.array_equal(as_rgb(RGB.astype(np.uint16) * 257), RGB)
     assert as_rgb(np.array([[65535, 256, 257]], np.uint16))[0, :, 0].tolist() == [255, 0, 1]
+    assert as_rgb(np.array([[1023, 256, 0]], np.uint16))[0, :, 0].tolist() == [255, 63, 0]
+    assert as_rgb(np.array([[1023, 256, 0]], np.uint16), bits=14)[0, :, 0].tolist() == [15, 3, 0]
 
 
 def test_pictures_of_every_kind_are_decoded():
@@ -90,7 +92,7 @@ def test_a_picture_cut_short_is_refused(suffix, share):
 
 
 def test_what_is_no_picture_is_refused_with_its_size():
-    with pytest.raises(ImageError, match='image: 5 bytes that are no picture in a known format'):
+    with pytest.raises(ImageError, match='image: 5 bytes that are no image in a known format'):
         decode(b'hello')
     with pytest.raises(ImageError, match='image: 0 bytes of image data; expected 1 to'):
         decode(b'')

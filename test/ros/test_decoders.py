@@ -1,4 +1,4 @@
-"""Pixels by cv_bridge and by rosbags-image: the same. cv_bridge is not on PyPI."""
+"""Pixels by cv_bridge and by our own decoder: the same. cv_bridge is not on PyPI."""
 
 import array
 import importlib.util
@@ -37,7 +37,7 @@ def decode():
 
 
 @pytest.mark.parametrize('encoding', sorted(BY_CV_BRIDGE))
-def test_cv_bridge_and_rosbags_image_give_the_same_pixels(decode, encoding):
+def test_cv_bridge_and_our_decoder_give_the_same_pixels(decode, encoding):
     one = message(encoding)
     ours, theirs = image_rgb(one), decode(one)
     assert ours.shape == theirs.shape == (24, 32, 3)
@@ -51,7 +51,7 @@ def test_every_encoding_that_cv_bridge_is_given_is_one_that_we_read():
 
 def test_without_cv_bridge_ours_is_used_and_the_log_says_so(monkeypatch):
     monkeypatch.setattr(decoders.importlib.util, 'find_spec', lambda name: None)
-    assert choose_decoder() == (image_rgb, 'rosbags-image (cv_bridge is not installed)')
+    assert choose_decoder() == (image_rgb, 'own decoder (cv_bridge is not installed)')
 
 
 def test_a_cv_bridge_that_ends_its_process_is_not_used(monkeypatch):
@@ -60,7 +60,7 @@ def test_a_cv_bridge_that_ends_its_process_is_not_used(monkeypatch):
     monkeypatch.setattr(decoders, 'TRIAL', 'import os; os.abort()')
     chosen, name = choose_decoder()
     assert chosen is image_rgb
-    assert name == 'rosbags-image (cv_bridge does not work here: exit code -6)'
+    assert name == 'own decoder (cv_bridge does not work here: exit code -6)'
 
 
 def test_what_cv_bridge_refuses_is_an_error_of_the_image(monkeypatch):

@@ -203,7 +203,7 @@ def test_no_bag_is_refused(refused, tmp_path):
     (tmp_path / 'folder').mkdir()
     for name in ('notes.txt', 'x' * 300):
         assert f'bag {tmp_path / name} cannot be read' in refused(tmp_path / name)
-    assert f'{tmp_path / "folder"} holds no picture (.bmp, ' in refused(tmp_path / 'folder')
+    assert f'{tmp_path / "folder"} holds no image (.bmp, ' in refused(tmp_path / 'folder')
 
 
 @pytest.mark.parametrize(('rgb', 'encoding', 'message'), [

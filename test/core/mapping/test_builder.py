@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from regvpr_core.errors import ConfigError, ImageError, MapError
-from regvpr_core.mapping.builder import build_map, BuildConfig
+from regvpr_core.mapping.builder import build_map, BuildConfig, BuildOptions
 from regvpr_core.maps.keyframes import KeyframeConfig
 from regvpr_core.maps.place_map import PlaceMap
-from regvpr_core.recordings.frames import PosedFrame
+from regvpr_core.recordings.frames import PosedFrame, PosedSource
+from regvpr_core.recordings.sources import SourceOptions
 
 
 def posed(images, *, spacing_m: float = 1.0, camera: str = 'front') -> list[PosedFrame]:
@@ -20,9 +21,21 @@ def posed(images, *, spacing_m: float = 1.0, camera: str = 'front') -> list[Pose
     return frames
 
 
-def build(frames, encoder, path: Path, config: BuildConfig | None = None, **more):
-    return build_map(frames, encoder, path, config or BuildConfig(), map_frame='world',
-                     extrinsics={'front': [0, 0, 0, 0, 0, 0, 1]}, sources=['lap'], **more)
+def build(frames, encoder, path: Path, config: BuildConfig | None = None,
+          progress=lambda report: None):
+    """Build a map of frames; gives the report of the finished map."""
+    reports = []
+
+    def told(report):
+        reports.append(report)
+        progress(report)
+
+    source = PosedSource(name='lap', poses='', world='', frames=lambda: iter(frames), total=0,
+                         extrinsics={'front': [0, 0, 0, 0, 0, 0, 1]})
+    options = BuildOptions(out=path, config=config or BuildConfig(),
+                           sources=SourceOptions(map_frame='world'))
+    build_map([source], options, encoder, told).close()
+    return reports[-1]
 
 
 def undecodable() -> np.ndarray:
@@ -35,8 +48,9 @@ def test_frames_become_a_map_that_finds_them(small_encoder, tmp_path, noise):
     report = build(posed(images), small_encoder, tmp_path / 'map', BuildConfig(batch=4),
                    progress=lambda r: told.append((r.seen, r.kept)))
     assert (report.seen, report.kept, dict(report.dropped)) == (9, 9, {})
-    assert told == [(4, 4), (8, 8), (9, 9)]
-    files = {p.name: p.stat().st_size for p in (tmp_path / 'map').iterdir()}
+    assert told == [(4, 4), (8, 8), (9, 9), (9, 9)]  # the last is that of the finished map
+    files = {p.name: p.stat().st_size for p in (tmp_path / 'map').iterdir()
+             if not p.name.startswith('map.db-')}  # SQLite's own, of the map that was opened
     assert sorted(files) == ['descriptors.f16', 'map.db']
     assert report.size_bytes == sum(files.values())
     assert [p.name for p in tmp_path.iterdir()] == ['map']

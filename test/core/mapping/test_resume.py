@@ -11,27 +11,26 @@ import pytest
 
 from regvpr_core.errors import MapError
 from regvpr_core.map_tools import compression
-from regvpr_core.mapping.builder import build_map, BuildConfig
+from regvpr_core.mapping.builder import build_map, BuildConfig, BuildOptions
 from regvpr_core.mapping.frame_quality import QualityConfig
 from regvpr_core.mapping.partial_map import kept_keyframes, partial_folder, PartialMap
 from regvpr_core.maps.keyframes import KeyframeConfig
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 from regvpr_core.recordings.folders import FolderOptions, open_folder
-from regvpr_core.recordings.frames import PosedFrame
+from regvpr_core.recordings.frames import PosedFrame, PosedSource
 from regvpr_core.recordings.geodesy import GpsConfig
+from regvpr_core.recordings.sources import SourceOptions
 
 ROOT = Path(__file__).parents[3]
 
 KILLER = '''
 import os, random, signal, sys, time
 from pathlib import Path
-from regvpr_core.recordings.geodesy import GpsConfig
 from regvpr_core.models import engines
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.models.cpu.network import Form
-from regvpr_core.mapping.builder import build_map, BuildConfig
-from regvpr_core.recordings.folders import FolderOptions, open_folder
+from regvpr_core.mapping.builder import build_map, BuildConfig, BuildOptions
 
 engines.fastest_form = lambda *_: Form()  # chosen by timing else: processes would differ
 folder, model, whole, cut = map(Path, sys.argv[1:5])
@@ -43,9 +42,8 @@ def build(out, told):
     if pid := os.fork():
         return pid
     try:
-        frames = open_folder(folder, FolderOptions(), GpsConfig()).frames()
-        build_map(frames, encoder, out, BuildConfig(batch=2), map_frame='map', extrinsics={},
-                  sources=['lap'], resume=True, progress=lambda report: os.write(told, b'.'))
+        build_map([folder], BuildOptions(out=out, config=BuildConfig(batch=2), resume=True),
+                  encoder, lambda report: os.write(told, b'.'))
         os._exit(0)
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
@@ -87,6 +85,11 @@ def write_folder(folder: Path, pictures: list[np.ndarray]) -> Path:
     return folder
 
 
+def files_of(path: Path) -> set[str]:
+    """Names of a map's files, without those that SQLite keeps beside an open database."""
+    return {p.name for p in path.iterdir() if not p.name.startswith('map.db-')}
+
+
 def content(path: Path) -> tuple[list[tuple], bytes]:
     """Every row of a map's keyframes and the bytes of its descriptors."""
     with sqlite3.connect(path / 'map.db') as database:
@@ -104,7 +107,7 @@ def test_a_build_killed_again_and_again_ends_as_one_that_was_not(
     assert int(run.stdout) >= 3  # kills; the last builds may have been through before theirs
     assert sorted(p.name for p in tmp_path.iterdir()) == ['cut', 'lap', 'whole']
     # Killed right after it had its name, a map keeps what was noted of its build.
-    assert {'descriptors.f16', 'map.db'} <= {p.name for p in (tmp_path / 'cut').iterdir()} <= {
+    assert {'descriptors.f16', 'map.db'} <= files_of(tmp_path / 'cut') <= {
         'descriptors.f16', 'map.db', 'about.json', 'probe.json', 'state-0.json', 'state-1.json'}
     rows, descriptors = content(tmp_path / 'whole')
     assert len(rows) == 42
@@ -122,10 +125,15 @@ def frames_of(folder: Path, stop_at: int = 10**9, error: type[BaseException] = K
 @pytest.fixture
 def build(small_encoder, tmp_path):
     """Build a map of frames; gives the report."""
-    def run(frames, name: str = 'map', config: BuildConfig | None = None, **more):
-        return build_map(frames, small_encoder, tmp_path / name,
-                         config or BuildConfig(batch=2), map_frame='map', extrinsics={},
-                         sources=['lap'], **more)
+    def run(frames, name: str = 'map', config: BuildConfig | None = None, *, map_frame='map',
+            extrinsics=None, about=None, encoder=small_encoder, **more):
+        source = PosedSource(name='lap', poses='', world='', frames=lambda: iter(frames), total=0,
+                             extrinsics=extrinsics or {}, identity=about or {})
+        reports = []
+        build_map([source], BuildOptions(
+            out=tmp_path / name, config=config or BuildConfig(batch=2),
+            sources=SourceOptions(map_frame=map_frame), **more), encoder, reports.append).close()
+        return reports[-1]
     return run
 
 
@@ -214,14 +222,14 @@ def test_an_unfinished_build_is_not_thrown_away_unasked(build, tmp_path, noise):
     ({'config': BuildConfig(batch=4)}, 'had settings.batch 2, this one has 4'),
     ({'config': BuildConfig(batch=2, quality=QualityConfig(change=0.0))},
      'had settings.quality.change 1.0, this one has 0.0'),
-    ({'about': {'source': [{'name': 'lap', 'bytes': 8}]}},
+    ({'about': {'name': 'lap', 'bytes': 8}},
      'had source 1.bytes 7, this one has 8'),
-    ({'about': {'source': [{'name': 'lap', 'bytes': 7}, {'name': 'two'}]}},
-     'had source 2.name none, this one has two')])
+    ({'about': {'name': 'lap', 'bytes': 7, 'images': '/two'}},
+     'had source 1.images none, this one has /two')])
 def test_going_on_with_something_else_is_refused_and_named(
         build, tmp_path, noise, change, message):
     folder = write_folder(tmp_path / 'lap', noise(30))
-    same = {'about': {'source': [{'name': 'lap', 'bytes': 7}]}}
+    same = {'about': {'name': 'lap', 'bytes': 7}}
     with pytest.raises(KeyboardInterrupt):
         build(frames_of(folder, 25), **same)
     with pytest.raises(MapError, match=message):
@@ -307,7 +315,7 @@ def test_a_build_that_could_not_give_its_map_the_name_goes_on(
     with pytest.raises(MapError, match='go on with it by --resume'):
         build(frames_of(folder))
     assert build(frames_of(folder), resume=True).resumed == whole.kept
-    assert sorted(p.name for p in (tmp_path / 'map').iterdir()) == ['descriptors.f16', 'map.db']
+    assert files_of(tmp_path / 'map') == {'descriptors.f16', 'map.db'}
     assert content(tmp_path / 'map') == content(tmp_path / 'whole')
 
 

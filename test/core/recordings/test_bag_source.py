@@ -508,12 +508,12 @@ def test_poses_of_a_file_go_by_time_or_by_order(tmp_path, noise):
     stamps = START + SECOND * np.arange(4)
     for options in ({'trajectory': make_trajectory(stamps, poses)}, {'ordered': poses},
                     {'ordered': poses, 'times': stamps.tolist()}):
-        source, frames = read(bag.path, **options, file_name='poses.txt')
+        source, frames = read(bag.path, **options, poses_name='poses.txt')
         assert source.poses.startswith('poses.txt, extrinsics unknown')
         for frame, T in zip(frames, poses, strict=True):
             np.testing.assert_allclose(frame.T_map_cam, T, atol=1e-12)
     with pytest.raises(BagError, match=r'poses.txt has 3 poses, but there are 4 images on /cam'):
-        read(bag.path, ordered=poses[:3], file_name='poses.txt')
+        read(bag.path, ordered=poses[:3], poses_name='poses.txt')
 
 
 def test_poses_of_the_camera_are_not_moved_by_extrinsics(tmp_path, noise):

@@ -8,9 +8,9 @@ import pytest
 
 from regvpr_core.cli import main
 from regvpr_core.errors import CheckpointError, ImageError
-from regvpr_core.images import read
+from regvpr_core.images import find_images, read
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.recordings.describing import describe_files, find_images
+from regvpr_core.recordings.describing import describe_files
 
 
 @pytest.fixture

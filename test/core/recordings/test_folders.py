@@ -10,9 +10,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from regvpr_core.errors import BagError, ImageError
-from regvpr_core.recordings.folders import find_pictures, FolderOptions, open_folder, read_upright
+from regvpr_core.images import Found, natural, read
+from regvpr_core.recordings.folders import find_pictures, FolderOptions, open_folder
 from regvpr_core.recordings.geodesy import GpsConfig
-from regvpr_core.recordings.image_records import natural, read_names, read_table, stamp_of_name
+from regvpr_core.recordings.image_records import read_names, read_table, stamp_of_name
 from regvpr_core.recordings.trajectory import make_trajectory, read_kitti, read_times
 
 SECOND = 10**9
@@ -82,8 +83,8 @@ def test_extrinsics_turn_poses_of_the_base_into_those_of_the_camera(tmp_path):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('', 'holds no picture'),
-    ('image,x,y\n', 'holds no picture'),
+    ('', 'holds no image'),
+    ('image,x,y\n', 'holds no image'),
     ('image,lat\na.png,3\n', r'has no columns x, y and none lat, lon; it has: image, lat'),
     ('a.png,1\n', r'has 2 columns and no header with the column "image"; without a header it'),
     ('image,x,y\na.png,1\n', r'poses.csv, line 2: expected image x y: '),
@@ -305,15 +306,15 @@ def test_pictures_are_found_in_the_order_that_people_count(tmp_path):
     (tmp_path / 'broken.png').symlink_to(tmp_path / 'nowhere.png')
     (tmp_path / 'loop').symlink_to(tmp_path)
     os.mkfifo(tmp_path / 'pipe.png')
-    found = find_pictures(tmp_path)
+    found = find_pictures(tmp_path).names
     assert found == sorted(found, key=natural)
     assert set(found) == {'b/1.JPG', 'broken.png', 'image_2.png', 'image_10.png', 'link.png',
                           'ä/ß.png'}
     assert found.index('image_2.png') < found.index('image_10.png')
-    with pytest.raises(ImageError, match=r'pipe.png: cannot be read: it is no file'):
-        read_upright(tmp_path / 'pipe.png')
+    with pytest.raises(ImageError, match=r'pipe.png: is no plain file'):
+        read(tmp_path / 'pipe.png')
     with pytest.raises(ImageError, match=r'broken.png: cannot be read'):
-        read_upright(tmp_path / 'broken.png')
+        read(tmp_path / 'broken.png')
 
 
 def test_names_of_stray_bytes_are_written_out(tmp_path):
@@ -328,7 +329,7 @@ def test_names_of_stray_bytes_are_written_out(tmp_path):
 
 
 def test_a_folder_without_pictures_or_poses_says_what_is_missing(tmp_path):
-    with pytest.raises(BagError, match=r'holds no picture \(.bmp, .jpeg'):
+    with pytest.raises(BagError, match=r'holds no image \(.bmp, .jpeg'):
         opened(tmp_path)
     picture(tmp_path / 'a.png')
     with pytest.raises(BagError, match=r'has 1 pictures and no poses: no table \(.csv\), no name'):
@@ -339,7 +340,7 @@ def test_a_hundred_thousand_names_are_taken_without_a_pixel(tmp_path, monkeypatc
     from regvpr_core.recordings import folders
 
     names = [f'@{i % 1000}@{i // 1000}@.jpg' for i in range(100_000)]
-    monkeypatch.setattr(folders, 'find_pictures', lambda folder: names)
+    monkeypatch.setattr(folders, 'find_pictures', lambda folder: Found(names))
     source = open_folder(tmp_path, FolderOptions(), GpsConfig())
     frames = source.frames()
     assert source.total == 100_000

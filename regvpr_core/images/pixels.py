@@ -1,8 +1,6 @@
-"""Pictures as uint8 RGB arrays: decoding, checks, thumbnails."""
+"""Images as uint8 RGB arrays: decoding, checks, thumbnails."""
 
 import os
-from pathlib import Path
-import stat
 from typing import Any
 
 # OpenCV reads this once, when it is loaded: a small file must not unpack to gigabytes.
@@ -13,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.errors import ImageError
+from regvpr_core.images import jpeg
 
 RGB = npt.NDArray[np.uint8]
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 200_000_000
+
+BITS = (8, 10, 12, 14, 16)
+"""Of a camera's pixels, in containers of 16."""
 
 
 def check_rgb(rgb: RGB) -> None:
@@ -45,18 +47,27 @@ def check_size(width: int, height: int) -> None:
                          f'the area at most {MAX_PIXELS} pixels')
 
 
-def as_rgb(pixels: npt.NDArray[Any], *, bgr: bool = False) -> RGB:
+def bits_in_use(pixels: npt.NDArray[Any]) -> int:
+    """How many of the 16 bits of uint16 pixels hold values: 8, 10, 12, 14 or 16."""
+    used = int(pixels.max(initial=0)).bit_length()
+    return next(bits for bits in BITS if used <= bits)
+
+
+def as_rgb(pixels: npt.NDArray[Any], *, bgr: bool = False, bits: int = 0) -> RGB:
     """Bring grey, grey + alpha, RGB or RGBA pixels of 8 or 16 bits to uint8 (H, W, 3) RGB.
 
     Args:
-        pixels: (H, W) or (H, W, 1 to 4), uint8 or uint16 (scaled by 1/257).
+        pixels: (H, W) or (H, W, 1 to 4), uint8 or uint16.
         bgr: colours come in OpenCV's order.
+        bits: of the 16 that the source is known to use; pixels that use more count as they are.
+            Cameras of 10, 12 and 14 bits put these into the low ones of 16.
 
     Raises:
         ImageError: another type or shape.
     """
     if pixels.dtype == np.uint16:
-        pixels = (pixels // np.uint16(257)).astype(np.uint8)
+        bits = max(bits, bits_in_use(pixels[..., :3] if pixels.ndim == 3 else pixels))
+        pixels = (pixels.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         raise ImageError(f'expected 8- or 16-bit pixels (H, W[, C]), got {pixels.dtype} '
                          f'{pixels.shape}')
@@ -75,44 +86,59 @@ def as_rgb(pixels: npt.NDArray[Any], *, bgr: bool = False) -> RGB:
     return np.asarray(cv2.cvtColor(pixels, code))
 
 
-def decode(data: bytes | npt.NDArray[np.uint8], name: str = 'image') -> RGB:
-    """Decode a JPEG, PNG or other picture that OpenCV reads.
+def decode(data: bytes | npt.NDArray[np.uint8], name: str = 'image', bits: int = 0) -> RGB:
+    """Decode a JPEG, PNG or other image that OpenCV reads, as its pixels are stored.
+
+    Args:
+        data: the file.
+        name: stands in messages.
+        bits: as `as_rgb`.
 
     Raises:
-        ImageError: the data is empty, too large or no picture; `name` is in the message.
+        ImageError: the data is empty, too large, no image, or pixels of it are missing.
+    """
+    return as_rgb_named(decode_pixels(data, name), name, bits)
+
+
+def decode_pixels(data: bytes | npt.NDArray[np.uint8], name: str = 'image') -> npt.NDArray[Any]:
+    """Decode an image to its stored pixels: (H, W) grey, or (H, W, 3 or 4) in OpenCV's order.
+
+    Raises:
+        ImageError: as `decode`.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
     if not 0 < buffer.size <= MAX_FILE_BYTES:
         raise ImageError(f'{name}: {buffer.size} bytes of image data; expected 1 to '
                          f'{MAX_FILE_BYTES}')
     try:
-        pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        if buffer[:2].tobytes() == jpeg.SOI:
+            pixels = jpeg.whole(buffer.tobytes(), _imdecode, _imdecode_small)
+            if pixels is None:
+                raise ImageError(f'{name}: a JPEG of {buffer.size} bytes that is damaged or cut '
+                                 f'off')
+        else:
+            pixels = _imdecode(buffer)
     except cv2.error as error:
         raise ImageError(f'{name}: cannot be decoded: {error.err}') from error
     if pixels is None:
-        raise ImageError(f'{name}: {buffer.size} bytes that are no picture in a known format')
+        raise ImageError(f'{name}: {buffer.size} bytes that are no image in a known format')
+    return pixels
+
+
+def as_rgb_named(pixels: npt.NDArray[Any], name: str, bits: int = 0) -> RGB:
+    """`as_rgb` of decoded pixels; `name` stands in the message."""
     try:
-        return as_rgb(pixels, bgr=True)
+        return as_rgb(pixels, bgr=True, bits=bits)
     except ImageError as error:
         raise ImageError(f'{name}: {error}') from error
 
 
-def read(path: Path) -> RGB:
-    """Read a picture file.
+def _imdecode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
+    return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
 
-    Raises:
-        ImageError: the file cannot be read or is no picture.
-    """
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise ImageError(f'{path}: is no plain file')  # reading a pipe would wait for ever
-        if state.st_size > MAX_FILE_BYTES:
-            raise ImageError(f'{path}: {state.st_size} bytes of image data; expected 1 to '
-                             f'{MAX_FILE_BYTES}')
-        return decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ImageError(f'{path}: cannot be read: {error.strerror}') from error
+
+def _imdecode_small(data: bytes) -> npt.NDArray[Any] | None:
+    return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
 
 
 def encode_jpeg(rgb: RGB, quality: int = 85) -> bytes:

@@ -1,7 +1,7 @@
 """What a camera writes into a picture file: position, direction, time, orientation.
 
-Reads the TIFF structure of EXIF (CIPA DC-008) in JPEG and PNG files. Sizes, counts and depth are
-bounded: a stranger's file costs at most `MAX_EXIF_BYTES` of memory.
+Reads the TIFF structure of EXIF (CIPA DC-008) in JPEG, PNG and WebP files. Sizes, counts and depth
+are bounded: a stranger's file costs at most `MAX_EXIF_BYTES` of memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,22 +10,23 @@ from dataclasses import dataclass
 import datetime
 from pathlib import Path
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from regvpr_core.errors import ImageError
-from regvpr_core.images import RGB
+from regvpr_core.images.pixels import RGB
 
 MAX_EXIF_BYTES = 1_000_000
 MAX_SEGMENTS = 200
+MAX_CHUNKS = 20_000
 MAX_ENTRIES = 512
 MAX_TEXT = 64
 
 _ORIENTATION, _EXIF_IFD, _GPS_IFD = 0x0112, 0x8769, 0x8825
 _TAKEN, _TAKEN_FRACTION, _TAKEN_OFFSET = 0x9003, 0x9291, 0x9011
 _LAT_REF, _LAT, _LON_REF, _LON, _ALT_REF, _ALT = 1, 2, 3, 4, 5, 6
-_GPS_TIME, _DIRECTION, _GPS_DATE = 7, 17, 29
+_GPS_TIME, _STATUS, _DIRECTION, _GPS_DATE = 7, 9, 17, 29
 
 _FORMATS = {1: 'B', 2: 's', 3: 'H', 4: 'I', 5: 'II', 6: 'b', 7: 's', 8: 'h', 9: 'i', 10: 'ii'}
 
@@ -52,14 +53,14 @@ class Exif:
 
 
 def read_exif(path: Path) -> Exif:
-    """EXIF of a JPEG or PNG file; an empty one where there is none, or it is damaged.
+    """EXIF of a JPEG, PNG or WebP file; an empty one where there is none, or it is damaged.
 
     Raises:
         ImageError: the file cannot be read.
     """
     try:
         with path.open('rb') as file:
-            data = _find(file)
+            data = find_exif(file)
     except OSError as error:
         raise ImageError(f'{path}: cannot be read: {error.strerror}') from error
     return parse_exif(data)
@@ -74,7 +75,8 @@ def parse_exif(data: bytes) -> Exif:
     taken = _tags(data, order, main.get(_EXIF_IFD))
     gps = _tags(data, order, main.get(_GPS_IFD))
     lat, lon = _angle(gps, _LAT, _LAT_REF, 'S', 90.0), _angle(gps, _LON, _LON_REF, 'W', 180.0)
-    if lat is None or lon is None or (lat == 0.0 and lon == 0.0):  # 0, 0 is a camera without a fix
+    void = _text(gps.get(_STATUS)).upper() == 'V'  # the receiver had no fix, and says so
+    if lat is None or lon is None or void or (lat == 0.0 and lon == 0.0):
         lat = lon = None
     altitude = _number(gps.get(_ALT))
     heading = _number(gps.get(_DIRECTION))
@@ -96,27 +98,45 @@ def upright(rgb: RGB, orientation: int) -> RGB:
     return np.ascontiguousarray(turn[orientation](rgb)) if orientation in turn else rgb
 
 
-def _find(file: BinaryIO) -> bytes:
-    """The TIFF block of a JPEG's APP1 segment or a PNG's eXIf chunk; empty where there is none."""
-    start = file.read(8)
+def find_exif(file: BinaryIO) -> bytes:
+    """The TIFF block in an open JPEG, PNG or WebP; empty where there is none."""
+    start = file.read(12)
     if start[:2] == b'\xff\xd8':
-        file.seek(2)
-        for marker, size in _jpeg_segments(file):
-            if marker == 0xE1 and size <= MAX_EXIF_BYTES:
-                block = file.read(size)
-                if block[:6] == b'Exif\0\0':
-                    return block[6:]
-            else:
-                file.seek(size, 1)
-    elif start == b'\x89PNG\r\n\x1a\n':
-        for _ in range(MAX_SEGMENTS):
-            head = file.read(8)
-            if len(head) < 8 or head[4:] == b'IEND':
-                break
-            size = int.from_bytes(head[:4], 'big')
-            if head[4:] == b'eXIf':
-                return file.read(size) if size <= MAX_EXIF_BYTES else b''
-            file.seek(size + 4, 1)
+        return _in_jpeg(file)
+    if start[:8] == b'\x89PNG\r\n\x1a\n':
+        return _in_chunks(file, 8, 'big', b'eXIf')
+    if start[:4] == b'RIFF' and start[8:] == b'WEBP':
+        return _in_chunks(file, 12, 'little', b'EXIF')
+    return b''
+
+
+def _in_jpeg(file: BinaryIO) -> bytes:
+    """The TIFF block of the APP1 segment."""
+    file.seek(2)
+    for marker, size in _jpeg_segments(file):
+        if marker == 0xE1 and size <= MAX_EXIF_BYTES:
+            block = file.read(size)
+            if block[:6] == b'Exif\0\0':
+                return block[6:]
+        else:
+            file.seek(size, 1)
+    return b''
+
+
+def _in_chunks(file: BinaryIO, start: int, order: Literal['big', 'little'], wanted: bytes
+               ) -> bytes:
+    """The data of a chunk of PNG (length, name, data, checksum) or RIFF (name, length, data)."""
+    file.seek(start)
+    for _ in range(MAX_CHUNKS):
+        head = file.read(8)
+        name, length = (head[4:], head[:4]) if order == 'big' else (head[:4], head[4:])
+        if len(head) < 8 or name == b'IEND':
+            break
+        size = int.from_bytes(length, order)
+        if name == wanted:
+            block = file.read(size) if size <= MAX_EXIF_BYTES else b''
+            return block.removeprefix(b'Exif\0\0')
+        file.seek(size + 4 if order == 'big' else size + size % 2, 1)
     return b''
 
 
@@ -165,13 +185,20 @@ def _number(value: Any) -> float | None:
 
 
 def _three(value: Any) -> tuple[float, float, float] | None:
-    """Three fractions, as degrees, minutes, seconds and as hours, minutes, seconds."""
-    if not isinstance(value, tuple) or len(value) != 6:
+    """Three fractions, as degrees, minutes, seconds and as hours, minutes, seconds.
+
+    Cameras leave out what they do not need, or write 0/0: fractional degrees have no minutes.
+    """
+    if not isinstance(value, tuple) or len(value) not in (2, 4, 6):
         return None
-    first, second, third = (_number(value[i:i + 2]) for i in (0, 2, 4))
-    if first is None or second is None:
-        return None
-    return first, second, third or 0.0
+    parts = [0.0, 0.0, 0.0]
+    for i in range(len(value) // 2):
+        number, denominator = value[2 * i:2 * i + 2]
+        if denominator:
+            parts[i] = number / denominator
+        elif number or i == 0 or (i == 1 and value[1] == 1):
+            return None  # x/0 is no number, and whole degrees alone are no position
+    return parts[0], parts[1], parts[2]
 
 
 def _angle(gps: Tags, tag: int, ref: int, negative: str, limit: float) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from regvpr_core.errors import ImageError
-from regvpr_core.recordings.exif import Exif, parse_exif, read_exif, upright
+from regvpr_core.images.exif import Exif, parse_exif, read_exif, upright
 
 RATIONAL, ASCII, SHORT, BYTE, LONG = 5, 2, 3, 1, 4
 
