@@ -53,6 +53,7 @@ def find_below(folder: Path, failed: Callable[[OSError], None] | None = None) ->
     """
     found = Found()
     visited: set[tuple[int, int]] = set()
+    _new(os.fspath(folder), visited)
     for base, folders, files in os.walk(folder, onerror=failed, followlinks=True):
         folders[:] = [name for name in folders
                       if not name.startswith('.') and _new(os.path.join(base, name), visited)]

@@ -78,7 +78,7 @@ def read_table(file: Path) -> list[Record]:
             raise BagError(f'{file}, line {number}: expected {" ".join(columns)}: '
                            f'{error}') from error
     if not records:
-        raise BagError(f'{file} holds no picture')
+        raise BagError(f'{file} holds no image')
     return records
 
 

@@ -43,7 +43,7 @@ def test_bags_and_folders_become_one_map(build, make_bag, frames, noise, tmp_pat
     assert build(*sources, '--json') == 0
     out, err = capsys.readouterr()
     assert json.loads(out)['keyframes'] == 12
-    assert 'größe: 5 pictures, poses table poses.csv' in err
+    assert 'größe: 5 images, poses table poses.csv' in err
     with PlaceMap.open(tmp_path / 'map') as place_map:
         assert place_map.sources == ['one'] * 3 + ['two.bag'] * 4 + ['größe'] * 5
         assert place_map.manifest.sources == ['one', 'two.bag', 'größe']
@@ -177,7 +177,7 @@ def test_a_folder_is_listed_with_what_would_be_used(build, noise, tmp_path, caps
     folder = write_table(tmp_path / 'lap', noise(2))
     assert build(folder, '--list') == 0
     out = capsys.readouterr().out
-    assert 'would use: 2 pictures, poses table poses.csv' in out
+    assert 'would use: 2 images, poses table poses.csv' in out
     (folder / 'other.csv').write_text('')
     assert build(folder, '--list') == 0
     assert 'not yet: ' in (out := capsys.readouterr().out)

@@ -178,18 +178,19 @@ def pixels_of(encoding: str, rgb: np.ndarray) -> np.ndarray:
         order = (luma, flat) if encoding in ('yuv422_yuy2', 'yuyv') else (flat, luma)
         return np.dstack(order)
     picture = {'m': grey, '1': grey, '8': grey}.get(encoding[0], rgb)
-    if encoding in ('8UC3', '8UC4') or encoding.startswith('bgr'):
+    if encoding[-3:] in ('UC3', 'UC4') or encoding.startswith('bgr'):
         picture = rgb[..., ::-1]
-    if encoding.startswith(('rgba', 'bgra')) or encoding == '8UC4':
+    if encoding.startswith(('rgba', 'bgra')) or encoding.endswith('UC4'):
         picture = np.dstack([picture, np.full_like(grey, 9)])
     return picture.astype(np.uint16) * 257 if '16' in encoding else picture
 
 
-@pytest.mark.parametrize('encoding', BYTES_PER_PIXEL)
-def test_every_encoding_comes_back_out_of_a_bag(tmp_path, encoding):
+@pytest.mark.parametrize('encoding', [name for name in BYTES_PER_PIXEL if name[:2] not in
+                                      ('nv', 'i4', 'yv') and name != 'yuv420'])
+def test_every_packed_encoding_comes_back_out_of_a_bag(tmp_path, encoding):
     rng = np.random.default_rng(0)
     rgb = np.kron(rng.integers(0, 256, (4, 5, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    grey_only = not ('rgb' in encoding or 'bgr' in encoding or encoding in ('8UC3', '8UC4')) \
+    grey_only = not ('rgb' in encoding or 'bgr' in encoding or encoding[-3:] in ('UC3', 'UC4')) \
         or encoding.startswith('bayer')
     if grey_only and not encoding.startswith('bayer'):
         rgb = np.repeat(rgb[..., 1:2], 3, axis=2)
@@ -507,7 +508,7 @@ def test_poses_of_a_file_go_by_time_or_by_order(tmp_path, noise):
             bag.image(START + i * SECOND, rgb)
     stamps = START + SECOND * np.arange(4)
     for options in ({'trajectory': make_trajectory(stamps, poses)}, {'ordered': poses},
-                    {'ordered': poses, 'times': stamps.tolist()}):
+                    {'ordered': poses, 'stamps_ns': stamps.tolist()}):
         source, frames = read(bag.path, **options, poses_name='poses.txt')
         assert source.poses.startswith('poses.txt, extrinsics unknown')
         for frame, T in zip(frames, poses, strict=True):
@@ -526,7 +527,7 @@ def test_poses_of_the_camera_are_not_moved_by_extrinsics(tmp_path, noise):
         for i, rgb in enumerate(noise(4)):
             for side in ('left', 'right'):
                 bag.image(START + i * SECOND, rgb, f'/{side}/image_raw', side)
-    known = {'ordered': poses, 'camera_poses': True, 'file_name': '00.txt'}
+    known = {'ordered': poses, 'camera_poses': True, 'poses_name': '00.txt'}
     source, frames = read(bag.path, image_topics=['/left/image_raw'], **known)
     np.testing.assert_allclose([f.T_map_cam for f in frames], poses, atol=1e-12)
     assert source.extrinsics['left'][:3] == [1.0, 0.5, 0.0]

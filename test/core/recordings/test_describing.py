@@ -179,7 +179,7 @@ def test_the_command_describes_and_names_what_it_skips(photos, small_model, tmp_
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert (facts['images'], facts['described'], facts['skipped']) == (8, 7, 1)
-    assert 'broken.jpg: 10 bytes that are no picture' in err
+    assert 'broken.jpg: 10 bytes that are no image' in err
     assert main(arguments) == 1
     assert 'exists already' in capsys.readouterr().err
     assert main([*arguments, '--batch', '0']) == 1

@@ -329,7 +329,7 @@ def test_names_of_stray_bytes_are_written_out(tmp_path):
 
 
 def test_a_folder_without_pictures_or_poses_says_what_is_missing(tmp_path):
-    with pytest.raises(BagError, match=r'holds no image \(.bmp, .jpeg'):
+    with pytest.raises(BagError, match=r'holds no image \(.bmp, .jpe, .jpeg'):
         opened(tmp_path)
     picture(tmp_path / 'a.png')
     with pytest.raises(BagError, match=r'has 1 pictures and no poses: no table \(.csv\), no name'):
