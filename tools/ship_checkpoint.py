@@ -10,7 +10,8 @@ import sys
 import safetensors
 from safetensors.torch import save_file
 
-from regvpr_core.models.checkpoints import load_model, METADATA_KEY, read_checkpoint, SHIPPED
+from regvpr_core.models.checkpoints import load_model, read_checkpoint, SHIPPED
+from regvpr_core.models.record import METADATA_KEY
 
 
 def main() -> int:

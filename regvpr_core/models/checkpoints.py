@@ -33,11 +33,11 @@ from regvpr_core.models.downloads import (
 )
 from regvpr_core.models.peers import identify, load_peer, read_published
 from regvpr_core.models.published import not_for, PublishedNetwork
+from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import check_weights
 
 FORMAT_VERSION = 1
 MAX_CHECKPOINT_BYTES = 4_000_000_000
-METADATA_KEY = 'regvpr'
 
 SHIPPED = Path(__file__).parent / 'weights'
 """Heads that come with the package."""

@@ -1,44 +1,67 @@
-"""Pictures in, descriptors out: device, precision and engine chosen, the network kept warm."""
+"""Images in, descriptors out: device, precision and engine chosen, the network kept warm.
+
+Torch is imported only where an engine of torch is asked for.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import importlib.util
 from pathlib import Path
+from typing import Any, Protocol, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from regvpr_core.config import DEFAULT_MODEL, from_mapping, nearest
-from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.config import check_range, DEFAULT_MODEL, nearest
+from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
-from regvpr_core.models.checkpoints import load_model, LoadedModel
 from regvpr_core.models.downloads import Progress
-from regvpr_core.models.engines import (
-    check_precision,
-    check_threads,
-    CpuEngine,
-    DeviceEngine,
-    Engine,
-    OnnxEngine,
-)
-from regvpr_core.models.preprocessing import network_input, Preprocessing
-from regvpr_core.models.published import PublishedNetwork
-from regvpr_core.models.published_engine import PublishedEngine
+from regvpr_core.models.onnx_engine import OnnxEngine
+from regvpr_core.models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+    from regvpr_core.models.checkpoints import LoadedModel
+
+Rows = npt.NDArray[np.float32]
 
 DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 ENGINES = ('auto', 'torch', 'onnxruntime')
+PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16', 'int8')
+
+
+class Engine(Protocol):
+    """What runs a network. precision: fp32, bf16, fp16 or int8. device: as text."""
+
+    precision: str
+    device: str
+
+    def prepare(self, rgb: RGB) -> Any:
+        """What the network needs of one image (H, W, 3) uint8 RGB; threads may call it."""
+
+    def batch(self, inputs: Sequence[Any]) -> Any:
+        """Several prepared images as one input."""
+
+    def __call__(self, inputs: Any) -> Rows:
+        """Unit rows (B, D) of a batch."""
+
+    def with_tokens(self, inputs: Any) -> tuple[Rows, Rows]:
+        """Unit rows (B, D) and patch tokens (B, h, w, width) of a batch."""
 
 
 class Encoder:
     """Describes images with one model. Not to be shared between threads.
 
     name, fingerprint, notice: of the model. dimension: length D of a descriptor.
-    preprocessing: how images are shown to the network. precision: fp32, bf16 or fp16.
+    preprocessing: how images are shown to the network. precision: fp32, bf16, fp16 or int8.
+    device: as text, such as cpu or cuda:0.
     """
 
     def __init__(
         self,
-        engine: Engine | PublishedEngine,
-        device: torch.device,
+        engine: Engine,
         *,
         name: str,
         fingerprint: str,
@@ -46,7 +69,7 @@ class Encoder:
         dimension: int,
         preprocessing: Preprocessing,
     ) -> None:
-        self.device = device
+        self.device = engine.device
         self.name = name
         self.fingerprint = fingerprint
         self.notice = notice
@@ -74,17 +97,17 @@ class Encoder:
             return np.zeros((0, self.dimension), dtype=np.float32)
         return self.describe_prepared([self.prepare(rgb) for rgb in images])
 
-    def prepare(self, rgb: RGB) -> torch.Tensor:
+    def prepare(self, rgb: RGB) -> Any:
         """Network input (1, 3, height, width) of one image. Other threads may call it, ahead.
 
         Raises:
             ImageError: the image is not uint8 RGB or has a size that cannot be used.
         """
-        return network_input(rgb, self.preprocessing, self.device)
+        return self._engine.prepare(rgb)
 
-    def describe_prepared(self, inputs: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
+    def describe_prepared(self, inputs: Sequence[Any]) -> npt.NDArray[np.float32]:
         """Describe one or more images that `prepare` has brought to size: (B, D), unit rows."""
-        return self._engine(torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0])
+        return self._engine(self._engine.batch(inputs))
 
     def describe_with_tokens(
         self, rgb: RGB
@@ -103,10 +126,10 @@ class Encoder:
         return descriptors[0], tokens[0]
 
     def describe_prepared_with_tokens(
-        self, inputs: Sequence[torch.Tensor]
+        self, inputs: Sequence[Any]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """As `describe_prepared`, with patch tokens: (B, D) and (B, h, w, width)."""
-        return self._engine.with_tokens(torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0])
+        return self._engine.with_tokens(self._engine.batch(inputs))
 
 
 def load_encoder(
@@ -126,9 +149,11 @@ def load_encoder(
     Args:
         model: a name such as `gem_vits14`, a checkpoint file, or an .onnx file that
             `regvpr export` made.
-        device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps.
-        precision: auto, fp32, bf16 or fp16. auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
-            a block of the network was measured to be faster with it, else fp32.
+        device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps; of .onnx files also
+            tensorrt, which auto tries first.
+        precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
+            a block of the network was measured to be faster with it, else fp32. An .onnx file
+            has the one with which it was made.
         engine: auto (by the file), torch or onnxruntime.
         threads: of the CPU, 1 to 1024; with torch they are those of the whole process.
         backbone_path: backbone weights, instead of a search.
@@ -139,17 +164,23 @@ def load_encoder(
         CheckpointError: weights are missing, damaged or do not fit.
         ConfigError: unknown device, precision or engine, or one that is not there.
     """
-    check_precision(precision)
-    check_threads(threads)
-    if engine not in ENGINES:
-        raise ConfigError(f'unknown engine {engine!r}{nearest(engine, ENGINES)}')
+    for what, value, known in (('precision', precision, PRECISIONS), ('engine', engine, ENGINES)):
+        if value not in known:
+            raise ConfigError(f'unknown {what} {value!r}{nearest(value, known)}')
+    if threads is not None:
+        check_range('threads', threads, 1, 1024)
     is_onnx = Path(model).suffix == '.onnx'
     if is_onnx and engine != 'torch':
-        # `auto` must not take a device that onnxruntime has no provider for.
-        return onnx_encoder(Path(model), 'cpu' if device == 'auto' else device, precision, threads)
+        return onnx_encoder(Path(model), device, precision, threads)
     if is_onnx or engine == 'onnxruntime':
         raise ConfigError(f'engine {engine} cannot run {model}: onnxruntime runs .onnx files, '
                           f'which `regvpr export MODEL -o FILE.onnx` makes, and torch the rest')
+    if importlib.util.find_spec('torch') is None:
+        raise ConfigError(f"model {model} needs torch: pip install 'regvpr_ros[torch]'; or make "
+                          f'an .onnx file of it where torch is installed (regvpr export {model} '
+                          f'-o FILE.onnx) and give that')
+    from regvpr_core.models.checkpoints import load_model
+
     place = choose_device(device)
     return torch_encoder(load_model(model, backbone_path, download, progress, notice),
                          place, precision, threads)
@@ -158,32 +189,38 @@ def load_encoder(
 def torch_encoder(
     loaded: LoadedModel, device: torch.device, precision: str = 'auto', threads: int | None = None
 ) -> Encoder:
-    """An encoder of a loaded model, whose weights it takes over."""
+    """An encoder of a loaded model, whose weights it takes over.
+
+    Raises:
+        ConfigError: a precision that torch has no engine for.
+    """
+    from regvpr_core.models.engines import CpuEngine, DeviceEngine, PRECISIONS as OF_TORCH
+    from regvpr_core.models.published import PublishedNetwork
+    from regvpr_core.models.published_engine import PublishedEngine
+
+    if precision != 'auto' and precision not in OF_TORCH:
+        raise ConfigError(f'precision {precision} is one of .onnx files only: regvpr export '
+                          f'{loaded.name} -o FILE.onnx --precision {precision}')
     model = loaded.model
-    engine: Engine | PublishedEngine
+    engine: Engine
     if isinstance(model, PublishedNetwork):
         engine = PublishedEngine(model, device, precision, threads)
     elif device.type == 'cpu':
         engine = CpuEngine(model, precision, threads)
     else:
         engine = DeviceEngine(model, device, precision)
-    return Encoder(engine, device, name=loaded.name, fingerprint=loaded.fingerprint,
+    return Encoder(engine, name=loaded.name, fingerprint=loaded.fingerprint,
                    notice=loaded.notice, dimension=model.dimension,
                    preprocessing=model.preprocessing)
 
 
 def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -> Encoder:
-    """An encoder of an exported file; name, fingerprint and preprocessing are in it."""
-    if not path.is_file():
-        raise CheckpointError(f'{path} does not exist')
-    place = choose_device(device)
-    engine = OnnxEngine(path, place, precision, threads)
-    about = engine.about
-    return Encoder(
-        engine, torch.device('cpu'), name=str(about['name']),
-        fingerprint=str(about['fingerprint']),
-        notice=f'model {about["name"]}: exported, {path}', dimension=int(about['dimension']),
-        preprocessing=from_mapping(Preprocessing, about['preprocessing'], 'preprocessing.'))
+    """An encoder of an .onnx file; name, fingerprint and preprocessing are in it."""
+    engine = OnnxEngine(path, device, precision, threads)
+    about = engine.record
+    return Encoder(engine, name=about.name, fingerprint=about.fingerprint,
+                   notice=f'model {about.name}: exported, {path}', dimension=about.dimension,
+                   preprocessing=about.preprocessing)
 
 
 def choose_device(device: str) -> torch.device:
@@ -192,6 +229,8 @@ def choose_device(device: str) -> torch.device:
     Raises:
         ConfigError: unknown name, or the device is not there.
     """
+    import torch
+
     if device == 'auto':
         if torch.cuda.is_available():
             return torch.device('cuda')

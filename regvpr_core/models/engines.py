@@ -1,27 +1,19 @@
-"""What runs a network: torch on a CPU, torch on CUDA or MPS, onnxruntime.
+"""Engines that run a network with torch: on a CPU, on CUDA or MPS. See `encoder.Engine`."""
 
-Each takes network input (B, 3, H, W) float32 on its device and gives descriptors (B, D) float32;
-`with_tokens` also patch tokens (B, h, w, width) of the same pass.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
-import json
-from pathlib import Path
 import time
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from regvpr_core.config import check_range, nearest
-from regvpr_core.errors import CheckpointError, ConfigError
-from regvpr_core.models.checkpoints import METADATA_KEY
+from regvpr_core.images import RGB
 from regvpr_core.models.cpu.linear import Form, packing_works
 from regvpr_core.models.cpu.network import fuse, FusedBlock
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.preprocessing import network_input
 from regvpr_core.models.vit import Block
 
 Rows = npt.NDArray[np.float32]
@@ -31,14 +23,29 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 BF16_GAIN = 0.8
 """bf16 is chosen where it takes less than this share of the time of fp32."""
 
-TOKENS = 'tokens'
-"""Name of the output with the patch tokens (B, h, w, width) in an .onnx file that has it."""
-
 MEASURED_TOKENS = 257
 MEASURED_TURNS = 4
 
 
-class CpuEngine:
+class TorchEngine:
+    """What both torch engines share: network input by torch on a device."""
+
+    def __init__(self, model: DescriptorModel, device: torch.device) -> None:
+        self.device = str(device)
+        self._place = device
+        self._model = model
+        self._preprocessing = model.config.preprocessing
+
+    def prepare(self, rgb: RGB) -> Tensor:
+        """Network input (1, 3, height, width) of one image."""
+        return network_input(rgb, self._preprocessing, self._place)
+
+    def batch(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Network input (B, 3, height, width) of several prepared images."""
+        return torch.cat(list(inputs)) if len(inputs) > 1 else inputs[0]
+
+
+class CpuEngine(TorchEngine):
     """Torch on the CPU, in the form and precision that were measured to be fastest here."""
 
     def __init__(self, model: DescriptorModel, precision: str, threads: int | None) -> None:
@@ -48,7 +55,7 @@ class CpuEngine:
         size = model.backbone.config
         self.form = fastest_form(size.width, size.heads, dtypes, torch.get_num_threads())
         self.precision = name_of(self.form.dtype)
-        self._model = fuse(model, self.form)
+        super().__init__(fuse(model, self.form), torch.device('cpu'))
 
     def __call__(self, inputs: Tensor) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
@@ -62,7 +69,7 @@ class CpuEngine:
             return rows(descriptors), rows(tokens)
 
 
-class DeviceEngine:
+class DeviceEngine(TorchEngine):
     """Torch on CUDA or MPS: the backbone in half precision, batches of one as a CUDA graph."""
 
     def __init__(self, model: DescriptorModel, device: torch.device, precision: str) -> None:
@@ -70,7 +77,7 @@ class DeviceEngine:
         if precision == 'auto' and device.type != 'cuda':
             self.precision = 'fp32'
         self._dtype = PRECISIONS[self.precision]
-        self._model = model.to(device)
+        super().__init__(model.to(device), device)
         self._model.backbone.to(self._dtype)
         shape = (1, 3, model.config.preprocessing.height, model.config.preprocessing.width)
         self._input = torch.zeros(shape, device=device, dtype=self._dtype)
@@ -120,57 +127,6 @@ class DeviceEngine:
             torch.cuda.synchronize()
 
 
-class OnnxEngine:
-    """onnxruntime on a file that `regvpr export` made; fp32."""
-
-    precision = 'fp32'
-
-    def __init__(
-        self, path: Path, device: torch.device, precision: str, threads: int | None
-    ) -> None:
-        if precision not in ('auto', self.precision):
-            raise ConfigError(f'precision is {precision!r}; engine onnxruntime has '
-                              f'{self.precision} only')
-        ort = onnxruntime()
-        providers = ['CPUExecutionProvider']
-        if device.type == 'cuda':
-            providers.insert(0, 'CUDAExecutionProvider')
-            if providers[0] not in ort.get_available_providers():
-                raise ConfigError('this onnxruntime has no CUDA; install onnxruntime-gpu, or use '
-                                  'device cpu')
-        elif device.type != 'cpu':
-            raise ConfigError(f'engine onnxruntime has no device {device.type!r}; use cpu or cuda')
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except onnx_errors() as error:
-            raise CheckpointError(f'{path} is truncated or no ONNX model: {error}') from error
-        self.about = read_about(self._session.get_modelmeta().custom_metadata_map, path)
-
-    def __call__(self, inputs: Tensor) -> Rows:
-        """Network input (B, 3, H, W) to unit rows (B, D)."""
-        (out,) = self._session.run(['descriptors'], {'images': inputs.cpu().numpy()})
-        return np.asarray(out, dtype=np.float32)
-
-    def with_tokens(self, inputs: Tensor) -> tuple[Rows, Rows]:
-        """Unit rows (B, D) and patch tokens (B, h, w, width).
-
-        Raises:
-            ConfigError: the file gives no tokens.
-        """
-        if TOKENS not in {output.name for output in self._session.get_outputs()}:
-            raise ConfigError('this .onnx file gives no patch tokens; export it with --tokens, or '
-                              'use verification xfeat or none')
-        descriptors, tokens = self._session.run(
-            ['descriptors', TOKENS], {'images': inputs.cpu().numpy()})
-        return np.asarray(descriptors, np.float32), np.asarray(tokens, np.float32)
-
-
-Engine = CpuEngine | DeviceEngine | OnnxEngine
-
-
 def rows(descriptors: Tensor) -> Rows:
     """Descriptors as NumPy."""
     return np.asarray(descriptors.float().cpu().numpy(), dtype=np.float32)
@@ -179,27 +135,6 @@ def rows(descriptors: Tensor) -> Rows:
 def name_of(dtype: torch.dtype) -> str:
     """fp32, bf16 or fp16."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
-
-
-def check_precision(precision: str) -> None:
-    """Refuse an unknown precision.
-
-    Raises:
-        ConfigError: names the near one.
-    """
-    if precision != 'auto' and precision not in PRECISIONS:
-        raise ConfigError(f'unknown precision {precision!r}'
-                          f'{nearest(precision, ("auto", *PRECISIONS))}')
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads out of 1 to 1024; None is the library's choice.
-
-    Raises:
-        ConfigError: names the value.
-    """
-    if threads is not None:
-        check_range('threads', threads, 1, 1024)
 
 
 @functools.cache
@@ -250,41 +185,3 @@ def bf16_is_faster(width: int) -> bool:
     except RuntimeError:  # no bf16 on this processor
         return False
     return seconds[torch.bfloat16] < seconds[torch.float32]
-
-
-def onnxruntime() -> Any:
-    """The module.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise ConfigError('engine onnxruntime needs `pip install onnxruntime`') from error
-    return ort
-
-
-def onnx_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a file that it cannot read."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.InvalidGraph,
-            state.NoSuchFile, state.NotImplemented, state.RuntimeException)
-
-
-def read_about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The record that `regvpr export` put into a file.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    wanted = {'name', 'fingerprint', 'dimension', 'preprocessing'}
-    try:
-        about = json.loads(metadata[METADATA_KEY])
-        if not wanted <= about.keys():
-            raise ValueError(f'it lacks {", ".join(sorted(wanted - about.keys()))}')
-    except (KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(f'{path} holds no usable record of `regvpr export`: {error}; export '
-                              f'it again') from error
-    return dict(about)

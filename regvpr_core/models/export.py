@@ -16,10 +16,11 @@ from torch import nn, Tensor
 
 from regvpr_core.config import to_mapping
 from regvpr_core.errors import ConfigError, ExportError
-from regvpr_core.models.checkpoints import LoadedModel, METADATA_KEY
+from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.descriptor_model import DescriptorModel
-from regvpr_core.models.engines import TOKENS
+from regvpr_core.models.onnx_engine import OnnxEngine, TOKENS
 from regvpr_core.models.published import PublishedNetwork
+from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import DinoVisionTransformer, PATCH
 
 OPSET = 17
@@ -142,15 +143,13 @@ def add_record(path: Path, about: dict[str, Any]) -> None:
 
 def largest_difference(baked: BakedModel, path: Path) -> float:
     """Between torch and onnxruntime, over batches of 1 and 3."""
-    from regvpr_core.models.engines import OnnxEngine
-
-    engine = OnnxEngine(path, torch.device('cpu'), 'fp32', None)
+    engine = OnnxEngine(path, 'cpu', 'fp32', None)
     worst = 0.0
     for batch in CHECKED_BATCHES:
         images = example(baked.model, batch)
         with torch.no_grad():
             wanted = baked(images)[0].numpy()
-        worst = float(np.maximum(worst, np.abs(engine(images) - wanted).max()))
+        worst = float(np.maximum(worst, np.abs(engine(images.numpy()) - wanted).max()))
     return worst
 
 

@@ -1,18 +1,26 @@
-"""From uint8 pixels to network input, in torch, on the device of the network."""
+"""From uint8 pixels to network input: in torch on the device of the network, or in NumPy.
+
+Torch is imported in the functions that need it: exported models run where it is not installed.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 import functools
+from typing import Any, TYPE_CHECKING
 import warnings
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-import torch.nn.functional as F
+from scipy import sparse
 
 from regvpr_core.config import check_range
 from regvpr_core.errors import ConfigError
 from regvpr_core.images import check_rgb
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,6 +80,9 @@ def network_input(
     Raises:
         ImageError: the image is not uint8 RGB or has a size that cannot be used.
     """
+    import torch
+    import torch.nn.functional as F
+
     check_rgb(rgb)
     pixels = torch.from_numpy(np.ascontiguousarray(rgb))
     if device.type == 'cuda':
@@ -95,7 +106,51 @@ def moments(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor,
     """Mean and deviation (1, 3, 1, 1) in grey levels, kept on the device: sending them with every
     image would make the CPU wait for the GPU.
     """
+    import torch
+
     with torch.inference_mode(False):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255.0
                      for values in (preprocessing.mean, preprocessing.std))
         return mean.to(device), std.to(device)
+
+
+def numpy_input(
+    rgb: npt.NDArray[np.uint8], preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """As `network_input` on the CPU, without torch: (1, 3, height, width) float32.
+
+    Torch rounds to whole grey levels after each direction, this does not: numbers differ by less
+    than 1.1 grey levels.
+
+    Raises:
+        ImageError: the image is not uint8 RGB or has a size that cannot be used.
+    """
+    check_rgb(rgb)
+    height, width = preprocessing.height, preprocessing.width
+    rows = triangle_filter(rgb.shape[0], height) @ rgb.reshape(len(rgb), -1)  # (h, W * 3)
+    columns = rows.reshape(height, -1, 3).transpose(1, 2, 0).reshape(rgb.shape[1], -1)
+    pixels = (triangle_filter(rgb.shape[1], width) @ columns).reshape(width, 3, height)
+    mean, std = (255.0 * np.array(values, np.float32)[:, None, None]
+                 for values in (preprocessing.mean, preprocessing.std))
+    return np.ascontiguousarray((pixels.transpose(1, 2, 0) - mean) / std, np.float32)[None]
+
+
+@functools.lru_cache(maxsize=16)
+def triangle_filter(old: int, new: int) -> Any:
+    """Antialiased linear resampling of a line of pixels: sparse (new, old) float32, rows sum to 1.
+
+    Where the line shrinks, the triangle is as much wider (as Pillow and torch have it).
+    """
+    scale = old / new
+    support = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + support + 0.5).astype(np.int64), old)
+    at = first[:, None] + np.arange(int((last - first).max()))  # (new, taps)
+    weights = np.maximum(1.0 - np.abs(at + 0.5 - centres[:, None]) / support, 0.0)
+    weights[at >= last[:, None]] = 0.0
+    weights /= weights.sum(axis=1, keepdims=True)
+    lines = np.repeat(np.arange(new), at.shape[1])
+    return sparse.csr_array(
+        (weights.ravel().astype(np.float32), (lines, np.minimum(at, old - 1).ravel())),
+        shape=(new, old))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from regvpr_core.errors import CheckpointError, ImageError
 from regvpr_core.images import find_images, read
@@ -94,12 +93,12 @@ def describe_files(
 
 def prepared(
     files: Iterable[Path], encoder: Encoder, batch: int, report: DescribeReport
-) -> Iterator[tuple[Path, Tensor]]:
+) -> Iterator[tuple[Path, Any]]:
     """Network input of each file that can be read, in order, decoded in threads ahead of use."""
-    def load(path: Path) -> Tensor:
+    def load(path: Path) -> Any:
         return encoder.prepare(read(path))
 
-    waiting: deque[tuple[Path, Future[Tensor]]] = deque()
+    waiting: deque[tuple[Path, Future[Any]]] = deque()
     rest = iter(files)
     with ThreadPoolExecutor(DECODERS) as pool:
         try:
@@ -120,8 +119,8 @@ def prepared(
 
 
 def batches(
-    items: Iterable[tuple[Path, Tensor]], size: int
-) -> Iterator[list[tuple[Path, Tensor]]]:
+    items: Iterable[tuple[Path, Any]], size: int
+) -> Iterator[list[tuple[Path, Any]]]:
     """Lists of `size` items, the last one shorter."""
     iterator = iter(items)
     while group := list(itertools.islice(iterator, size)):

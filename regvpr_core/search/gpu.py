@@ -1,6 +1,7 @@
 """Search by one matrix product in torch: on a CUDA device in half precision, else on the CPU."""
 
 import importlib
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ FREE_SHARE = 0.5
 
 
 def device_holds(count: int, dimension: int) -> bool:
-    """True where there is a CUDA device with room for so many rows in half precision."""
+    """True where torch has a CUDA device with room for so many rows in half precision."""
+    if importlib.util.find_spec('torch') is None:
+        return False
     torch: Any = importlib.import_module('torch')
     if not torch.cuda.is_available():
         return False
@@ -33,8 +36,11 @@ class GpuIndex:
         """Copy the rows to a device: CUDA in half precision where there is one, else the CPU.
 
         Raises:
-            MapError: the device has no room, or a row has changed.
+            MapError: torch is not installed, the device has no room, or a row has changed.
         """
+        if importlib.util.find_spec('torch') is None:
+            raise MapError("index gpu needs torch: pip install 'regvpr_ros[torch]'; or take the "
+                           'index auto')
         torch: Any = importlib.import_module('torch')
         self._torch = torch
         self._rows = rows

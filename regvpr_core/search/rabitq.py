@@ -12,6 +12,7 @@ import contextlib
 from dataclasses import dataclass
 import functools
 import importlib
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,8 @@ class RabitqIndex:
 def _coder(padded: int, config: RabitqConfig) -> Any:
     """An empty index that codes rows around the origin: they are centred already."""
     # Torch goes first where both are used: their OpenMP runtimes clash in the other order.
-    importlib.import_module('torch')
+    if importlib.util.find_spec('torch'):
+        importlib.import_module('torch')
     faiss: Any = importlib.import_module('faiss')
     coder = faiss.IndexRaBitQ(padded, faiss.METRIC_INNER_PRODUCT, config.code_bits)
     coder.train(np.zeros((1, padded), np.float32))
