@@ -10,6 +10,7 @@ import functools
 from typing import Any, TYPE_CHECKING
 import warnings
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -119,25 +120,34 @@ def numpy_input(
 ) -> npt.NDArray[np.float32]:
     """As `network_input` on the CPU, without torch: (1, 3, height, width) float32.
 
-    Torch rounds to whole grey levels after each direction, this does not: numbers differ by less
-    than 1.1 grey levels.
+    As torch does for uint8, columns are resampled before rows, and each pass is rounded to whole
+    grey levels, so the result is the same but for a few pixels that differ by one level.
 
     Raises:
         ImageError: the image is not uint8 RGB or has a size that cannot be used.
     """
     check_rgb(rgb)
     height, width = preprocessing.height, preprocessing.width
-    rows = triangle_filter(rgb.shape[0], height) @ rgb.reshape(len(rgb), -1)  # (h, W * 3)
-    columns = rows.reshape(height, -1, 3).transpose(1, 2, 0).reshape(rgb.shape[1], -1)
-    pixels = (triangle_filter(rgb.shape[1], width) @ columns).reshape(width, 3, height)
+    # OpenCV transposes thirty times as fast as NumPy.
+    columns = resampled(cv2.transpose(rgb).reshape(rgb.shape[1], -1), width)  # (width, H * 3)
+    rows = cv2.transpose(columns.reshape(width, -1, 3)).reshape(len(rgb), -1)  # (H, width * 3)
+    pixels = resampled(rows, height).reshape(height, width, 3)
     mean, std = (255.0 * np.array(values, np.float32)[:, None, None]
                  for values in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray((pixels.transpose(1, 2, 0) - mean) / std, np.float32)[None]
+    return np.ascontiguousarray((pixels.transpose(2, 0, 1) - mean) / std, np.float32)[None]
+
+
+def resampled(lines: npt.NDArray[Any], count: int) -> npt.NDArray[np.float32]:
+    """Lines (N, ...) of grey levels to `count` lines of whole grey levels."""
+    if len(lines) == count:
+        return lines.astype(np.float32)
+    levels = triangle_filter(len(lines), count) @ lines
+    return np.asarray(np.floor(levels + 0.5), np.float32)
 
 
 @functools.lru_cache(maxsize=16)
 def triangle_filter(old: int, new: int) -> Any:
-    """Antialiased linear resampling of a line of pixels: sparse (new, old) float32, rows sum to 1.
+    """Antialiased linear resampling of a line of pixels: sparse (new, old) float32.
 
     Where the line shrinks, the triangle is as much wider (as Pillow and torch have it).
     """
@@ -150,6 +160,9 @@ def triangle_filter(old: int, new: int) -> Any:
     weights = np.maximum(1.0 - np.abs(at + 0.5 - centres[:, None]) / support, 0.0)
     weights[at >= last[:, None]] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
+    # Whole numbers below 2^15 over a power of two, which is how torch resamples uint8.
+    unit = 2.0 ** np.floor(np.log2((2 ** 15 - 0.5) / weights.max()))
+    weights = np.floor(weights * unit + 0.5) / unit
     lines = np.repeat(np.arange(new), at.shape[1])
     return sparse.csr_array(
         (weights.ravel().astype(np.float32), (lines, np.minimum(at, old - 1).ravel())),

@@ -13,6 +13,7 @@ import torch
 
 from regvpr_core.cli import main
 from regvpr_core.errors import ConfigError, MapError
+from regvpr_core.images import read
 from regvpr_core.models import encoder as encoder_module
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.models.preprocessing import network_input, numpy_input, Preprocessing
@@ -21,16 +22,21 @@ from regvpr_core.search.gpu import GpuIndex
 ROOT = Path(__file__).resolve().parents[3]
 
 BLOCKED = """
+from importlib.machinery import PathFinder
 import sys
-for name in ('torch', 'torchvision', 'kornia', 'onnx', 'transformers'):
-    sys.modules[name] = None  # as if they were not installed
+class Hiding(PathFinder):  # as if these were not installed
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = ('torch', 'torchvision', 'kornia', 'onnx', 'transformers')
+        return None if name.split('.')[0] in hidden else super().find_spec(name, path, target)
+sys.meta_path = [Hiding if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 WALK = BLOCKED + """
 import importlib, json, pkgutil
 import regvpr_core
 names, failed = [], {}
-for module in pkgutil.walk_packages(regvpr_core.__path__, 'regvpr_core.', onerror=lambda name: None):
+for module in pkgutil.walk_packages(regvpr_core.__path__, 'regvpr_core.', lambda name: None):
     try:
         importlib.import_module(module.name)
         names.append(module.name)
@@ -69,12 +75,12 @@ def test_all_that_maps_localizes_and_searches_imports_without_torch():
     run = run_blocked(WALK)
     assert run.returncode == 0, run.stderr
     names, failed = json.loads(run.stdout)
-    assert NEEDS_NO_TORCH <= set(names)
+    assert set(names) >= NEEDS_NO_TORCH
     assert {'regvpr_core.localization.localizer', 'regvpr_core.mapping.builder',
             'regvpr_core.verification.verification', 'regvpr_core.cli.doctor'} <= set(names)
     assert {name: why for name, why in failed.items()
             if not name.startswith(MAY_NEED_TORCH)} == {}
-    assert all('torch' in why or 'None in sys.modules' in why for why in failed.values())
+    assert all('torch' in why for why in failed.values())
 
 
 @pytest.mark.parametrize('size', [(720, 1280), (480, 640), (120, 160), (30, 500), (57, 56),
@@ -97,12 +103,12 @@ def test_numpy_preprocessing_averages_what_it_shrinks():
     stripes[:, ::2] = 200
     grey = numpy_input(stripes, Preprocessing(height=14, width=28, mean=(0, 0, 0),
                                               std=(1, 1, 1))) * 255
-    np.testing.assert_allclose(grey, 100.0, atol=1.5)  # plain sampling would give 0 and 200
+    np.testing.assert_allclose(grey, 100.0, atol=2.5)  # plain sampling would give 0 and 200
 
 
 def test_onnxruntime_describes_photos_as_torch_does(exported, small_encoder, real_data):
     files = sorted(real_data('boofcv_scenes').rglob('*.jpg'))[:8]
-    images = [cv2.imread(str(file))[..., ::-1] for file in files]
+    images = [read(file) for file in files]
     theirs = load_encoder(exported, 'cpu').describe_batch(images)
     ours = small_encoder.describe_batch(images)
     assert (ours * theirs).sum(axis=1).min() > 0.9999
