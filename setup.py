@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'<version>(.+?)</version>', (ROOT / 'package.xml').read_text())[1]
 
-# Networks run in torch, or as .onnx files in onnxruntime: an extra each, so that a robot needs one.
+# Networks run in torch, or as .onnx files in onnxruntime: an extra each, a robot needs one.
 TORCH = 'torch>=2.6'
 
 setup(

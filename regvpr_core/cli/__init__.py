@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit codes 0, 1 (refused input, one line says why) and 2 (usage)."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = make_parser(next((w for w in words if not w.startswith('-')), '')).parse_args(words)
-    from regvpr_core.errors import RegvprError
+    from regvpr_core.errors import ConfigError, RegvprError
 
     try:
         options.run(options)

@@ -10,7 +10,7 @@ from regvpr_core.config import check_range, check_settings, from_mapping, settin
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.adapter import adapt, AdapterConfig
 from regvpr_core.models.aggregators import AGGREGATORS
-from regvpr_core.models.preprocessing import PATCH, Preprocessing
+from regvpr_core.models.preprocessing import Preprocessing
 from regvpr_core.models.vit import build_vit, VIT_CONFIGS
 
 TOKEN_DEPTH = 0.35

@@ -13,7 +13,7 @@ from regvpr_core.images import RGB
 from regvpr_core.models.cpu.linear import Form, packing_works
 from regvpr_core.models.cpu.network import fuse, FusedBlock
 from regvpr_core.models.descriptor_model import DescriptorModel
-from regvpr_core.models.preprocessing import network_input
+from regvpr_core.models.preprocessing import network_input, Preprocessing
 from regvpr_core.models.vit import Block
 
 Rows = npt.NDArray[np.float32]
@@ -28,13 +28,12 @@ MEASURED_TURNS = 4
 
 
 class TorchEngine:
-    """What both torch engines share: network input by torch on a device."""
+    """What engines of torch share: network input by torch on a device."""
 
-    def __init__(self, model: DescriptorModel, device: torch.device) -> None:
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
         self.device = str(device)
         self._place = device
-        self._model = model
-        self._preprocessing = model.config.preprocessing
+        self._preprocessing = preprocessing
 
     def prepare(self, rgb: RGB) -> Tensor:
         """Network input (1, 3, height, width) of one image."""
@@ -55,7 +54,8 @@ class CpuEngine(TorchEngine):
         size = model.backbone.config
         self.form = fastest_form(size.width, size.heads, dtypes, torch.get_num_threads())
         self.precision = name_of(self.form.dtype)
-        super().__init__(fuse(model, self.form), torch.device('cpu'))
+        super().__init__(model.preprocessing, torch.device('cpu'))
+        self._model = fuse(model, self.form)
 
     def __call__(self, inputs: Tensor) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
@@ -77,7 +77,8 @@ class DeviceEngine(TorchEngine):
         if precision == 'auto' and device.type != 'cuda':
             self.precision = 'fp32'
         self._dtype = PRECISIONS[self.precision]
-        super().__init__(model.to(device), device)
+        super().__init__(model.preprocessing, device)
+        self._model = model.to(device)
         self._model.backbone.to(self._dtype)
         shape = (1, 3, model.config.preprocessing.height, model.config.preprocessing.width)
         self._input = torch.zeros(shape, device=device, dtype=self._dtype)

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regvpr_core.models.engines import bf16_is_faster, PRECISIONS, Rows, rows
+from regvpr_core.models.engines import bf16_is_faster, PRECISIONS, Rows, rows, TorchEngine
 from regvpr_core.models.published import PublishedNetwork
 
 MEASURED_WIDTH = 768
 
 
-class PublishedEngine:
+class PublishedEngine(TorchEngine):
     """Torch on any device. Matrix products run in the precision; norms and softmax in float32."""
 
     def __init__(self, model: PublishedNetwork, device: torch.device, precision: str,
@@ -23,7 +23,7 @@ class PublishedEngine:
             precision = {'cuda': 'fp16', 'cpu': 'bf16' if bf16_is_faster(MEASURED_WIDTH) else
                          'fp32'}.get(device.type, 'fp32')
         self.precision = precision
-        self._device = device
+        super().__init__(model.preprocessing, device)
         self._model = model.to(device)
 
     def __call__(self, inputs: Tensor) -> Rows:
@@ -44,4 +44,4 @@ class PublishedEngine:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == 'fp32':
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=PRECISIONS[self.precision])
+        return torch.autocast(self._place.type, dtype=PRECISIONS[self.precision])
