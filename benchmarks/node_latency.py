@@ -142,11 +142,10 @@ def run_node(place_map: str, kind: str, encoder_ms: float) -> None:
     """The node of the product, with the sleeper in place of the network."""
     from regvpr_ros import localize_node
 
-    class Node(localize_node.LocalizeNode):
-        def _load_encoder(self) -> Any:
-            return Sleeper(encoder_ms)
+    def sleeper(config: Any, log: Any) -> Any:
+        return Sleeper(encoder_ms)
 
-    localize_node.LocalizeNode = Node
+    localize_node.open_encoder = sleeper
     localize_node.main(['localize', '--ros-args', '-p', f'map:={place_map}', '-p',
                         f'compressed:={str(kind == "compressed").lower()}',
                         '-p', 'use_odometry:=false'])

@@ -12,44 +12,35 @@ from regvpr_core.localization.session import LoopClosure
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros import interfaces, markers
 from regvpr_ros.debug_image import debug_image
-from regvpr_ros.health import Health
 from regvpr_ros.msg import LocalizationStatus
-from regvpr_ros.parameters import NodeConfig
-from regvpr_ros.pipeline import View
+from regvpr_ros.node_state import NodeState
 from regvpr_ros.session_recorder import SessionRecorder
 from regvpr_ros.slam_outputs import base_closure, loop_closure, place_matches, pose_prior
 from regvpr_ros.stacks import Stack
 from regvpr_ros.tf_broadcast import TransformBroadcast
+from regvpr_ros.view import View
 
 
 class Announcer:
-    """Turns what was found into messages. Used by the worker, but for status and the map.
-
-    fix_wanted: the next pose also goes to initialpose.
-    """
+    """Turns what was found into messages. Used by the worker, but for status and the map."""
 
     def __init__(
-        self, config: NodeConfig, publish: dict[str, Any], now: Callable[[], Any],
-        health: Health, stacks: Iterable[Stack], broadcast: TransformBroadcast | None,
-        on_fix: Callable[[], None],
+        self, state: NodeState, publish: dict[str, Any], now: Callable[[], Any],
+        stacks: Iterable[Stack], broadcast: TransformBroadcast | None,
     ) -> None:
         """Say nothing yet.
 
         Args:
-            config: of the node.
+            state: of the node.
             publish: publishers by the names of `interfaces.OUTPUTS`.
             now: the time as a message.
-            health: counts what is said.
             stacks: outputs in the words of SLAM stacks.
             broadcast: of map to odom; None where it is off.
-            on_fix: called when a pose that was asked for went to initialpose.
         """
-        self.config = config
-        self.health = health
-        self._publish, self._now, self._on_fix = publish, now, on_fix
+        self._node = state
+        self._publish, self._now = publish, now
         self._stacks, self._broadcast = tuple(stacks), broadcast
         self._drawn: tuple[Any, ...] = ()
-        self.fix_wanted = False
         self._told: tuple[Any, ...] = ()
         self._fix_stamp: Any = None
 
@@ -58,15 +49,15 @@ class Announcer:
         """The state that was told last, in words."""
         return str(self._told[0].name.lower()) if self._told else ''
 
-    def forget(self, reason: str, place_map: PlaceMap | None) -> None:
+    def forget(self, reason: str) -> None:
         """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
         self._told = ()
         self._fix_stamp = None
-        self.fix_wanted = self.config.initialpose == 'first_fix'
-        self._tell(State.INITIALISING, reason, self._now(), place_map)
+        self._node.fix_wanted = self._node.config.initialpose == 'first_fix'
+        self._tell(State.INITIALISING, reason, self._now(), self._node.place_map)
 
-    def localization(self, moment: list[View], result: Localization, place_map: PlaceMap,
-                     odom_frame: str) -> None:
+    def localization(self, moment: list[View], result: Localization,
+                     place_map: PlaceMap) -> None:
         """Matches of the images of one moment, and the pose where there is one."""
         view = moment[-1]
         map_frame = self.map_frame(place_map)
@@ -77,25 +68,25 @@ class Announcer:
             prior = pose_prior(result.pose_prior, view.header.stamp, map_frame)
             self._send(interfaces.PRIOR, prior)
             self._fix_stamp = view.header.stamp
-            self.health.localized += 1
-            if self.fix_wanted and self.config.initialpose != 'never':
-                self.fix_wanted = False
-                self._on_fix()
+            self._node.health.localized += 1
+            if self._node.fix_wanted and self._node.config.initialpose != 'never':
+                self._node.fix_wanted = False
+                self._node.gate.ask(False)
                 self._send(interfaces.INITIAL, prior)
             for stack in self._stacks:
                 stack.pose_prior(prior)
             if self._broadcast is not None and view.T_odom_base is not None:
                 self._broadcast.send(
                     result.pose_prior.T_map_base @ inverse(view.T_odom_base), map_frame,
-                    odom_frame)
-        self.health.looked_at(latency_s)
+                    self._node.odom_frame)
+        self._node.health.looked_at(latency_s)
         self._tell(result.state, result.reason, view.header.stamp, place_map)
         self._show(moment, result, place_map, map_frame)
 
-    def closures(self, found: Iterable[LoopClosure], view: View, session: SessionRecorder,
-                 odom_frame: str) -> None:
+    def closures(self, found: Iterable[LoopClosure], view: View,
+                 session: SessionRecorder) -> None:
         """Loop closures of one image."""
-        count = 0
+        count, odom_frame = 0, self._node.odom_frame
         for closure in found:
             count += 1
             self._send(interfaces.LOOPS, loop_closure(
@@ -104,7 +95,7 @@ class Announcer:
             at_base = base_closure(closure, view.frame.T_base_cam)
             for stack in self._stacks:
                 stack.loop_closure(at_base)
-        self.health.loop_closures += count
+        self._node.health.loop_closures += count
         if count and self._is_heard(interfaces.MARKERS):
             self._send(interfaces.MARKERS, markers.array(markers.loops(
                 session.edges, odom_frame or 'odom', view.header.stamp)))
@@ -119,7 +110,7 @@ class Announcer:
 
     def map_frame(self, place_map: PlaceMap) -> str:
         """Name of the map's frame: the parameter's, or the map's own."""
-        return self.config.map_frame or place_map.manifest.map_frame
+        return self._node.config.map_frame or place_map.manifest.map_frame
 
     def _tell(self, state: State, reason: str, stamp: Any, place_map: PlaceMap | None) -> None:
         """The latched status, when the state or the map changed."""
@@ -130,7 +121,7 @@ class Announcer:
         message = LocalizationStatus(
             state=int(state), reason=reason, fix_valid=self._fix_stamp is not None)
         message.header.stamp = stamp
-        message.header.frame_id = self.config.map_frame
+        message.header.frame_id = self._node.config.map_frame
         if place_map is not None:
             message.map_path, message.map_id = str(place_map.path), place_map.map_id
             message.keyframes = len(place_map)

@@ -5,20 +5,6 @@ import threading
 from typing import Any
 
 
-class Turn:
-    """A lock that whoever waits longest gets next: a busy worker cannot take it twice in a row."""
-
-    def __init__(self) -> None:
-        self._door, self._lock = threading.Lock(), threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._door:  # held while waiting, so that the last holder queues behind
-            self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-
 class Background:
     """Runs one piece of work at a time in a thread of its own."""
 

@@ -1,76 +1,40 @@
 """From the newest image of each camera to what is known about it. Run by the node's worker."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 import time
 from typing import Any
 
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
+from regvpr_core.live.decode_ahead import Arrival
 from regvpr_core.localization.localizer import Frame
 from regvpr_core.recordings.messages import stamp_ns
-from regvpr_ros.camera_infos import CameraInfos
-from regvpr_ros.decode_ahead import Arrival
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener
-from regvpr_ros.gate import Gate
-from regvpr_ros.health import Health
-from regvpr_ros.mailbox import OdometryBuffer
-from regvpr_ros.parameters import NodeConfig
-from regvpr_ros.stacks.trail import Trail
+from regvpr_ros.node_state import NodeState
+from regvpr_ros.view import View
 
 JUMP_BACK_NS = 1_000_000_000
 TOGETHER_NS = 20_000_000
 """Images of several cameras that lie no further apart were taken at one moment."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """An image that is worth the network, with all that is known at its stamp."""
-
-    camera: str
-    header: Any
-    frame: Frame
-    T_odom_base: Array | None
-    arrived_s: float
-
-    @property
-    def rgb(self) -> RGB:
-        """Its pixels."""
-        return self.frame.rgb
-
-
 class Pipeline:
     """Chooses, decodes and poses images. Not to be shared between threads."""
 
-    def __init__(
-        self, config: NodeConfig, decode: Decoder, parse: Callable[[str, Any], Any],
-        transforms: TransformListener, odometry: OdometryBuffer, infos: CameraInfos,
-        trail: Trail, health: Health, notice: Callable[[str], None],
-        refuse: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, state: NodeState, decode: Decoder, parse: Callable[[str, Any], Any],
+                 transforms: TransformListener) -> None:
         """Start with nothing seen.
 
         Args:
-            config: of the node.
+            state: of the node; extrinsics of its map count where no others are known.
             decode: message to pixels.
             parse: camera and bytes to message.
             transforms: TF.
-            odometry: buffer that a callback fills.
-            infos: intrinsics that callbacks fill.
-            trail: of the session; begun anew when time jumps back.
-            health: counts what is left out.
-            notice: told where extrinsics come from.
-            refuse: told of images that cannot be used: cause, text.
         """
-        self.config = config
-        self.gate = Gate(config.min_interval_s, config.min_distance_m,
-                         config.trigger == 'on_request')
-        self._decode, self._parse = decode, parse
-        self._transforms, self._odometry, self._trail = transforms, odometry, trail
-        self._infos = infos
-        self.health, self._notice, self._refuse = health, notice, refuse
+        self._state = state
+        self._decode, self._parse, self._transforms = decode, parse, transforms
         self._origins: dict[str, str] = {}
         self.reset()
 
@@ -78,34 +42,31 @@ class Pipeline:
         """Forget stamps and extrinsics; the next image is the first."""
         self._newest_ns = -2**63
         self._extrinsics: dict[str, Array] = {}
-        self.gate.reset()
+        self._state.gate.reset()
 
-    def views(
-        self, arrivals: dict[str, Arrival], of_map: dict[str, list[float]] | None,
-    ) -> tuple[list[View], bool]:
+    def views(self, arrivals: dict[str, Arrival]) -> tuple[list[View], bool]:
         """What is to be looked at, oldest first, and whether the belief must start anew.
 
         Args:
             arrivals: newest message of each camera.
-            of_map: extrinsics that the map was built with; None without a map.
         """
         views, anew = [], False
         for camera, arrival in arrivals.items():
             waited_s = time.monotonic() - arrival.arrived_s
-            if 0.0 < self.config.max_image_age_s < waited_s:
-                self.health.too_old += 1
+            if 0.0 < self._state.config.max_image_age_s < waited_s:
+                self._state.health.too_old += 1
                 continue
             try:
-                with self.health.timed('unpack'):
+                with self._state.health.timed('unpack'):
                     message = self._parse(camera, arrival.raw)
                 anew |= self._began_again(stamp_ns(message.header.stamp))
-                view, moved = self._view(camera, message, arrival, of_map)
+                view, moved = self._view(camera, message, arrival)
             except ImageError as error:
-                self._refuse('image', f'{camera}: {error}' if camera else str(error))
+                self._state.refuse('image', f'{camera}: {error}' if camera else str(error))
                 continue
             anew |= moved
             if view is None:
-                self.health.held_back += 1
+                self._state.health.held_back += 1
             else:
                 views.append(view)
         return sorted(views, key=lambda view: view.frame.stamp_ns), anew
@@ -114,10 +75,10 @@ class Pipeline:
         """Time jumped back: a bag was started again."""
         jumped = stamp < self._newest_ns - JUMP_BACK_NS
         if jumped:
-            self._notice(f'time jumped back by {(self._newest_ns - stamp) / 1e9:.1f} s: '
+            self._state.log.info(f'time jumped back by {(self._newest_ns - stamp) / 1e9:.1f} s: '
                          f'everything starts anew')
-            self._trail.clear()
-            self.gate.reset()
+            self._state.trail.clear()
+            self._state.gate.reset()
         self._newest_ns = stamp if jumped else max(self._newest_ns, stamp)
         return jumped
 
@@ -125,37 +86,36 @@ class Pipeline:
         """Pixels of a message's bytes, by any thread; ImageError where there are none."""
         return self._decode(self._parse(camera, raw))
 
-    def _view(self, camera: str, message: Any, arrival: Arrival,
-              of_map: dict[str, list[float]] | None) -> tuple[View | None, bool]:
+    def _view(self, camera: str, message: Any, arrival: Arrival) -> tuple[View | None, bool]:
         stamp = stamp_ns(message.header.stamp)
         T_odom_base = None
-        if self.config.use_odometry:
-            with self.health.timed('odometry'):
-                T_odom_base = self._odometry.at(stamp, self.config.odometry_wait_s)
-        if not self.gate.admits(camera, stamp, T_odom_base):
+        if self._state.config.use_odometry:
+            with self._state.health.timed('odometry'):
+                T_odom_base = self._state.odometry.at(stamp, self._state.config.odometry_wait_s)
+        if not self._state.gate.admits(camera, stamp, T_odom_base):
             return None, False
-        with self.health.timed('decode'):
+        with self._state.health.timed('decode'):
             rgb = arrival.pixels(lambda: self._decode(message))
-        T_base_cam, moved = self._T_base_cam(camera, message.header.frame_id, of_map)
+        T_base_cam, moved = self._T_base_cam(camera, message.header.frame_id)
         frame = Frame(stamp_ns=stamp, rgb=rgb, T_base_cam=T_base_cam, camera=camera,
-                      intrinsics=self._infos.of(camera))
+                      intrinsics=self._state.infos.of(camera))
         return View(camera, message.header, frame, T_odom_base, arrival.arrived_s), moved
 
-    def _T_base_cam(self, camera: str, camera_frame: str,
-                    of_map: dict[str, list[float]] | None) -> tuple[Array, bool]:
+    def _T_base_cam(self, camera: str, camera_frame: str) -> tuple[Array, bool]:
         """Extrinsics, and whether they are others than a moment ago: that is no motion."""
         key = f'{camera}:{camera_frame}'
         if key in self._extrinsics:
             return self._extrinsics[key], False
+        config, place_map = self._state.config, self._state.place_map
         T, origin, final = find_extrinsics(
-            self.config.extrinsics_of(camera), self._transforms, self.config.base_frame,
-            camera_frame, of_map, camera)
+            config.extrinsics_of(camera), self._transforms, config.base_frame, camera_frame,
+            None if place_map is None else place_map.manifest.extrinsics, camera)
         if final:
             self._extrinsics[key] = T
         if origin == self._origins.get(key):
             return T, False
         self._origins[key] = origin
-        self._notice(f'extrinsics of {camera_frame!r}: {origin}')
+        self._state.log.info(f'extrinsics of {camera_frame!r}: {origin}')
         return T, True
 
 

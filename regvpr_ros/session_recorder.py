@@ -16,7 +16,7 @@ from regvpr_core.maps.files import Manifest, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.session_map import SessionMap
 from regvpr_core.models.encoder import Encoder
-from regvpr_ros.pipeline import View
+from regvpr_ros.view import View
 
 THUMBNAIL_PX = 160
 EDGES = 5000
@@ -123,12 +123,13 @@ class SessionRecorder:
     def _record(self, view: View, description: Description, T_odom_cam: Array) -> None:
         if not np.isfinite(T_odom_cam).all():
             return  # a map without poses is of no use
-        if self._map is None:
+        if self._map is None and self._folder is not None:
             self._part += 1
             self._map = SessionMap(self._folder / f'part{self._part:03d}',
                                    self._manifest(view))
-        self._map.add(view.frame.stamp_ns, view.camera or 'camera', description.descriptor,
-                      T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX))
+        if self._map is not None:
+            self._map.add(view.frame.stamp_ns, view.camera or 'camera', description.descriptor,
+                          T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX))
 
     def _manifest(self, view: View) -> Manifest:
         encoder, T_base_cam = self._encoder, view.frame.T_base_cam

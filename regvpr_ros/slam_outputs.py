@@ -37,7 +37,7 @@ def place_matches(
     message.header.frame_id = map_frame
     references = place_map.T_map_cam[[match.keyframe_id for match in localization.matches]]
     # All at once: each call of the library costs as much as the rest of a match.
-    quaternions = quat_xyzw(references) if len(references) else []
+    quaternions = quat_xyzw(references) if len(references) else np.zeros((0, 4))
     for match, T, quaternion in zip(localization.matches, references, quaternions, strict=True):
         one = PlaceMatch(map_id=place_map.map_id, reference_id=match.keyframe_id,
                          similarity=match.similarity, probability=match.probability,

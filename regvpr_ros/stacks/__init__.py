@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import ConfigError
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks.autoware import Autoware
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.hydra import Hydra
@@ -11,7 +12,6 @@ from regvpr_ros.stacks.isaac import IsaacVisualSlam
 from regvpr_ros.stacks.lio_sam import LioSam
 from regvpr_ros.stacks.rtabmap import RtabMap
 from regvpr_ros.stacks.swarm_slam import SwarmSlam
-from regvpr_ros.stacks.trail import Trail
 
 
 class Stack(Protocol):

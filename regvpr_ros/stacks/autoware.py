@@ -4,8 +4,8 @@ from typing import Any
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks.closure import Closure
-from regvpr_ros.stacks.trail import Trail
 
 TOPIC = 'sensing/gnss/pose_with_covariance'
 

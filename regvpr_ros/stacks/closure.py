@@ -32,4 +32,4 @@ class Closure:
         """Inverse (6, 6) of the covariance."""
         if self.covariance is None:
             raise ValueError('a closure without a covariance has no information matrix')
-        return np.linalg.inv(self.covariance)
+        return np.asarray(np.linalg.inv(self.covariance), dtype=np.float64)

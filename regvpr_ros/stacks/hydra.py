@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from regvpr_core.geometry import Array
+from regvpr_core.live.trail import Trail
 from regvpr_core.recordings.messages import fill_pose, split_stamp
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.messages import interface
-from regvpr_ros.stacks.trail import Trail
 
 TOPIC = 'external_loop_closures'
 

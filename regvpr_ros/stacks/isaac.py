@@ -5,8 +5,8 @@ from typing import Any
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from std_srvs.srv import Trigger
 
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks.closure import Closure
-from regvpr_ros.stacks.trail import Trail
 
 POSE, TRIGGER = 'visual_localization/pose', 'visual_localization/trigger_localization'
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from std_msgs.msg import Float64MultiArray
 
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks.closure import Closure
-from regvpr_ros.stacks.trail import Trail
 
 TOPIC = 'lio_loop/loop_closure_detection'
 

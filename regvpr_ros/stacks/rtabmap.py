@@ -7,10 +7,10 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse, quat_xyzw
+from regvpr_core.live.stamp_ids import StampIds
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.messages import interface
-from regvpr_ros.stacks.stamps import StampIds
-from regvpr_ros.stacks.trail import Trail
 
 MAP_DATA, ADD_LINK, GLOBAL_POSE = 'rtabmap/mapData', 'rtabmap/add_link', 'rtabmap/global_pose'
 GLOBAL_CLOSURE = 1
@@ -85,7 +85,8 @@ class RtabMap:
         """The link, moved by odometry from the images' stamps to those of the nodes."""
         query = self._ids.nearest(closure.query_stamp_ns, TOLERANCE_NS)
         reference = self._ids.nearest(closure.reference_stamp_ns, TOLERANCE_NS)
-        if query is None or reference is None or query[1] == reference[1]:
+        if query is None or reference is None or query[1] == reference[1] \
+                or closure.T_reference_query is None:
             return None
         to_query = self._motion(closure.query_stamp_ns, query[0])
         to_reference = self._motion(closure.reference_stamp_ns, reference[0])

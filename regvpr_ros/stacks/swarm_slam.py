@@ -3,11 +3,11 @@
 from collections import deque
 from typing import Any
 
+from regvpr_core.live.stamp_ids import StampIds
+from regvpr_core.live.trail import Trail
 from regvpr_core.recordings.messages import stamp_ns
 from regvpr_ros.stacks.closure import Closure
 from regvpr_ros.stacks.messages import interface
-from regvpr_ros.stacks.stamps import StampIds
-from regvpr_ros.stacks.trail import Trail
 
 KEYFRAMES, MATCHES = 'cslam/keyframe_data', 'cslam/local_keyframe_match'
 TOLERANCE_NS = 500_000_000

@@ -25,9 +25,9 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 from regvpr_core.geometry import pose_matrix
+from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks import make_stacks, STACKS
 from regvpr_ros.stacks.closure import Closure
-from regvpr_ros.stacks.trail import Trail
 
 S = 1_000_000_000
 TURN = (0.0, 0.0, 0.38268343236508984, 0.9238795325112867)  # 45 degrees about z

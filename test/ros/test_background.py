@@ -1,4 +1,4 @@
-"""Slow work beside a real executor, and a lock that lets others in."""
+"""Slow work beside a real executor."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 
-from regvpr_ros.background import Background, Turn
+from regvpr_ros.background import Background
 
 
 @pytest.fixture
@@ -84,25 +84,3 @@ def test_works_are_done_one_at_a_time_and_join_waits_for_all(executor):
     spin(executor, lambda: all(task.done() for task in tasks))
     background.join()
     assert most == [1, 1, 1, 1]
-
-
-def test_a_busy_holder_cannot_take_the_turn_again_before_one_who_waits():
-    turn, order, stop = Turn(), [], threading.Event()
-
-    def busy():
-        while not stop.is_set():
-            with turn:
-                order.append('busy')
-                time.sleep(0.01)
-
-    worker = threading.Thread(target=busy)
-    worker.start()
-    time.sleep(0.05)
-    waits = []
-    for _ in range(20):
-        before = len(order)
-        with turn:
-            waits.append(len(order) - before)
-    stop.set()
-    worker.join()
-    assert max(waits) <= 2

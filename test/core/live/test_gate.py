@@ -1,7 +1,7 @@
 import pytest
 
 from regvpr_core.geometry import pose_matrix
-from regvpr_ros.gate import Gate
+from regvpr_core.live.gate import Gate
 
 S = 1_000_000_000
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from regvpr_core.errors import ImageError
 from regvpr_core.images import RGB
-from regvpr_ros.mailbox import Mailbox
+from regvpr_core.live.mailbox import Mailbox
 
 SHARE_NEW = 0.1
 """Weight of the newest turn in the mean of how long the worker's turns take."""
@@ -93,12 +93,14 @@ class DecodeAhead:
 
     def _work(self) -> None:
         while (arrivals := self._mailbox.take()) is not None:
-            for camera, arrival in arrivals.items():
-                try:
-                    arrival.pixels(lambda c=camera, a=arrival: self._decode(c, a.raw))
-                    self.decoded += 1
-                except ImageError:
-                    pass  # the worker will say so
-                except Exception:  # noqa: BLE001 - the same
-                    pass
-            arrivals = arrival = None  # else the last image stays in memory
+            while arrivals:  # taken out one by one, so that the last does not stay in memory
+                self._decode_one(*arrivals.popitem())
+
+    def _decode_one(self, camera: str, arrival: Arrival) -> None:
+        try:
+            arrival.pixels(lambda: self._decode(camera, arrival.raw))
+            self.decoded += 1
+        except ImageError:
+            pass  # the worker will report it
+        except Exception:  # noqa: BLE001 - the same
+            pass

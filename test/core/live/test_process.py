@@ -6,7 +6,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from regvpr_ros.process import tune_process
+from regvpr_core.live.process import tune_process
 {}
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(50):
@@ -28,7 +28,7 @@ def test_memory_of_images_is_kept_instead_of_fetched_anew_for_each():
 
 
 def test_threads_of_python_give_way_within_a_millisecond():
-    program = 'import sys\nfrom regvpr_ros.process import tune_process\ntune_process()\n' \
+    program = 'import sys\nfrom regvpr_core.live.process import tune_process\ntune_process()\n' \
               'print(sys.getswitchinterval())'
     run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                          check=True)

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from regvpr_ros.mailbox import Mailbox, OdometryBuffer
+from regvpr_core.live.mailbox import Mailbox, OdometryBuffer
 
 SECOND = 10**9
 

@@ -1,0 +1,108 @@
+"""What the node hears while it is active. A callback stores and returns."""
+
+from collections.abc import Callable
+import time
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo
+
+from regvpr_core.errors import BagError, ConfigError, ImageError
+from regvpr_core.live.decode_ahead import Arrival, DecodeAhead
+from regvpr_core.recordings.messages import pose_T, stamp_ns
+from regvpr_ros import interfaces
+from regvpr_ros.interfaces import of_camera, Topic
+from regvpr_ros.node_state import NodeState
+
+
+class Inputs:
+    """Subscriptions to images, intrinsics and odometry."""
+
+    def __init__(self, node: Any, state: NodeState, ahead: DecodeAhead) -> None:
+        """Listen.
+
+        Args:
+            node: that subscribes.
+            state: where messages are left.
+            ahead: offered each compressed image.
+        """
+        self._node, self._state, self._ahead = node, state, ahead
+        self._subscriptions: list[Any] = []
+        config = state.config
+        for camera in config.cameras:
+            # Bytes, so that an image that a newer one replaces is never unpacked.
+            self._listen(interfaces.COMPRESSED if config.is_compressed(camera)
+                         else interfaces.IMAGE, self._image_callback(camera), camera)
+            if config.wants_intrinsics:
+                self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
+        if config.use_odometry:
+            self._listen(interfaces.ODOM, self._on_odometry, raw=False)
+
+    def close(self) -> None:
+        """Stop listening."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+
+    def _listen(self, topic: Topic, callback: Callable[[Any], None], camera: str = '',
+                raw: bool = True) -> None:
+        self._subscriptions.append(self._node.create_subscription(
+            topic.kind, of_camera(camera, topic), callback, qos(topic), raw=raw,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+
+    def _image_callback(self, camera: str) -> Callable[[bytes], None]:
+        state, compressed = self._state, self._state.config.is_compressed(camera)
+
+        def on_image(raw: bytes) -> None:
+            state.health.image_arrived()
+            arrival = Arrival(raw, time.monotonic())
+            state.mailbox.put(arrival, camera)
+            if compressed and state.gate.admits_all:
+                self._ahead.offer(camera, arrival)
+
+        return on_image
+
+    def _info_callback(self, camera: str) -> Callable[[bytes], None]:
+        state = self._state
+
+        def on_info(raw: bytes) -> None:
+            if not state.infos.due(camera):
+                return
+            try:
+                state.infos.put(camera, _camera_info(raw))
+            except (ConfigError, ImageError) as error:
+                state.refuse('camera_info', f'{camera}: {error}' if camera else str(error))
+
+        return on_info
+
+    def _on_odometry(self, message: Odometry) -> None:
+        state = self._state
+        try:
+            stamp, T_odom_base = stamp_ns(message.header.stamp), pose_T(message.pose.pose)
+        except BagError as error:
+            state.refuse('odometry', str(error))
+            return
+        state.health.odometry_at = time.monotonic()
+        state.odom_frame = state.config.odom_frame or message.header.frame_id
+        state.odometry.put(stamp, T_odom_base)
+        state.trail.put(stamp, T_odom_base)
+
+
+def qos(topic: Topic) -> QoSProfile:
+    """Quality of service of a topic."""
+    return QoSProfile(
+        depth=topic.depth,
+        reliability=ReliabilityPolicy.RELIABLE if topic.reliable
+        else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
+        else DurabilityPolicy.VOLATILE)
+
+
+def _camera_info(raw: bytes) -> Any:
+    try:
+        return deserialize_message(raw, CameraInfo)
+    except Exception as error:
+        raise ImageError(f'a message of {len(raw)} bytes is no CameraInfo: {error}') from error

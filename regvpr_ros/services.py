@@ -1,0 +1,123 @@
+"""What can be asked of the node. The services live as long as it does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+from regvpr_core.errors import ConfigError, MapError, RegvprError
+from regvpr_core.localization.localizer import Localizer
+from regvpr_ros import interfaces
+from regvpr_ros.background import Background
+from regvpr_ros.node_state import NodeState
+from regvpr_ros.srv import LoadMap, SaveMap
+from regvpr_ros.worker import Worker
+
+
+class Services:
+    """Answers to the services of `interfaces.SERVICES`."""
+
+    def __init__(self, node: Any, worker: Callable[[], Worker | None],
+                 open_map: Callable[[str, NodeState], Localizer]) -> None:
+        """Offer the services.
+
+        Args:
+            node: that offers them.
+            worker: the worker of a node that is configured, else None.
+            open_map: path and state to a localizer; may raise MapError.
+        """
+        self._node, self._worker, self._open_map = node, worker, open_map
+        self._background = Background()
+        answers: dict[str, Callable[..., Any]] = {
+            interfaces.LOAD_MAP.name: self._load_map,
+            interfaces.SAVE_MAP.name: self._save_map,
+            interfaces.RESET.name: self._reset,
+            interfaces.LOCALIZE_ONCE.name: self._localize_once}
+        for service in interfaces.SERVICES:
+            answer = answers[service.name]
+            node.create_service(service.kind, service.name,
+                                self._beside(answer) if service.slow else answer,
+                                callback_group=ReentrantCallbackGroup())
+
+    def join(self) -> None:
+        """Wait for the answers in the making."""
+        self._background.join()
+
+    def _beside(self, answer: Callable[[Any, Any], None]) -> Callable[..., Any]:
+        """The same in a thread of its own, while images and odometry come in; it never raises."""
+        async def on_call(request: Any, response: Any) -> Any:
+            executor = self._node.executor
+
+            def wake() -> None:
+                if executor is not None:
+                    executor.wake()
+
+            try:
+                await self._background.run(
+                    Future(executor=executor), wake, lambda: answer(request, response))
+            except Exception as error:  # noqa: BLE001 - the node goes on, whatever the disk says
+                response.success, response.message = False, one_line(error)
+            return response
+
+        return on_call
+
+    def _configured(self) -> Worker:
+        worker = self._worker()
+        if worker is None:
+            raise ConfigError('the node is not configured')
+        return worker
+
+    def _reset(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        self._configured().reset()
+        response.success, response.message = True, 'the belief starts anew'
+
+    def _localize_once(self, request: Any, response: Trigger.Response) -> Trigger.Response:
+        worker = self._worker()
+        if worker is None or not worker.active:
+            response.message = 'the node is not active'
+        elif worker.state.localizer is None:
+            response.message = 'there is no map: the mode is loop_closure'
+        elif worker.state.config.initialpose == 'never':
+            response.message = "the parameter 'initialpose' is never"
+        else:
+            worker.state.fix_wanted = True
+            worker.state.gate.ask()
+            response.success = True
+            response.message = 'the next localized image will be published on initialpose'
+        return response
+
+    def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
+        """Read a map beside the one in use, then exchange them between two images."""
+        worker = self._configured()
+        if worker.state.config.mode == 'loop_closure':
+            raise MapError('there is no map to replace: the mode is loop_closure')
+        localizer = self._open_map(request.path, worker.state)
+        if self._worker() is not worker:  # it was cleaned up meanwhile
+            localizer.place_map.close()
+            raise ConfigError('the node is not configured')
+        worker.exchange(localizer)
+        response.success, response.message = True, f'loaded {request.path}'
+        response.map_id, response.keyframes = localizer.place_map.map_id, len(localizer.place_map)
+
+    def _save_map(self, request: SaveMap.Request, response: SaveMap.Response) -> None:
+        path = Path(request.path).expanduser()
+        if not path.is_absolute():
+            raise MapError(f'{request.path!r} is no absolute path')
+        state = self._configured().state
+        place_map = state.place_map
+        if state.session is not None:
+            with state.turn:
+                response.keyframes = state.session.save(path)
+        elif place_map is not None:
+            response.keyframes = len(place_map)
+            place_map.copy_to(path)
+        response.success, response.message = True, f'saved {path}'
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, in one line."""
+    text = ' '.join(str(error).split())
+    return text if isinstance(error, RegvprError) else f'{type(error).__name__}: {text}'

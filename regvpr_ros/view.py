@@ -1,0 +1,24 @@
+"""An image with what is known at its stamp."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from regvpr_core.geometry import Array
+from regvpr_core.images import RGB
+from regvpr_core.localization.frames import Frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """An image that is worth the network, with all that is known at its stamp."""
+
+    camera: str
+    header: Any
+    frame: Frame
+    T_odom_base: Array | None
+    arrived_s: float
+
+    @property
+    def rgb(self) -> RGB:
+        """Its pixels."""
+        return self.frame.rgb
