@@ -177,7 +177,8 @@ def declared(cls: type, prefix: str = '') -> Iterator[Parameter]:
             continue
         known = about(entry)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        limits = (known.low, known.high) if number and known.low is not None else None
+        limits = (known.low, known.high) \
+            if number and known.low is not None and known.high is not None else None
         default = list(value) if isinstance(value, tuple) else value
         yield Parameter(f'{prefix}{entry.name}', default, known.help, limits)
 
