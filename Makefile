@@ -1,5 +1,6 @@
 # make demo   everything from an empty machine to place matches on a live topic
-# make test   the same set-up, then the tests;  make lint   style, types, layers
+# make test   the same set-up, then the tests, side by side;  make test-full   with the slow ones
+# make lint   style, types, layers
 # make bench  all benchmarks, or NAME=encoder, into build/bench; make bench-table: docs/benchmarks.md
 # make soak   the long tests: kills, floods, hours
 PYTHON ?= python3
@@ -11,7 +12,11 @@ SOURCES := $(shell find msg srv launch config scripts regvpr_core regvpr_ros -ty
 # Benchmarks are the modules that can be run; the others are their parts.
 BENCHMARKS := $(filter-out table,$(notdir $(basename $(shell grep -l __main__ benchmarks/*.py))))
 
-.PHONY: setup build demo test soak lint bench bench-table format clean
+# Tests wait for processes and messages half of their time: two workers a core, at most 8.
+WORKERS ?= $(shell n=$$(( 2 * $$(nproc) )); echo $$(( n < 8 ? n : 8 )))
+RUN_TESTS = python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: setup build stand-ins demo test test-full soak lint bench bench-table format clean
 .DELETE_ON_ERROR:
 
 setup:
@@ -31,11 +36,25 @@ build/colcon.stamp: $(SOURCES) requirements.lock
 demo: build
 	@$(ENV) python -m examples.demo
 
-test: build
-	@tools/browser.sh
-	@$(ENV) python -m pytest -m 'not soak' $(PYTEST)
+# Messages of SLAM stacks that the tests talk to, built from the definitions beside them.
+stand-ins: build build/stand-ins.stamp
+build/stand-ins.stamp: $(shell find test/ros/stack_interfaces -type f)
+	@echo building the stand-ins of SLAM stacks
+	@$(ENV) colcon --log-base build/stack_ws/log build --base-paths test/ros/stack_interfaces \
+		--build-base build/stack_ws/build --install-base build/stack_ws/install \
+		--cmake-args -DBUILD_TESTING=OFF \
+		> build/stand-ins.log 2>&1 || { tail -n 40 build/stand-ins.log; exit 1; }
+	@touch $@
 
-soak: build
+test: build stand-ins
+	@tools/browser.sh
+	@$(ENV) $(RUN_TESTS) -m 'not full and not soak' $(PYTEST)
+
+test-full: build stand-ins
+	@tools/browser.sh
+	@$(ENV) $(RUN_TESTS) -m 'not soak' $(PYTEST)
+
+soak: build stand-ins
 	@$(ENV) python -m pytest -m soak --timeout=7200 $(PYTEST)
 
 lint: build

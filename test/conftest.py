@@ -1,6 +1,7 @@
 """Fixtures: real data where it is at hand, bags made on the spot, small models."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -28,11 +29,63 @@ T_BASE_CAM = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 
 """A camera that looks ahead, 0.3 m before and 1.2 m above the base."""
 
 
+SLOW_S = 60.0
+"""Longest time of a test outside `make test-full`; a busy machine excuses waits, not work."""
+
+USED_S = pytest.StashKey[float]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """One thread a worker, and in what it starts: workers share the processor already."""
     if hasattr(config, 'workerinput'):
         torch.set_num_threads(1)
         os.environ['OMP_NUM_THREADS'] = '1'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Nodes over DDS go first, to any worker; the tests of any other file stay together.
+
+    A worker then makes what a file's tests share once, and no long wait is left for the end.
+    """
+    def alone(item: pytest.Item) -> bool:
+        return item.path.parent.name == 'ros' and item.path.name != 'test_stacks.py'
+
+    items.sort(key=lambda item: not alone(item))
+    for item in items:
+        if not alone(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport,
+                                                              pytest.TestReport]:
+    """Add the processor time of each phase of a test, its ended child processes included."""
+    report = yield
+    used_s, stash = sum(os.times()[:4]), item.config.stash
+    limited = not item.get_closest_marker('full') and not item.get_closest_marker('soak')
+    report.user_properties += [('cpu_s', used_s - stash.get(USED_S, used_s)),
+                               ('limited', limited)]
+    stash[USED_S] = used_s
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test took longer than `SLOW_S`, and name it."""
+    reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+    if reporter is None or hasattr(session.config, 'workerinput'):
+        return
+    busy = os.getloadavg()[1] > 4 * (os.cpu_count() or 1)
+    wall_s, cpu_s = Counter[str](), Counter[str]()
+    for report in (r for reports in reporter.stats.values() for r in reports
+                   if dict(getattr(r, 'user_properties', ())).get('limited')):
+        wall_s[report.nodeid] += report.duration
+        cpu_s[report.nodeid] += dict(report.user_properties)['cpu_s']
+    for name in wall_s:
+        if cpu_s[name] > SLOW_S or (wall_s[name] > SLOW_S and not busy):
+            reporter.write_line(f'\ntoo slow for make test ({wall_s[name]:.0f} s, processor '
+                                f'{cpu_s[name]:.0f} s; mark it `full`): {name}', red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
