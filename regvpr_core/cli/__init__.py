@@ -14,6 +14,7 @@ CLOSED_PIPE = 141
 """What a shell reports of a command that SIGPIPE has ended."""
 
 COMMANDS = {
+    'quickstart': ('quickstart', 'a bag or a folder of images becomes a map, with what to expect'),
     'map': ('maps', 'place maps: build, look at, check, join, share'),
     'localize': ('localize', 'where in a map images were taken'),
     'describe': ('describe', 'image files and folders become descriptors.npz'),
@@ -28,9 +29,9 @@ COMMANDS = {
 """Name of a command, its module, and what it does in a line."""
 
 EXAMPLES = """start here:
-  regvpr map build DRIVE.mcap --out site      a bag becomes a map
-  regvpr map build PHOTOS/ --out site         so does a folder of images
-  regvpr localize site QUERY.jpg              where was it taken?
+  regvpr quickstart DRIVE.mcap --out site     a bag becomes a map
+  regvpr quickstart PHOTOS/ --out site        so does a folder of images
+  regvpr localize site/map QUERY.jpg          where was it taken?
   regvpr doctor                               what is missing on this machine?"""
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+from contextvars import ContextVar
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 LONGEST = 4096
+
+_STEP = ContextVar('step', default=False)
+"""Whether a command runs as a step of another one."""
 
 
 def plain(text: object) -> str:
@@ -74,7 +79,8 @@ def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def say_next(console: Console, command: str) -> None:
     """Print the command that a user is likely to want next, as the last line."""
-    say(console, f'next: {command}', 'green')
+    if not _STEP.get():
+        say(console, f'next: {command}', 'green')
 
 
 def say_model(console: Console, encoder: Any) -> None:
@@ -91,3 +97,14 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
                   transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def as_step() -> Iterator[None]:
+    """Run a command as a step of another: its table goes to standard error, no next command."""
+    token = _STEP.set(True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _STEP.reset(token)

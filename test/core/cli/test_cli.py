@@ -97,7 +97,7 @@ def test_a_typo_is_told_before_torch_is_loaded(command):
      "unknown option --image-topics; did you mean '--image-topic'?"),
     (['map', 'build', 'b', '--features', 'pach'],
      "unknown --features 'pach'; did you mean 'patch'?"),
-    (['fly'], "unknown command 'fly'; known: map, "),
+    (['fly'], "unknown command 'fly'; known: quickstart, map, "),
     (['map', 'info', 'm', 'n'], "unexpected argument 'n'")])
 def test_a_misspelt_word_is_answered_with_the_nearest_one(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:

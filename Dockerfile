@@ -1,0 +1,35 @@
+# regvpr_ros on ROS 2 Jazzy: tools, node, and the default model's backbone.
+#
+#   docker build -t regvpr .                                  torch for the CPU
+#   docker build -t regvpr --build-arg DEVICE=cuda .          torch for NVIDIA cards
+#   docker run --rm -it --net=host -v $PWD:/data regvpr regvpr quickstart /data/DRIVE.mcap --out /data/site
+#   docker run --rm -it --net=host --gpus all -v $PWD:/data regvpr \
+#       ros2 launch regvpr_ros localize.launch.py map:=/data/site/map image_topic:=/camera/image_raw
+#
+# Written to be read: it has not been built where the package was developed.
+FROM ros:jazzy-ros-base
+
+ARG DEVICE=cpu
+ENV DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1
+
+WORKDIR /ws/src/regvpr_ros
+COPY package.xml .
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip \
+    && rosdep update --rosdistro jazzy \
+    && rosdep install --from-paths . --ignore-src -y \
+    && rm -rf /var/lib/apt/lists/*
+
+# PyPI carries torch for CUDA; torch for the CPU alone is a fifth of its size.
+RUN if [ "$DEVICE" = cpu ]; then index="--index-url https://download.pytorch.org/whl/cpu"; fi \
+    && pip install --no-cache-dir $index torch
+
+COPY . .
+# cv_bridge of Jazzy is built for NumPy 1.
+RUN pip install --no-cache-dir '.[weights,verification,gps]' 'numpy<2' \
+    && regvpr weights fetch vits14
+WORKDIR /ws
+RUN . /opt/ros/jazzy/setup.sh && colcon build --packages-select regvpr_ros
+
+RUN sed -i '$i source /ws/install/setup.bash' /ros_entrypoint.sh
+WORKDIR /data
+CMD ["regvpr", "doctor"]

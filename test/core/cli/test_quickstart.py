@@ -1,0 +1,90 @@
+"""`regvpr quickstart`: from a recording to a map with figures and a node command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from regvpr_core.cli import main
+from regvpr_core.images import encode_jpeg
+from regvpr_core.maps.place_map import PlaceMap
+
+
+def test_a_bag_becomes_a_map_a_page_parameters_and_a_command(
+    make_bag, frames, small_model, tmp_path, capsys, monkeypatch,
+):
+    monkeypatch.chdir(tmp_path)
+    bag = make_bag(tmp_path / 'drive', frames(30), compressed=True)
+    assert main(['quickstart', str(bag), '--out', 'site', '--model', str(small_model),
+                 '--json']) == 0
+    record = json.loads(capsys.readouterr().out)
+    expected = record['expectation']
+    with PlaceMap.open(Path('site/map')) as place_map:
+        assert expected['queries'] + expected['references'] == len(place_map) > 20
+        assert place_map.attachment('calibration') is not None
+    assert expected['queries'] == len(place_map) // 2
+    # Each image shows four fifths of the one before, so the nearest is a neighbour.
+    assert expected['recall_at_1'] > 0.9
+    assert 0.0 <= expected['localized'] <= 1.0
+    assert expected['one_way'] == 1.0
+    assert json.loads(Path('site/expectation.json').read_text()) == record
+    parameters = Path('site/params.yaml').read_text()
+    assert f'map: "{tmp_path / "site" / "map"}"' in parameters
+    assert 'compressed:=true' in record['command']
+    assert 'image_topic:=/camera/image_raw' in record['command']
+    assert 'odom_topic:=/odom' in record['command']
+    assert Path('site/map.html').read_text().startswith('<!')
+
+
+def test_a_bag_with_several_pose_topics_is_answered_with_a_list(
+    make_bag, frames, tmp_path, capsys, monkeypatch,
+):
+    from regvpr_core.recordings import bags
+
+    real = bags.Bag.topics
+
+    def doubled(bag, *types):
+        found = real(bag, *types)
+        return found + [bags.Topic('/slam_pose', t.type, t.count) for t in found
+                        if t.name == '/odom']
+
+    monkeypatch.setattr(bags.Bag, 'topics', doubled)
+    bag = make_bag(tmp_path / 'drive', frames(3))
+    assert main(['quickstart', str(bag), '--out', str(tmp_path / 'site')]) == 1
+    err = capsys.readouterr().err
+    assert 'has 2 pose topics; choose one with --pose-topic: /odom (3), /slam_pose (3)' in err
+    assert not (tmp_path / 'site').exists()
+    assert main(['quickstart', str(bag), '--out', str(tmp_path / 'site'),
+                 '--pose-topic', '/odm']) == 1
+    assert "no pose topic '/odm'; did you mean '/odom'?" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_becomes_a_map_without_a_node_command(
+    noise, small_model, tmp_path, capsys,
+):
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    rows = ['image,x,y,yaw']
+    for i, rgb in enumerate(noise(24)):
+        (photos / f'{i}.jpg').write_bytes(encode_jpeg(rgb, 95))
+        rows.append(f'{i}.jpg,{i},0,0')
+    (photos / 'poses.csv').write_text('\n'.join(rows))
+    out = tmp_path / 'site'
+    assert main(['quickstart', str(photos), '--out', str(out), '--model', str(small_model)]) == 0
+    shown, said = capsys.readouterr()
+    assert 'recall@1' in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if '│' in line)
+    assert said.splitlines()[-1].startswith('next: regvpr localize ')
+    assert not (out / 'params.yaml').exists()
+    assert main(['quickstart', str(photos), '--out', str(out)]) == 1
+    assert 'exists; choose another folder with --out DIR' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ([], 'give a bag or a folder of images, or --record-s SECONDS'),
+    (['--record-s', '5'], '--record-s needs --image-topic and --pose-topic'),
+    (['nowhere.bag'], 'nowhere.bag does not exist')])
+def test_what_is_missing_is_asked_for(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(['quickstart', *arguments]) == 1
+    assert message in capsys.readouterr().err
