@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from regvpr_core.cli.console import cell, plain, say
+from regvpr_core.cli.console import plain, say, say_next
+from regvpr_core.cli.evaluate_print import how_measured, print_protocols, print_results
 from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
@@ -79,7 +78,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluate every model on every data set, print a table, write the report."""
     if options.protocols:
-        _print_protocols()
+        print_protocols()
         return
     check_paths(options)
     from regvpr_core.evaluation.evaluator import evaluate
@@ -109,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
             robust = [_curve_record(c) for c in curves]
             print(json.dumps({'results': record, 'robustness': robust}, indent=1))  # noqa: T201
         else:
-            _print_results(results, curves)
+            print_results(results, curves)
 
 
 def check_paths(options: argparse.Namespace) -> None:
@@ -264,86 +263,18 @@ def _write(options: argparse.Namespace, results: 'list[Result]', curves: 'list[C
             say(console, f'submission: {path}')
     if out is None:
         return
+    about = how_measured()
     tables.write_json(out / 'results.json', results,
-                      {'robustness': [_curve_record(c) for c in curves]})
+                      {'robustness': [_curve_record(c) for c in curves], 'about': about})
     tables.write_csv(out / 'results.csv', results)
     tables.write_queries_csv(out / 'queries.csv', results)
     if curves:
         tables.write_curves_csv(out / 'robustness.csv', curves)
-    write_report(out / 'report.html', results, curves)
-    say(console, f'report: {out / "report.html"}')
+    write_report(out / 'report.html', results, curves, about)
+    say_next(console, f'open {out / "report.html"} in a browser')
 
 
 def _curve_record(curve: 'Curve') -> dict[str, Any]:
     return {'model': curve.model, 'data': curve.data, 'kind': curve.kind, 'unit': curve.unit,
             'strengths': list(curve.strengths),
             'recall_at_1': [round(v, 5) for v in curve.recall_at_1]}
-
-
-def _print_results(results: 'list[Result]', curves: 'list[Curve]') -> None:
-    """The table like the paper's, what else was counted, and recall under degradation."""
-    from regvpr_core.evaluation.tables import comparison
-
-    console = Console()
-    data, ks, rows = comparison(results)
-    if rows:
-        table = Table(title='recall@k (%)', title_justify='left')
-        table.add_column('model', overflow='fold')
-        for name in data:
-            for k in ks:
-                table.add_column(Text(f'{plain(name)}\nR@{k}' if k == ks[0] else f'\nR@{k}'),
-                                 justify='right')
-        for row in rows:
-            cells = ['–' if value is None else f'{value:.1f}'
-                     for name in data for k in ks for value in [row.figures.get((name, k))]]
-            table.add_row(cell(f'{row.method} (quoted)' if row.source else row.method), *cells,
-                          style='dim' if row.source else '')
-        console.print(table)
-        for source in dict.fromkeys(row.source for row in rows if row.source):
-            say(console, f'quoted: {source}', 'dim')
-    for result in results:
-        say(console, _summary(result))
-    for curve in curves:
-        points = ', '.join(f'{s:g}: {100 * v:.1f}' for s, v in
-                           zip(curve.strengths, curve.recall_at_1, strict=True))
-        say(console, f'{curve.model}, {curve.data}, {curve.kind} ({curve.unit}): R@1 {points}')
-
-
-def _summary(result: 'Result') -> str:
-    f = result.figures()
-    line = (f'{f["model"]} on {result.dataset.title}: {f["queries"]} queries, {f["references"]} '
-            f'references, right is {f["rule"]}')
-    if result.curve is None:
-        return f'{line}; ground truth hidden'
-    line += (f'; AP {f["average_precision"]:.3f}, recall at 100 % precision '
-             f'{100 * f["recall_at_100_precision"]:.1f} %')
-    if f['error_m']:
-        line += f', median error {f["error_m"]["median"]:.1f} m'
-    if f['queries_without_positives']:
-        line += f'; {f["queries_without_positives"]} queries without a right reference are misses'
-    if f['queries_removed']:
-        line += f'; {f["queries_removed"]} queries without a right reference were removed'
-    if f['partial']:
-        line += f'; partial: {f["partial"]}'
-    if f['warning']:
-        line += f'; careful: {f["warning"]}'
-    if result.approximate is not None:
-        a = result.approximate
-        recalls = ', '.join(f'R@{k} {100 * v:.1f}' for k, v in a.recalls.items())
-        alone_ms, together_ms = (1000.0 * s / f['queries']
-                                 for s in (a.seconds, result.ranking.seconds))
-        line += (f'; index {a.kind}: {recalls}, {100 * a.agreement:.1f} % of the exact '
-                 f'neighbours, {alone_ms:.1f} ms a query asked alone (exact, asked together: '
-                 f'{together_ms:.1f} ms), built in {a.build_s:.1f} s, '
-                 f'{a.resident_bytes / 1e6:.1f} MB in memory')
-    return line
-
-
-def _print_protocols() -> None:
-    from regvpr_core.datasets.protocols import PROTOCOLS
-
-    table = Table('protocol', 'queries', 'references', 'what it is')
-    for name, protocol in PROTOCOLS.items():
-        table.add_row(name, *('any' if n is None else f'{n:,}'
-                              for n in (protocol.queries, protocol.references)), protocol.about)
-    Console().print(table)

@@ -37,8 +37,12 @@ from regvpr_core.evaluation.searching import (
     spare,
     without_excluded,
 )
+from regvpr_core.evaluation.significance import interval
 
 RECALLS = (1, 5, 10, 20)
+BYTES_A_NUMBER = 2
+"""A place map keeps descriptors in float16."""
+
 SHOWN_CURVE = 400
 SUBMITTED = 25
 
@@ -114,12 +118,17 @@ class Result:
             'queries': len(d.queries), 'references': len(d.references),
             'queries_without_positives': self.without_positives,
             'counted_as': d.without_positives, 'queries_removed': d.removed,
-            'dimension': self.dimension, 'weights': self.notice,
+            'dimension': self.dimension, 'bytes_a_place': BYTES_A_NUMBER * self.dimension,
+            'weights': self.notice,
             'pictures_described': self.described, 'describe_s': round(self.describe_s, 2),
+            'ms_an_image': (round(1e3 * self.describe_s / self.described, 2)
+                            if self.described else None),
             'search_s': round(self.ranking.seconds, 3)}
         if self.curve is None:
             return figures
         figures['recall'] = {str(k): round(v, 5) for k, v in self.recalls.items()}
+        figures['recall_interval_95'] = {
+            str(k): [round(v, 5) for v in self.interval(k)] for k in self.recalls}
         figures['average_precision'] = round(self.curve.average_precision, 5)
         figures['recall_at_100_precision'] = round(self.curve.recall_at_full_precision, 5)
         known = self.errors_m[np.isfinite(self.errors_m)]
@@ -131,6 +140,14 @@ class Result:
                 'agreement': round(a.agreement, 5), 'search_s': round(a.seconds, 3),
                 'build_s': round(a.build_s, 3), 'resident_bytes': a.resident_bytes}
         return figures
+
+    def right_within(self, k: int) -> npt.NDArray[np.bool_]:
+        """(Q,) whether a right reference is among the first k."""
+        return np.asarray((self.ranks > 0) & (self.ranks <= k))
+
+    def interval(self, k: int) -> tuple[float, float]:
+        """95 % bootstrap interval of recall@k."""
+        return interval(self.right_within(k))
 
     def curve_points(self) -> dict[str, list[float]]:
         """The precision-recall curve, thinned, for JSON."""

@@ -100,6 +100,30 @@ def error_plot(results: Sequence[Result]) -> Drawn | None:
     return _drawn(draw, 'Errors in metres, cumulative')
 
 
+def plan_plot(result: Result) -> Drawn | None:
+    """References, and queries by whether their best match is right; None without positions."""
+    data = result.dataset
+    if data.reference_xy is None or data.query_xy is None:
+        return None
+    references, queries = data.reference_xy, data.query_xy
+    best = references[result.ranking.references[:, 0]]
+
+    def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:
+        axes.plot(*references.T, '.', ms=2, color='#8b949e', label='references')
+        # A line from each wrong query to the place that it was taken for.
+        wrong = ~result.right
+        lines = np.stack([queries[wrong], best[wrong], np.full((wrong.sum(), 2), np.nan)], axis=1)
+        axes.plot(*lines.reshape(-1, 2).T, lw=0.6, alpha=0.5, color=style(1)['color'])
+        axes.plot(*queries[result.right].T, 'o', ms=4, color=style(2)['color'],
+                  label=f'right: {int(result.right.sum())}')
+        axes.plot(*queries[wrong].T, 'x', ms=6, mew=1.6, color=style(1)['color'],
+                  label=f'wrong: {int(wrong.sum())}')
+        axes.set_aspect('equal', adjustable='datalim')
+        axes.set(xlabel='x (m)', ylabel='y (m)')
+        axes.legend(loc='best')
+    return _drawn(draw, f'{result.model}: where queries are right')
+
+
 def robustness_plot(curves: Sequence[Curve]) -> Drawn:
     """Recall@1 over the strength of one degradation, one line a model."""
     def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:

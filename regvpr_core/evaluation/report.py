@@ -13,13 +13,14 @@ from regvpr_core.evaluation.examples import best_queries, Found, row, worst_quer
 from regvpr_core.evaluation.plots import (
     Drawn,
     error_plot,
+    plan_plot,
     precision_recall_plot,
     recall_plot,
     robustness_plot,
 )
+from regvpr_core.evaluation.report_tables import comparison_table, text_of
 from regvpr_core.evaluation.robustness import Curve
-from regvpr_core.evaluation.tables import comparison, ComparisonRow
-from regvpr_core.map_report.html import label, page
+from regvpr_core.map_report.html import page
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --line: #d0d7de;
@@ -40,7 +41,8 @@ th.model, td:first-child { text-align: left; min-width: 12rem; max-width: 22rem;
 thead th { font-weight: 600 } th.set { text-align: center; border-left: 1px solid var(--line) }
 td.set, th.first { border-left: 1px solid var(--line) }
 tr.quoted td { color: var(--faint) } tr.quoted td:first-child { font-style: italic }
-.best { font-weight: 700 } .second { text-decoration: underline }
+.best { font-weight: 700 } .span { font-size: .75rem; font-weight: 400 }
+td.fact { text-align: left; overflow-wrap: anywhere }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem }
 .plots figure { margin: 0; flex: 1 1 22rem;
   max-width: 36rem; background: var(--card); border-radius: 8px; padding: .6rem }
@@ -61,13 +63,15 @@ figcaption b { display: block } .right figcaption b { color: var(--right) }
 """
 
 
-def write_report(path: Path, results: Sequence[Result], curves: Sequence[Curve] = ()) -> None:
+def write_report(path: Path, results: Sequence[Result], curves: Sequence[Curve] = (),
+                 about: dict[str, str] | None = None) -> None:
     """Write the page; it needs no other file and no network.
 
     Args:
         path: of the .html file.
         results: of all models and data sets.
         curves: of robustness, if they were taken.
+        about: what else the reader should know, such as date, command and machine.
 
     Raises:
         EvaluationError: it cannot be written, or matplotlib is missing.
@@ -79,11 +83,13 @@ def write_report(path: Path, results: Sequence[Result], curves: Sequence[Curve] 
         'other protocols do not compare.</p>']
     counted = [r for r in results if r.curve is not None]
     if counted:
-        body.append(_comparison_table(results))
+        body.append(comparison_table(results))
     for title in dict.fromkeys(r.dataset.title for r in results):
         body.append(_section([r for r in results if r.dataset.title == title],
                              [c for c in curves if c.data == title]))
     body.append(_weights(results))
+    if about:
+        body.append(_about(about))
     text = page(title='Visual place recognition, evaluated', body='\n'.join(body), style=STYLE,
                 script='', data={})
     part = path.with_name(f'{path.name}.part')
@@ -94,52 +100,10 @@ def write_report(path: Path, results: Sequence[Result], curves: Sequence[Curve] 
         raise EvaluationError(f'{path} cannot be written: {error.strerror}') from error
 
 
-def _comparison_table(results: Sequence[Result]) -> str:
-    """Like the paper's Table 1; the best of what was measured here is bold, the second underlined.
-    """
-    data, ks, rows = comparison(results)
-    head = ''.join(f'<th class="set" colspan="{len(ks)}">{_text(name)}</th>' for name in data)
-    under = ''.join(f'<th{_first(k, ks)}>R@{k}</th>' for _ in data for k in ks)
-    sources = list(dict.fromkeys(row.source for row in rows if row.source))
-    lines = []
-    for row_ in rows:
-        mark = f' <sup>{sources.index(row_.source) + 1}</sup> quoted' if row_.source else ''
-        cells = ''.join(f'<td{_classes(rows, row_, name, k, ks)}>'
-                        f'{_percent(row_.figures.get((name, k)))}</td>'
-                        for name in data for k in ks)
-        kind = ' class="quoted"' if row_.source else ''
-        lines.append(f'<tr{kind}><td>{_text(row_.method)}{mark}</td>{cells}</tr>')
-    best = (' Bold: best measured here; underlined: second.'
-            if sum(not row_.source for row_ in rows) > 1 else '')
-    notes = ''.join(f'<li>{_text(source)}</li>' for source in sources)
-    return ('<h2>Comparison</h2><div class="scroll"><table><thead><tr>'
-            f'<th class="model" rowspan="2">model</th>{head}</tr>'
-            f'<tr>{under}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-            f'<p class="faint">Percent.{best}'
-            f'{" Rows marked quoted were not measured here; they are from:" if notes else ""}</p>'
-            f'{f"<ol class=faint>{notes}</ol>" if notes else ""}')
-
-
-def _first(k: int, ks: list[int]) -> str:
-    return ' class="first"' if k == ks[0] else ''
-
-
-def _classes(rows: list[ComparisonRow], here: ComparisonRow, name: str, k: int,
-             ks: list[int]) -> str:
-    classes = ['set'] if k == ks[0] else []
-    values = sorted({round(v, 1) for r in rows if not r.source
-                     for v in [r.figures.get((name, k))] if v is not None}, reverse=True)
-    mine = here.figures.get((name, k))
-    if mine is not None and not here.source and len(values) > 1:
-        classes += [kind for kind, value in zip(('best', 'second'), values, strict=False)
-                    if round(mine, 1) == value]
-    return f' class="{" ".join(classes)}"' if classes else ''
-
-
 def _section(results: list[Result], curves: list[Curve]) -> str:
     dataset = results[0].dataset
     lone = results[0].without_positives
-    facts = [f'Protocol {_text(dataset.protocol)}: right is {_text(dataset.rule)}',
+    facts = [f'Protocol {text_of(dataset.protocol)}: right is {text_of(dataset.rule)}',
              f'{len(dataset.queries):,} queries, {len(dataset.references):,} references']
     if dataset.without_positives == REMOVED:
         facts.append(f'{dataset.removed:,} queries without a right reference were removed, as the '
@@ -147,16 +111,21 @@ def _section(results: list[Result], curves: list[Curve]) -> str:
     elif lone:
         facts.append(f'{lone:,} queries have no right reference and count as misses')
     if dataset.partial:
-        facts.append(f'<b>not the whole data set</b>: {_text(dataset.partial)}')
+        facts.append(f'<b>not the whole data set</b>: {text_of(dataset.partial)}')
     if dataset.warning:
-        facts.append(f'<b>Careful</b>: {_text(dataset.warning)}')
-    parts = [f'<h2>{_text(dataset.title)}</h2><p>{". ".join(facts)}.</p>']
+        facts.append(f'<b>Careful</b>: {text_of(dataset.warning)}')
+    parts = [f'<h2>{text_of(dataset.title)}</h2><p>{". ".join(facts)}.</p>']
     counted = [r for r in results if r.curve is not None]
     if not counted:
         return parts[0] + '<p>The ground truth is hidden; predictions were written to a file.</p>'
     parts.append(_figures_table(counted))
     drawings = [recall_plot(counted), precision_recall_plot(counted), error_plot(counted)]
     parts.append(_plots(['recall at k', 'precision over recall', 'errors in metres'], drawings))
+    plans = [plan_plot(r) for r in counted]
+    if any(plan is not None for plan in plans):
+        parts.append('<h3>Where queries are right and wrong</h3><p class="faint">A line leads '
+                     'from a wrong query to the place that it was taken for.</p>'
+                     + _plots([f'plan of {r.model}' for r in counted], plans))
     if curves:
         kinds = list(dict.fromkeys(c.kind for c in curves))
         parts.append('<h3>Robustness: recall@1 with worse queries</h3>' + _plots(
@@ -172,7 +141,7 @@ def _section(results: list[Result], curves: list[Curve]) -> str:
 
 
 def _why(heading: str, results: list[Result]) -> str:
-    first = _text(results[0].model)
+    first = text_of(results[0].model)
     if heading == 'Worst queries':
         return f'Wrong matches of {first}, those with the highest similarity first.'
     more = ', those that the other models miss first' if len(results) > 1 else ''
@@ -187,20 +156,27 @@ def _figures_table(results: list[Result]) -> str:
         index = ''
         if r.approximate is not None:
             first = min(r.recalls)
-            index = (f'{_text(r.approximate.kind)}: R@{first} '
+            index = (f'{text_of(r.approximate.kind)}: R@{first} '
                      f'{100 * r.approximate.recalls[first]:.1f}, agrees '
                      f'{100 * r.approximate.agreement:.1f} %, '
                      f'{r.approximate.resident_bytes / 1e6:.1f} MB')
         lines.append(
-            f'<tr><td>{_text(r.model)}</td><td>{figures["average_precision"]:.3f}</td>'
+            f'<tr><td>{text_of(r.model)}</td><td>{figures["average_precision"]:.3f}</td>'
             f'<td>{100 * figures["recall_at_100_precision"]:.1f} %</td>'
-            f'<td>{"–" if error is None else f"{error:.1f} m"}</td><td>{r.dimension:,}</td>'
-            f'<td>{r.ranking.seconds:.2f} s</td>{f"<td>{index}</td>" if shown else ""}</tr>')
+            f'<td>{"–" if error is None else f"{error:.1f} m"}</td>'
+            f'<td>{r.dimension:,} numbers, {figures["bytes_a_place"]:,} bytes</td>'
+            f'<td>{_time(figures["ms_an_image"])}</td>'
+            f'<td>{1e3 * r.ranking.seconds / max(figures["queries"], 1):.2f} ms</td>'
+            f'{f"<td>{index}</td>" if shown else ""}</tr>')
     return ('<div class="scroll"><table><thead><tr><th class="model">model</th>'
             '<th>average precision</th><th>recall at 100 % precision</th><th>median error</th>'
-            '<th>descriptor</th>'
-            f'<th>exact search</th>{"<th>approximate index</th>" if shown else ""}</tr></thead>'
+            '<th>a place</th><th>an image</th>'
+            f'<th>search a query</th>{"<th>approximate index</th>" if shown else ""}</tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def _time(ms: float | None) -> str:
+    return 'from the cache' if ms is None else f'{ms:.1f} ms'
 
 
 def _plots(names: list[str], drawings: Sequence[Drawn | None], size: str = '') -> str:
@@ -218,25 +194,23 @@ def _row(found: list[Found]) -> str:
         mark = {True: '✓ ', False: '✗ ', None: ''}[picture.right]
         kind = {True: ' class="right"', False: ' class="wrong"', None: ''}[picture.right]
         image = ('<div class="none">cannot be read</div>' if picture.data is None else
-                 f'<img alt="{_text(picture.name)}" src="{_uri(picture.data, "jpeg")}">')
-        cells.append(f'<figure{kind}>{image}<figcaption><b>{mark}{_text(picture.title)}</b>'
-                     f'{escape(picture.detail)} <span class="faint">{_text(picture.name)}</span>'
+                 f'<img alt="{text_of(picture.name)}" src="{_uri(picture.data, "jpeg")}">')
+        cells.append(f'<figure{kind}>{image}<figcaption><b>{mark}{text_of(picture.title)}</b>'
+                     f'{escape(picture.detail)} <span class="faint">{text_of(picture.name)}</span>'
                      '</figcaption></figure>')
     return f'<div class="row">{"".join(cells)}</div>'
 
 
 def _weights(results: Sequence[Result]) -> str:
-    notices = ''.join(f'<li class="name">{_text(notice, 600)}</li>'
+    notices = ''.join(f'<li class="name">{text_of(notice, 600)}</li>'
                       for notice in dict.fromkeys(r.notice for r in results))
     return f'<h2>Weights</h2><ul>{notices}</ul>'
 
 
-def _text(text: str, longest: int = 200) -> str:
-    return escape(label(text, longest))
-
-
-def _percent(value: float | None) -> str:
-    return '–' if value is None else f'{value:.1f}'
+def _about(about: dict[str, str]) -> str:
+    rows = ''.join(f'<tr><td>{text_of(name)}</td><td class="fact">{text_of(value, 2000)}</td></tr>'
+                   for name, value in about.items())
+    return f'<h2>How this was measured</h2><div class="scroll"><table>{rows}</table></div>'
 
 
 def _uri(data: bytes, kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import csv
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 import json
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,22 @@ from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.evaluator import Result
 from regvpr_core.evaluation.quoted_figures import quoted_for
 from regvpr_core.evaluation.robustness import Curve
+from regvpr_core.evaluation.significance import Paired, paired
 
 QUOTED_KS = (1, 5, 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
-    """One method; figures by data set and k, in percent. source: '' for what was measured here."""
+    """One method; figures and 95 % intervals by data set and k, in percent.
+
+    source: of quoted figures, '' for what was measured here.
+    """
 
     method: str
     source: str
     figures: dict[tuple[str, int], float]
+    intervals: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
 
 def comparison(results: Sequence[Result]) -> tuple[list[str], list[int], list[ComparisonRow]]:
@@ -37,7 +42,9 @@ def comparison(results: Sequence[Result]) -> tuple[list[str], list[int], list[Co
     rows = [ComparisonRow(
         method=model, source='', figures={
             (r.dataset.title, k): 100 * v for r in counted if r.model == model
-            for k, v in r.recalls.items()})
+            for k, v in r.recalls.items()},
+        intervals={(r.dataset.title, k): (100 * low, 100 * high) for r in counted
+                   if r.model == model for k in r.recalls for low, high in [r.interval(k)]})
         for model in dict.fromkeys(r.model for r in counted)]
     whole = {r.dataset.protocol: r.dataset.title for r in counted if not r.dataset.partial}
     for quoted in quoted_for(set(whole)):
@@ -49,11 +56,36 @@ def comparison(results: Sequence[Result]) -> tuple[list[str], list[int], list[Co
     return data, ks, rows
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duel:
+    """Two models on the same queries of a data set, by recall@1."""
+
+    data: str
+    first: str
+    second: str
+    paired: Paired
+
+
+def duels(results: Sequence[Result]) -> list[Duel]:
+    """Each pair of models on each data set; the better of a pair first."""
+    found = []
+    for title in dict.fromkeys(r.dataset.title for r in results if r.curve is not None):
+        of_set = sorted((r for r in results if r.dataset.title == title and r.curve is not None),
+                        key=lambda r: -float(r.right.mean()))
+        for i, first in enumerate(of_set):
+            found += [Duel(data=title, first=first.model, second=second.model,
+                           paired=paired(first.right, second.right))
+                      for second in of_set[i + 1:] if len(first.right) == len(second.right)]
+    return found
+
+
 def write_json(path: Path, results: Sequence[Result], extra: dict[str, Any]) -> None:
     """All figures and curves, and the quoted rows with their source."""
     _, _, rows = comparison(results)
     record = {
         'results': [r.figures() | {'precision_recall': r.curve_points()} for r in results],
+        'paired': [{'data': d.data, 'first': d.first, 'second': d.second,
+                    **asdict(d.paired)} for d in duels(results)],
         'quoted': [{'method': row.method, 'source': row.source, 'figures': [
             {'data': data, 'k': k, 'recall_percent': value}
             for (data, k), value in row.figures.items()]} for row in rows if row.source],
@@ -66,7 +98,8 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     _, ks, rows = comparison(results)
     header = ['model', 'data', 'protocol', 'partial', 'source', 'queries', 'references',
               *(f'recall@{k}' for k in ks), 'average_precision', 'recall_at_100_precision',
-              'median_error_m', 'dimension']
+              'median_error_m', 'dimension', 'ms_an_image',
+              *(f'recall@{k} {end}' for k in ks for end in ('low', 'high'))]
     lines: list[list[Any]] = []
     for r in results:
         f = r.figures()
@@ -74,14 +107,24 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
                       f['queries'], f['references'],
                       *(round(r.recalls[k], 5) if k in r.recalls else '' for k in ks),
                       f.get('average_precision', ''), f.get('recall_at_100_precision', ''),
-                      f.get('error_m', {}).get('median', ''), r.dimension])
+                      f.get('error_m', {}).get('median', ''), r.dimension,
+                      f['ms_an_image'] or '',
+                      *(v for k in ks for v in _bounds(r, k))])
     for row in rows:
         if row.source:
             for data in dict.fromkeys(name for name, _ in row.figures):
                 lines.append([row.method, data, data, '', f'quoted: {row.source}', '', '',
                               *(round(row.figures[data, k] / 100, 5)
-                                if (data, k) in row.figures else '' for k in ks), '', '', '', ''])
+                                if (data, k) in row.figures else '' for k in ks),
+                              *[''] * (5 + 2 * len(ks))])
     _write_rows(path, header, lines)
+
+
+def _bounds(result: Result, k: int) -> tuple[float | str, float | str]:
+    if k not in result.recalls:
+        return '', ''
+    low, high = result.interval(k)
+    return round(low, 5), round(high, 5)
 
 
 def write_queries_csv(path: Path, results: Sequence[Result]) -> None:

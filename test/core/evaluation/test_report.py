@@ -56,7 +56,7 @@ def test_the_page_has_the_table_with_quoted_rows(results, tmp_path):
     write_report(tmp_path / 'r.html', results)
     text = (tmp_path / 'r.html').read_text()
     rows = re.findall(r'<tr( class="quoted")?><td>(.*?)</td>(.*?)</tr>', text)
-    table = {name: re.findall(r'>([\d.–]+)</td>', cells) for _, name, cells in rows[:11]}
+    table = {name: re.findall(r'<td[^>]*>([\d.–]+)', cells) for _, name, cells in rows[:11]}
     assert table['pixel_means'][:2] == ['66.7', '66.7'] or table['pixel_means'][0] == '66.7'
     quoted = next(cells for mark, name, cells in rows if name.startswith('RegVPR') and mark)
     assert re.findall(r'>([\d.–]+)</td>', quoted) == ['90.2', '95.1', '96.5', '–']
@@ -104,3 +104,14 @@ def test_a_browser_shows_it_and_runs_nothing_of_a_name(
     for width in (1200, 380):
         page.set_viewport_size({'width': width, 'height': 800})
         assert page.evaluate('document.documentElement.scrollWidth') <= width
+
+
+def test_the_page_names_intervals_pairs_plan_and_how_it_was_measured(results, tmp_path):
+    write_report(tmp_path / 'r.html', results, about={'command': 'regvpr evaluate <x>'})
+    text = (tmp_path / 'r.html').read_text()
+    low, high = (100 * v for v in results[0].interval(1))
+    assert f'{low:.1f}–{high:.1f}' in text
+    assert "McNemar's exact test" in text
+    assert 'Where queries are right and wrong' in text
+    assert 'regvpr evaluate &lt;x&gt;' in text
+    assert 'class="set best"' not in text  # two right of three: the intervals overlap

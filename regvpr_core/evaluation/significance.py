@@ -1,0 +1,62 @@
+"""How sure a recall is, and whether two models differ on the same queries."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+Bools = npt.NDArray[np.bool_]
+
+RESAMPLES = 10_000
+SEED = 0
+LEVEL = 0.95
+
+
+def interval(right: Bools, level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of the share of right queries (Q,).
+
+    Queries are drawn with replacement; the number of right ones among Q draws is binomial. The
+    queries are taken as independent: neighbours on a drive are not, so the interval is narrow.
+    """
+    count = len(right)
+    if not count:
+        return 0.0, 1.0
+    drawn = np.random.default_rng(SEED).binomial(count, right.mean(), RESAMPLES) / count
+    low, high = np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Two models on the same queries.
+
+    difference: share of right queries of the first less that of the second; low, high: its 95 %
+    bootstrap interval. only_first, only_second: queries that one of them alone has right. p:
+    of McNemar's exact test that neither is better.
+    """
+
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p: float
+
+    @property
+    def differ(self) -> bool:
+        """Whether the difference is significant at 5 %."""
+        return self.p < 1.0 - LEVEL
+
+
+def paired(first: Bools, second: Bools) -> Paired:
+    """Compare which queries (Q,) two models have right."""
+    a, b = int((first & ~second).sum()), int((second & ~first).sum())
+    count = max(len(first), 1)
+    drawn = np.random.default_rng(SEED).multinomial(
+        count, [a / count, b / count, 1.0 - (a + b) / count], RESAMPLES)
+    differences = (drawn[:, 0] - drawn[:, 1]) / count
+    low, high = np.quantile(differences, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
+    p = float(binomtest(min(a, b), a + b).pvalue) if a + b else 1.0
+    return Paired(difference=(a - b) / count, low=float(low), high=float(high), only_first=a,
+                  only_second=b, p=p)
