@@ -53,9 +53,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Record if asked, choose topics, build, measure, write the files and say what is next."""
-    from regvpr_core.cli.map_sources import is_folder
     from regvpr_core.errors import ConfigError
     from regvpr_core.recordings.source_kinds import check_source
+    from regvpr_core.recordings.sources import is_folder
 
     if (options.source is None) == (options.record_s is None):
         raise ConfigError('give a bag or a folder of images, or --record-s SECONDS with '
