@@ -1,5 +1,6 @@
 """`regvpr localize` and `regvpr doctor`, in process."""
 
+import csv
 import json
 from pathlib import Path
 import sys
@@ -45,7 +46,7 @@ def test_pictures_of_a_drive_find_their_keyframes_and_places(wall, small_model, 
     (photos / 'broken.jpg').write_bytes(b'no picture')
     code, out, err = localize(capsys, path, photos, '--model', small_model, '--drive', '--json')
     assert code == 0
-    assert f'skipped {photos / "broken.jpg"}: 10 bytes that are no picture' in err
+    assert f'skipped {photos / "broken.jpg"}: 10 bytes that are no image' in err
     lines = json.loads(out)
     assert [Path(line['image']).stem for line in lines] == [f'{i:03}' for i in range(KEYFRAMES)]
     fixed = [i for i, line in enumerate(lines) if line['state'] == 'localized']
@@ -65,6 +66,28 @@ def test_a_picture_alone_is_judged_alone(wall, small_model, capsys):
     assert rows[0][1] == rows[1][0]
     assert [line['keyframe'] for line in rows[0]] == [10, 30]
     assert min(line['similarity'] for line in rows[0]) > 0.95
+
+
+def test_an_image_of_the_map_is_answered_with_yes_place_and_pose_in_80_columns(
+    wall, small_model, tmp_path, capsys, monkeypatch,
+):
+    monkeypatch.setenv('COLUMNS', '80')
+    path, photos = wall
+    table = tmp_path / 'places.csv'
+    _, out, err = localize(capsys, path, photos / '007.jpg', photos / '012.jpg',
+                           '--model', small_model, '--csv', table)
+    header, first, second, totals = (line.split() for line in out.splitlines())
+    assert header == ['image', 'answer', 'keyframe', 'x', 'm', 'y', 'm', '±', 'm', 'prob']
+    assert first[:2] == ['007.jpg', 'yes']
+    assert second[:2] == ['012.jpg', 'yes']
+    assert float(first[4]) == pytest.approx(14.0, abs=3.0)
+    assert ' '.join(totals).startswith('2 images: 2 yes, 0 unsure, 0 no; 0 skipped; ')
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert err.splitlines()[-1].startswith('next: regvpr map show ')
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['answer'], row['keyframe']) for row in rows] == [('yes', '7'), ('yes', '12')]
+    assert float(rows[1]['x_m']) == pytest.approx(24.0, abs=3.0)
 
 
 def test_a_map_whose_model_has_no_name_here_asks_for_its_file(wall, capsys):

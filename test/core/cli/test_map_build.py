@@ -198,7 +198,7 @@ def test_a_truncated_bag_is_refused(refused, make_bag, frames, tmp_path, storage
 
 
 def test_no_bag_is_refused(refused, tmp_path):
-    assert refused(tmp_path / 'none') == f'regvpr: bag {tmp_path / "none"} does not exist'
+    assert refused(tmp_path / 'none') == f'regvpr: {tmp_path / "none"} does not exist'
     (tmp_path / 'notes.txt').write_text('hello')
     (tmp_path / 'folder').mkdir()
     for name in ('notes.txt', 'x' * 300):
