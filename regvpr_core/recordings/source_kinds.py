@@ -67,7 +67,8 @@ def _check_folder(folder: Path) -> None:
     entries = sorted(folder.iterdir())
     bags = [entry for entry in entries if entry.suffix in BAG_SUFFIXES
             or (entry / 'metadata.yaml').is_file()]
-    if len(bags) > 1 and not all(bag.is_file() and bag.suffix == '.db3' for bag in bags):
+    # Files of one format are the parts of one recording.
+    if len(bags) > 1 and (len({bag.suffix for bag in bags}) > 1 or bags[0].is_dir()):
         shown = ', '.join(str(bag) for bag in bags[:SHOWN])
         more = f' and {len(bags) - SHOWN} more' if len(bags) > SHOWN else ''
         raise BagError(f'{folder} holds {len(bags)} bags; give one or more of them: {shown}{more}')
