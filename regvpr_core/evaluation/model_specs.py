@@ -3,7 +3,7 @@
     gem_vits14, FILE.safetensors, FILE.onnx    our own models
     preset:NAME[@FILE], FILE.yaml[@FILE]       a preset, untrained, or with a checkpoint's weights
     efficientnet_lite0_gem                     the baseline that needs no download
-    cosplace, boq, …                           published methods (`baselines.py`), by torch.hub
+    cosplace, boq, megaloc, …                  published models (`models/catalogue.py`)
     hub:OWNER/REPO:ENTRY[?size=322x322&…]      any torch.hub entry, also of a local folder
     package.module:function, FILE.py:function  a function from pictures to descriptors
 
@@ -25,12 +25,11 @@ import yaml
 
 from regvpr_core.config import find_settings, from_mapping, nearest, read_yaml
 from regvpr_core.errors import CheckpointError, EvaluationError
-from regvpr_core.evaluation.baselines import Baseline, BASELINES
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
 from regvpr_core.models.backbones import find_backbone
-from regvpr_core.models.catalogue import ALIASES, CATALOGUE
+from regvpr_core.models.catalogue import ALIASES, CATALOGUE, refuse_unbuilt
 from regvpr_core.models.checkpoints import (
     fingerprint,
     load_model,
@@ -67,8 +66,6 @@ def open_describer(
     """
     if spec == EFFICIENTNET:
         return efficientnet_lite0_gem(choose_device(device))
-    if spec in BASELINES:
-        return _published(spec, BASELINES[spec], device, allow_code)
     if spec.startswith('hub:'):
         return _hub(spec, device, allow_code)
     preset, at, weights = spec.partition('@')
@@ -93,19 +90,16 @@ def check_spec(spec: str, allow_code: bool) -> None:
     """Refuse, without loading anything, what `open_describer` would refuse by its name alone.
 
     Raises:
-        EvaluationError: code of others without leave, a method without an entry, or an unknown
-            name.
+        EvaluationError: code of others without leave, or an unknown name.
+        CheckpointError: a published model that is not built; says why.
     """
-    if spec in BASELINES:
-        baseline = BASELINES[spec]
-        if not baseline.hub:
-            raise _unloadable(spec, baseline)
-        _check_leave(spec, baseline.hub, allow_code)
-    elif spec.startswith('hub:'):
+    if spec.startswith('hub:'):
         _check_leave(spec, spec.removeprefix('hub:'), allow_code)
     elif not re.search(r'[./:\\]', spec) and not Path(spec).is_file() and spec not in (
             EFFICIENTNET, *UNPUBLISHED, *MODELS, *CATALOGUE, *ALIASES):
         raise _unknown(spec)
+    else:
+        refuse_unbuilt(spec)
 
 
 def _check_leave(name: str, repository: str, allow_code: bool) -> None:
@@ -115,20 +109,8 @@ def _check_leave(name: str, repository: str, allow_code: bool) -> None:
 
 
 def _unknown(spec: str) -> EvaluationError:
-    known = (*MODELS, *CATALOGUE, *ALIASES, *BASELINES, EFFICIENTNET)
+    known = (*MODELS, *CATALOGUE, *ALIASES, EFFICIENTNET)
     return EvaluationError(f'unknown model {spec!r}{nearest(spec, known)}')
-
-
-def _unloadable(name: str, baseline: Baseline) -> EvaluationError:
-    return EvaluationError(f'{name} cannot be loaded by name: {baseline.note}; write a function '
-                           f'from pictures to descriptors and give it as module:function')
-
-
-def _published(name: str, baseline: Baseline, device: str, allow_code: bool) -> Describer:
-    if not baseline.hub:
-        raise _unloadable(name, baseline)
-    return _load_hub(name, baseline.hub, baseline.entry, baseline.arguments, baseline.shown,
-                     device, allow_code)
 
 
 def _hub(spec: str, device: str, allow_code: bool) -> Describer:

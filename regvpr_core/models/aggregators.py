@@ -4,6 +4,7 @@ Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives u
 """
 
 from regvpr_core.models.boq import Boq, BoqConfig
+from regvpr_core.models.cricavpr import Crica, CricaConfig
 from regvpr_core.models.gem import CosPlace, CosPlaceConfig, GeM, PoolingConfig
 from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.netvlad import NetVlad, NetVladConfig
@@ -20,5 +21,6 @@ AGGREGATORS: dict[str, tuple[type, type]] = {
     'netvlad': (NetVlad, NetVladConfig),
     'mixvpr': (MixVpr, MixVprConfig),
     'boq': (Boq, BoqConfig),
+    'cricavpr': (Crica, CricaConfig),
 }
 """Name to module and its config. A module is built as `module(token_width, config)`."""

@@ -52,7 +52,7 @@ class BoqBlock(nn.Module):
         x = self.encoder(x)
         q = self.queries
         q = self.norm_q(q + self.self_attn(q, q, q, need_weights=False)[0])
-        q = q.expand(len(x), -1, -1)
+        q = q.expand(x.shape[0], -1, -1)
         out = self.cross_attn(q, x, x, need_weights=False)[0]
         return x, self.norm_out(out)
 

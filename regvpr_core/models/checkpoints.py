@@ -23,7 +23,14 @@ from regvpr_core.models.backbones import (
     fetch_backbone,
     find_backbone,
 )
-from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE, require_file
+from regvpr_core.models.catalogue import (
+    ALIASES,
+    canonical,
+    CATALOGUE,
+    local_file,
+    missing,
+    refuse_unbuilt,
+)
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.downloads import (
     check_file,
@@ -31,8 +38,9 @@ from regvpr_core.models.downloads import (
     record_digest,
     recorded_digest,
 )
+from regvpr_core.models.fetching import fetch_model
+from regvpr_core.models.methods.network import not_for, PublishedNetwork
 from regvpr_core.models.peers import identify, load_peer, read_published
-from regvpr_core.models.published import not_for, PublishedNetwork
 from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import check_weights
 
@@ -109,13 +117,15 @@ def load_model(
         name_or_path: a name in `MODELS` or `CATALOGUE`, a checkpoint, or a file as it is
             published.
         backbone_path: weights for the frozen backbone, instead of a search.
-        download: fetch backbone weights that are not on this machine.
+        download: fetch weights that are not on this machine.
         progress, notice: told of a download.
 
     Raises:
         CheckpointError: unknown name (near ones are offered), missing or damaged file, weights
             that do not fit, or a backbone that is not the one it was trained on.
     """
+    if download and canonical(str(name_or_path)) in CATALOGUE:
+        fetch_model(str(name_or_path), progress=progress, notice=notice)
     peer = find_peer(name_or_path)
     if peer is not None:
         return _load_peer(*peer)
@@ -162,12 +172,16 @@ def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
     """
     name, path = canonical(str(name_or_path)), Path(name_or_path)
     if name in CATALOGUE:
-        return name, require_file(name)
+        refuse_unbuilt(name)
+        file = local_file(name)
+        if file is None:
+            raise missing(name)
+        return name, file
     if not path.is_file() or (path.suffix == '.safetensors' and has_record(path)):
         return None
     if path.suffix == '.safetensors':
-        with safetensors.safe_open(path, framework='pt') as file:
-            found = identify(file.keys(), path.name)
+        with safetensors.safe_open(path, framework='pt') as opened:
+            found = identify(opened.keys(), path.name)
     else:
         found = identify(read_published(path, 'weights'), path.name)
     return (found, path) if found else None

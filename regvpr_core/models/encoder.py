@@ -195,8 +195,8 @@ def torch_encoder(
         ConfigError: a precision that torch has no engine for.
     """
     from regvpr_core.models.engines import CpuEngine, DeviceEngine, PRECISIONS as OF_TORCH
-    from regvpr_core.models.published import PublishedNetwork
-    from regvpr_core.models.published_engine import PublishedEngine
+    from regvpr_core.models.methods.engine import PublishedEngine
+    from regvpr_core.models.methods.network import PublishedNetwork
 
     if precision != 'auto' and precision not in OF_TORCH:
         raise ConfigError(f'precision {precision} is one of .onnx files only: regvpr export '

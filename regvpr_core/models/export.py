@@ -18,8 +18,8 @@ from regvpr_core.config import to_mapping
 from regvpr_core.errors import ConfigError, ExportError
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.methods.network import PublishedNetwork
 from regvpr_core.models.onnx_engine import OnnxEngine, TOKENS
-from regvpr_core.models.published import PublishedNetwork
 from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import DinoVisionTransformer, PATCH
 

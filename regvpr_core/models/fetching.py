@@ -11,7 +11,13 @@ from safetensors import safe_open
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import CheckpointError
-from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE, local_file
+from regvpr_core.models.catalogue import (
+    ALIASES,
+    canonical,
+    CATALOGUE,
+    local_file,
+    refuse_unbuilt,
+)
 from regvpr_core.models.downloads import (
     cache_folder,
     check_file,
@@ -53,8 +59,7 @@ def fetch_model(
         raise CheckpointError(f'unknown model {name!r}{nearest(name, known)}; '
                               f'`regvpr models` lists those that can be fetched')
     entry = CATALOGUE[name]
-    if entry.refused:
-        raise CheckpointError(f'{name} is not built: {entry.refused}')
+    refuse_unbuilt(name)
     here = local_file(name)
     if here is not None and source is None:
         published = here.name == entry.file
@@ -68,8 +73,12 @@ def fetch_model(
     if source is not None:
         return _take(name, source, folder)
     path = folder / entry.file
-    digest = download(entry.url, path, size=entry.size, sha256=entry.sha256, progress=progress,
-                      accept=lambda part: check_layout(name, part))
+    try:
+        digest = download(entry.url, path, size=entry.size, sha256=entry.sha256,
+                          progress=progress, accept=lambda part: check_layout(name, part))
+    except CheckpointError as error:
+        raise CheckpointError(f'{error}; a file from elsewhere is taken by `regvpr models fetch '
+                              f'{name} --from FILE`') from error
     return Fetched(path=path, sha256=digest, was_here=False)
 
 

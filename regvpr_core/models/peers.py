@@ -16,11 +16,14 @@ from torch import Tensor
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import CheckpointError
+from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.catalogue import CATALOGUE
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.downloads import MAX_BYTES
+from regvpr_core.models.methods import convolutional, edtformer, image_tokens, sage, selavpr
+from regvpr_core.models.methods.matlab import is_matlab, read_netvlad
+from regvpr_core.models.methods.network import PublishedNetwork
 from regvpr_core.models.preprocessing import Preprocessing
-from regvpr_core.models.published import PublishedNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,49 @@ def boq_key(key: str) -> str:
     return key.replace('backbone.', 'backbone.dino.', 1) if key.startswith('backbone.') else key
 
 
-# All are evaluated at 322 pixels by their authors.
+STAGES = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
+"""Modules of torchvision's ResNet, and their places where they were put into a sequence."""
+
+
+def in_sequence(prefix: str) -> Callable[[str], str]:
+    """Our key of a ResNet to that of files that hold it as a sequence under `prefix`."""
+    def their_key(key: str) -> str:
+        if not key.startswith('trunk.'):
+            return {'aggregator.power': 'aggregation.1.p',
+                    'aggregator.projection.weight': 'aggregation.3.weight',
+                    'aggregator.projection.bias': 'aggregation.3.bias'}.get(key, key)
+        _, stage, rest = key.split('.', 2)
+        return f'{prefix}{STAGES[stage]}.{rest}'
+    return their_key
+
+
+def mixvpr_key(key: str) -> str:
+    """Our key to that of MixVPR's files."""
+    for ours, theirs in (('trunk.', 'backbone.model.'), ('aggregator.mixers.', 'aggregator.mix.'),
+                         ('aggregator.channel_projection.', 'aggregator.channel_proj.'),
+                         ('aggregator.row_projection.', 'aggregator.row_proj.')):
+        if key.startswith(ours):
+            return key.replace(ours, theirs, 1)
+    return key
+
+
+def netvlad_key(key: str) -> str:
+    """Our key to that of hloc's NetVLAD."""
+    for ours, theirs in (('trunk.', 'backbone.'), ('aggregator.whiten.', 'whiten.'),
+                         ('aggregator.', 'netvlad.')):
+        if key.startswith(ours):
+            return key.replace(ours, theirs, 1)
+    return key
+
+
+def cricavpr_key(key: str) -> str:
+    """Our key to that of `CricaVPR.pth`."""
+    if key == 'aggregator.power':
+        return 'aggregation.1.p'
+    return selavpr.adapter_key(key).replace('aggregator.encoder.', 'encoder.')
+
+
+# Evaluated at 322 pixels by their authors.
 EVALUATED = Preprocessing(height=322, width=322)
 SALAD = ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
                     preprocessing=EVALUATED)
@@ -87,6 +132,21 @@ PEERS = {
                            preprocessing=Preprocessing(height=322, width=322,
                                                        interpolation='bicubic')),
         their_key=boq_key),
+    'cricavpr': Peer(
+        config=ModelConfig(backbone='vitb14', adapter=AdapterConfig(variant='cricavpr'),
+                           aggregator='cricavpr', train='adapter'),
+        their_key=cricavpr_key),
+    'image_vitb14': Peer(network=image_tokens.ImageTokens, their_key=image_tokens.image_key),
+    'selavprplusplus': Peer(network=selavpr.SelaVpr, their_key=selavpr.selavpr_key),
+    'edtformer': Peer(network=edtformer.EdtFormer, their_key=edtformer.edtformer_key),
+    'sage_vitb14': Peer(network=sage.Sage, their_key=sage.sage_key,
+                        unread=('aggregator.single_branch.',)),
+    'boq_resnet50': Peer(network=convolutional.boq, their_key=in_sequence('backbone.net.')),
+    'mixvpr': Peer(network=convolutional.mixvpr, their_key=mixvpr_key),
+    'eigenplaces': Peer(network=convolutional.cosplace, their_key=in_sequence('backbone.')),
+    'cosplace': Peer(network=convolutional.cosplace, their_key=in_sequence('backbone.')),
+    'gem': Peer(network=convolutional.gem, their_key=in_sequence('backbone.')),
+    'netvlad': Peer(network=convolutional.NetVladNetwork, their_key=netvlad_key),
 }
 """Name to peer."""
 
@@ -102,6 +162,8 @@ def read_published(path: Path, name: str) -> dict[str, Tensor]:
     """
     if path.stat().st_size > MAX_BYTES:
         raise CheckpointError(f'{path} is larger than {MAX_BYTES} bytes')
+    if is_matlab(path):
+        return read_netvlad(path)
     try:
         kind = _kind(path)
         weights = load_file(path) if kind == 'safetensors' else \
@@ -218,7 +280,9 @@ def _typed(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _fits(tensor: Tensor, like: Tensor) -> bool:
-    """The same shape, or a 1x1 convolution where we have a linear layer."""
+    """The same shape, or a 1x1 convolution where we have a linear layer, or one number."""
     shape = tuple(tensor.shape)
-    one_by_one = len(shape) == 4 and shape[2:] == (1, 1) and like.ndim == 2
+    if tensor.numel() == like.numel() == 1:
+        return True
+    one_by_one = len(shape) > 2 and set(shape[2:]) == {1} and like.ndim == 2
     return (shape[:2] if one_by_one else shape) == tuple(like.shape)

@@ -153,9 +153,7 @@ class DinoVisionTransformer(nn.Module):
             block: index of that block, not behind `last_block`.
         """
         B, grid = images.shape[0], check_sides(images)
-        x = torch.cat([self.cls_token.expand(B, -1, -1), self.patch_embed(images)], dim=1)
-        x = x + self.positions(grid).to(x.dtype)
-        tokens = x
+        tokens = x = self.embed(images, grid)
         for number, layer in enumerate(self.blocks[: None if last_block is None
                                                    else last_block + 1]):
             x = layer(x, grid)
@@ -165,6 +163,12 @@ class DinoVisionTransformer(nn.Module):
             x = self.norm(x)
         return (x[:, 0], x[:, 1:].transpose(1, 2).reshape(B, -1, *grid),
                 tokens[:, 1:].reshape(B, *grid, -1))
+
+    def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Images to tokens (B, 1 + h * w, width) with their positions, class token first."""
+        x = self.patch_embed(images)
+        x = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), x], dim=1)
+        return x + self.positions(grid).to(x.dtype)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embedding (1, 1 + h * w, width) for a grid, interpolated as DINOv2 does."""

@@ -216,9 +216,9 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_models_are_refused_by_name_before_any_work(refused, folder, tmp_path):
     data = ('--data', folder, '-o', tmp_path / 'out', '--model')
-    assert 'cosplace runs the code of gmberton/cosplace on this mac' in refused(*data, 'cosplace')
     assert 'runs the code of' in refused(*data, 'hub:someone/else:entry')
-    assert 'mixvpr cannot be loaded by name' in refused(*data, 'mixvpr')
+    assert 'sage_vitl14_crossimage is not built: its desc' in refused(
+        *data, 'sage_vitl14_crossimage')
     assert "unknown model 'megalok'; did you mean 'megaloc'?" in refused(*data, 'megalok')
     assert not (tmp_path / 'out').exists()
 

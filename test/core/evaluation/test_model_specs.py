@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from regvpr_core.errors import EvaluationError, RegvprError
-from regvpr_core.evaluation.baselines import BASELINES
 from regvpr_core.evaluation.describers import unit_rows
-from regvpr_core.evaluation.model_specs import open_describer
-from regvpr_core.evaluation.modules import Shown
+from regvpr_core.evaluation.model_specs import check_spec, open_describer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -201,15 +199,15 @@ def test_our_own_models_go_through_the_same_interface(small_model, small_encoder
                                small_encoder.describe_batch(noise(2)), atol=1e-6)
 
 
-def test_published_methods_are_known_by_name():
-    assert {'netvlad', 'gem', 'cosplace', 'eigenplaces', 'mixvpr', 'salad', 'boq', 'megaloc_hub',
-            'cricavpr', 'selavprplusplus'} == set(BASELINES)
-    for name, baseline in BASELINES.items():
-        wanted = 'runs the code of' if baseline.hub else 'cannot be loaded by name: no torch.hub'
-        with pytest.raises(EvaluationError, match=wanted):
-            open_describer(name)
-    assert BASELINES['boq'].shown == Shown(height=322, width=322, interpolation='bicubic')
-    assert BASELINES['cricavpr'].shown.one_by_one
+@pytest.mark.parametrize('name', ['netvlad', 'gem', 'cosplace', 'eigenplaces', 'mixvpr', 'salad',
+                                  'boq', 'megaloc', 'cricavpr', 'selavprplusplus'])
+def test_published_methods_are_known_by_name(name):
+    check_spec(name, allow_code=False)
+
+
+def test_a_model_that_depends_on_its_batch_is_refused_before_anything_is_loaded():
+    with pytest.raises(RegvprError, match='descriptor depends on the other images of the batch'):
+        check_spec('sage_vitl14_crossimage', allow_code=False)
 
 
 def test_an_unknown_model_is_told_the_nearest():

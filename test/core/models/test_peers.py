@@ -5,9 +5,11 @@ import torch
 
 from regvpr_core.errors import CheckpointError
 from regvpr_core.models import peers
-from regvpr_core.models.catalogue import CATALOGUE
+from regvpr_core.models.catalogue import ALIASES, CATALOGUE
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.peers import load_peer, Peer, peer_state, PEERS
+
+FIGURES = ('msls_val', 'nordland_2760', 'nordland_27592', 'pitts30k')
 
 SMALL_HEADS = {
     'salad_vitb14': {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16},
@@ -72,7 +74,19 @@ def test_the_published_key_names_are_those_of_the_files():
         assert keys <= {PEERS[name].their_key(key) for key in ours.keys() - PEERS[name].left_out}
 
 
-@pytest.mark.parametrize('name', CATALOGUE)
+BUILT = [name for name, entry in CATALOGUE.items() if not entry.refused]
+
+
+def test_every_catalogued_model_is_built_or_refused_with_a_reason():
+    assert set(BUILT) == set(PEERS)
+    assert set(ALIASES.values()) <= set(BUILT)
+    for name, entry in CATALOGUE.items():
+        stated = [getattr(entry.published, figure) for figure in FIGURES]
+        assert bool(entry.published.source) == any(stated), name
+        assert all(value is None or 50 < value < 100 for value in stated), name
+
+
+@pytest.mark.parametrize('name', BUILT)
 def test_a_catalogued_model_has_the_size_that_its_entry_states(name):
     entry, model = CATALOGUE[name], PEERS[name].empty()
     assert model.dimension == entry.dimension

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regvpr_core.models.engines import bf16_is_faster, PRECISIONS, Rows, rows, TorchEngine
-from regvpr_core.models.published import PublishedNetwork
+from regvpr_core.models.methods.network import PublishedNetwork
 
 MEASURED_WIDTH = 768
 

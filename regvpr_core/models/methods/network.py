@@ -8,6 +8,9 @@ from regvpr_core.config import to_mapping
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.preprocessing import Preprocessing
 
+TOKEN_BLOCK = 4
+"""Block of 12 whose patch tokens are local features; see `descriptor_model.TOKEN_DEPTH`."""
+
 
 class PublishedNetwork(nn.Module):
     """Images in, unit descriptors out; in eval mode a row never depends on its batch.
@@ -17,6 +20,10 @@ class PublishedNetwork(nn.Module):
 
     dimension: int
     preprocessing: Preprocessing
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to (B, D) unit rows, float32."""
+        return self.with_tokens(images)[0]
 
     def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Descriptors as `forward`, and patch tokens (B, h, w, width) of the same pass.
