@@ -45,6 +45,7 @@ setup(
         'onnx': ['onnxruntime>=1.17'],
         'torch': [TORCH],
         'train': ['pytorch-metric-learning', 'kornia', 'tensorboard', TORCH],
+        'transformers': ['transformers', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],
         'weights': ['onnx', TORCH],
