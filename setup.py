@@ -45,7 +45,6 @@ setup(
         'onnx': ['onnxruntime>=1.17'],
         'torch': [TORCH],
         'train': ['pytorch-metric-learning', 'kornia', 'tensorboard', TORCH],
-        'transformers': ['transformers', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],
         'weights': ['onnx', TORCH],

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from regvpr_core.cli import map_calibrate, map_fleet, map_show, map_tools
+from regvpr_core.cli import map_calibrate, map_fleet, map_show, map_tools, map_update
 from regvpr_core.cli.console import print_facts
 from regvpr_core.cli.map_build import add_build_arguments, run_build
 from regvpr_core.cli.parsing import add_command
@@ -36,6 +36,7 @@ def add_parser(commands: Any) -> None:
     map_show.add_parser(verbs)
     map_tools.add_parsers(verbs)
     map_fleet.add_parsers(verbs)
+    map_update.add_parsers(verbs)
 
 
 def run_info(options: argparse.Namespace) -> None:

@@ -1,0 +1,197 @@
+"""Recall of a map that later sessions update, against the first map and against all drives.
+
+Real passes first (`../shared/data/campus_track` and `corridor_changes`), rendered towns with
+FULL=1. Each condition keeps one lap for asking. Recall: the first match of an image lies within
+the tolerance of the data set, with the session's mean descriptor taken off.
+"""
+
+from collections.abc import Iterable, Sequence
+import csv
+from dataclasses import dataclass
+import hashlib
+import os
+from pathlib import Path
+import tempfile
+
+import numpy as np
+
+from benchmarks.report import Metric, ROOT, write
+from regvpr_core import load_encoder
+from regvpr_core.images import read
+from regvpr_core.map_tools.update import UpdateConfig
+from regvpr_core.map_tools.update_map import update_map
+from regvpr_core.maps.files import Manifest, new_map_id
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
+
+DATA = ROOT.parent / 'shared' / 'data'
+KEPT = ROOT / 'build' / 'map_update'
+BATCH = 8
+MEAN_PRIOR = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One drive: descriptors (N, D) and camera poses (N, 4, 4) in the frame of the map."""
+
+    name: str
+    rows: np.ndarray
+    T: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """A map's drive, sessions in order, and drives that ask, by condition."""
+
+    name: str
+    first: Pass
+    sessions: list[Pass]
+    asking: list[tuple[Pass, float]]
+    """Drives that ask, each with its tolerance in metres."""
+
+
+def main() -> None:
+    encoder = load_encoder()
+    sites = list(real_sites(encoder))
+    if os.environ.get('FULL') == '1' or not sites:
+        from benchmarks.map_update_towns import town_sites
+
+        sites += town_sites(encoder, describe)
+    metrics = [m for site in sites for m in measure(site, encoder)]
+    over_union = [m.value for m in metrics if m.metric.endswith('recall_over_union')]
+    share = [m.value for m in metrics if m.metric.endswith('keyframes_over_union')]
+    first = [m.value for m in metrics if m.metric.endswith('first_condition_over_before')]
+    write('map_update', [
+        Metric(metric='recall_over_union', value=min(over_union), unit='x', target=1.0,
+               scope='recall over all conditions, over that of all drives in one map; worst site'),
+        Metric(metric='keyframes_over_union', value=max(share), unit='x', target=0.6,
+               higher_is_better=False, scope='keyframes over those of all drives; worst site'),
+        Metric(metric='first_condition_over_before', value=min(first), unit='x', target=1.0,
+               scope='recall on the first condition, over that of the first map; worst site'),
+        *metrics])
+
+
+def measure(site: Site, encoder) -> Iterable[Metric]:
+    """Figures of one site."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        path = write_map(root / 'map', [site.first], encoder)
+        before = recalls(path, site)
+        union = recalls(write_map(root / 'union', [site.first, *site.sessions], encoder), site)
+        updates = []
+        for session in site.sessions:
+            made = write_map(root / session.name, [session], encoder)
+            report = update_map(path, [(made, session.name)], UpdateConfig(), same_frame=True)
+            updates.append(report)
+        after = recalls(path, site)
+        with PlaceMap.open(path, index='none') as place_map:
+            count = len(place_map)
+    total = len(site.first.rows) + sum(len(s.rows) for s in site.sessions)
+    for (drive, _), b, u, a in zip(site.asking, before, union, after, strict=True):
+        yield Metric(metric=f'{site.name}: {drive.name}: recall', value=a, unit='share',
+                     scope=f'first map {b:.3f}, all drives {u:.3f}')
+    yield Metric(metric=f'{site.name}: recall_over_union', target=1.0, unit='x',
+                 value=float(np.mean(after) / np.mean(union)),
+                 scope=f'{np.mean(after):.3f} of {np.mean(union):.3f}; first map '
+                       f'{np.mean(before):.3f}')
+    yield Metric(metric=f'{site.name}: keyframes_over_union', value=count / total, unit='x',
+                 target=0.6, higher_is_better=False, scope=f'{count} of {total}')
+    yield Metric(metric=f'{site.name}: first_condition_over_before', unit='x', target=1.0,
+                 value=after[0] / before[0], scope=site.asking[0][0].name)
+
+
+def recalls(path: Path, site: Site) -> list[float]:
+    """Share of the images of each asking drive whose first match is right."""
+    found = []
+    with PlaceMap.open(path, index='exact') as place_map:
+        for drive, tolerance_m in site.asking:
+            mean = (MEAN_PRIOR * place_map.centre + drive.rows.sum(axis=0)) \
+                / (MEAN_PRIOR + len(drive.rows))
+            ids = np.array([place_map.search(row, 1, mean)[1][0] for row in drive.rows])
+            error = np.linalg.norm(place_map.T_map_cam[ids, :3, 3] - drive.T[:, :3, 3], axis=1)
+            found.append(float((error <= tolerance_m).mean()))
+    return found
+
+
+def write_map(path: Path, drives: Sequence[Pass], encoder) -> Path:
+    """A map of drives in one frame."""
+    manifest = Manifest(map_id=new_map_id(), model=encoder.name, fingerprint=encoder.fingerprint,
+                        dimension=drives[0].rows.shape[1], sources=[d.name for d in drives])
+    with MapWriter.create(path, manifest) as writer:
+        for drive in drives:
+            writer.append([Keyframe(stamp_ns=i, camera='front', T_map_cam=T, descriptor=row,
+                                    source=drive.name)
+                           for i, (row, T) in enumerate(zip(drive.rows, drive.T, strict=True))])
+    return path
+
+
+def real_sites(encoder) -> Iterable[Site]:
+    """The sites that are at hand."""
+    folder = DATA / 'campus_track'
+    if folder.is_dir():
+        laps = {name: passes(folder, name, encoder, cyclic=334)
+                for name in ('d25_lap1', 'd25_lap2', 'd24_lap1', 'd24_lap2', 'd27_dusk1',
+                             'd27_dusk2')}
+        yield Site('campus_track', laps['d25_lap1'], [laps['d24_lap1'], laps['d27_dusk1']],
+                   [(laps['d25_lap2'], 5.0), (laps['d24_lap2'], 5.0), (laps['d27_dusk2'], 10.0)])
+    folder = DATA / 'corridor_changes'
+    if folder.is_dir():
+        # Two passes only: every second frame of each is kept for asking.
+        one, two = (passes(folder, name, encoder) for name in ('run1', 'run2'))
+        yield Site('corridor_changes', half(one, 0), [half(two, 0)],
+                   [(half(one, 1), 8.0), (half(two, 1), 8.0)])
+
+
+def half(drive: Pass, start: int) -> Pass:
+    """Every second image of a drive."""
+    return Pass(f'{drive.name}.{start}', drive.rows[start::2], drive.T[start::2])
+
+
+def passes(folder: Path, name: str, encoder, cyclic: int = 0) -> Pass:
+    """A pass of a data set: `pos` is the way in frames of the first pass, taken as metres."""
+    with (folder / 'data.csv').open(newline='') as file:
+        rows = [row for row in csv.DictReader(file) if row['sequence'] == name
+                and (row.get('inliers') in (None, '', '-1') or int(float(row['inliers'])) >= 12)]
+    images = (read(folder / row['image']) for row in rows)
+    digest = hashlib.sha256(f'{encoder.fingerprint} {encoder.precision}'.encode()).hexdigest()[:8]
+    return Pass(name, describe(images, encoder, f'{folder.name}-{name}-{digest}'),
+                bend(np.array([float(row['pos']) for row in rows]), cyclic))
+
+
+def bend(way_m: np.ndarray, cyclic: int) -> np.ndarray:
+    """Poses (N, 4, 4) on a straight line, or on a circle of `cyclic` metres."""
+    T = np.tile(np.eye(4), (len(way_m), 1, 1))
+    T[:, :3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T[:, 0, 3] = way_m
+    if cyclic:
+        angle = 2.0 * np.pi * way_m / cyclic
+        radius = cyclic / (2.0 * np.pi)
+        T[:, 0, 3], T[:, 1, 3] = radius * np.sin(angle), radius * (1.0 - np.cos(angle))
+        turn = np.zeros((len(way_m), 3, 3))
+        turn[:, 0, 0] = turn[:, 1, 1] = np.cos(angle)
+        turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1.0
+        T[:, :3, :3] = turn @ T[:, :3, :3]
+    return T
+
+
+def describe(images: Iterable[np.ndarray], encoder, key: str) -> np.ndarray:
+    """Descriptors (N, D), from the folder of kept ones where they were computed before."""
+    file = KEPT / f'{key}.npy'
+    if not file.is_file():
+        rows, batch = [], []
+        for image in images:
+            batch.append(image)
+            if len(batch) == BATCH:
+                rows.append(encoder.describe_batch(batch))
+                batch = []
+        if batch:
+            rows.append(encoder.describe_batch(batch))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix('.part.npy')
+        np.save(part, np.concatenate(rows))
+        part.replace(file)
+    return np.load(file, allow_pickle=False)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,128 @@
+"""Versions of a map: a new one takes its place at once, and the old one can come back.
+
+The versions lie beside the map in `.NAME.history/0001`, `0002`, …, the newest with the highest
+number. Exchanging two folders is one system call (`renameat2` with `RENAME_EXCHANGE`, Linux 3.15),
+so that a process that is killed at any moment leaves the old map or the new one under the name.
+"""
+
+import ctypes
+from dataclasses import dataclass
+import errno
+import os
+from pathlib import Path
+import re
+import shutil
+
+from regvpr_core.errors import MapError
+from regvpr_core.maps.files import map_bytes, sync_folder
+from regvpr_core.maps.place_map import PlaceMap
+
+_EXCHANGE = 2
+_AT_FDCWD = -100
+_VERSION = re.compile(r'\d{4,9}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of a map.
+
+    number: of the version, 0 for the map as it is now. keyframes: number of them. note: what the
+    update that made it says of itself. size_bytes: on disk.
+    """
+
+    number: int
+    path: Path
+    keyframes: int
+    note: str
+    size_bytes: int
+
+
+def history_folder(path: Path) -> Path:
+    """Folder that holds the earlier versions of the map `path`."""
+    return path.with_name(f'.{path.name}.history')
+
+
+def versions(path: Path) -> list[Version]:
+    """The map as it is now and its earlier versions, newest first.
+
+    Raises:
+        MapError: a version cannot be opened.
+    """
+    found = [(0, path), *((int(p.name), p) for p in _folders(path)[::-1])]
+    result = []
+    for number, folder in found:
+        with PlaceMap.open(folder, index='none') as place_map:
+            note = place_map.manifest.config.get('update', {})
+            result.append(Version(
+                number=number, path=folder, keyframes=len(place_map),
+                note=str(note.get('note', '')) if isinstance(note, dict) else '',
+                size_bytes=map_bytes(folder)))
+    return result
+
+
+def replace_map(path: Path, new: Path, keep: int) -> None:
+    """Put the finished map `new` in the place of `path`; the old one becomes a version.
+
+    Args:
+        path: the map; readers that have it open keep reading what they opened.
+        new: folder on the same file system; it is gone afterwards.
+        keep: earlier versions that are kept; older ones are deleted.
+
+    Raises:
+        MapError: the folders cannot be exchanged; both are then as they were.
+    """
+    history = history_folder(path)
+    try:
+        history.mkdir(exist_ok=True)
+        numbers = [int(p.name) for p in _folders(path)]
+        old = history / f'{max(numbers, default=0) + 1:04d}'
+        new.rename(old)
+        exchange(old, path)
+        sync_folder(history)
+        sync_folder(path.absolute().parent)
+    except OSError as error:
+        raise MapError(f'cannot replace map {path}: {error}') from error
+    for folder in _folders(path)[:-keep or None]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def undo(path: Path) -> Version:
+    """Exchange the map with its newest earlier version; a second undo brings it back.
+
+    Raises:
+        MapError: there is no earlier version, it is damaged, or the folders cannot be exchanged.
+    """
+    found = _folders(path)
+    if not found:
+        raise MapError(f'map {path} has no earlier version; `regvpr map history {path}` lists '
+                       f'them')
+    PlaceMap.open(found[-1], index='none').close()
+    try:
+        exchange(found[-1], path)
+    except OSError as error:
+        raise MapError(f'cannot replace map {path}: {error}') from error
+    return versions(path)[0]
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Exchange two folders of one file system in one step.
+
+    Raises:
+        OSError: it failed, or this system or file system has no such step.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, 'this system cannot exchange two folders in one step')
+    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(b))
+
+
+def _folders(path: Path) -> list[Path]:
+    """Folders of earlier versions, oldest first."""
+    history = history_folder(path)
+    if not history.is_dir() or history.is_symlink():
+        return []
+    return sorted((p for p in history.iterdir()
+                   if _VERSION.fullmatch(p.name) and p.is_dir() and not p.is_symlink()),
+                  key=lambda p: int(p.name))

@@ -1,0 +1,190 @@
+"""Where the keyframes of a session lie in a map, stretch by stretch.
+
+The session's poses drift, so one transform is not enough. Mutual nearest neighbours among the
+descriptors are matches; a robust transform finds those that agree; then each keyframe gets the
+least-squares transform of the agreeing matches near it along the way, which follows the drift.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.config import check_settings, setting
+from regvpr_core.errors import MapError
+from regvpr_core.geometry import Array, rotation_angle
+from regvpr_core.map_tools.alignment import align_poses, AlignmentConfig, fit, matches
+from regvpr_core.maps.place_map import PlaceMap
+
+ARM_M = 3.0
+"""Length of the axes that stand for a camera's rotation in the fit, m."""
+
+GROWTH = 4
+"""Rounds in which matches that agree with the corrected poses join the fit."""
+
+FAR = 3.0
+"""Matches further along the way than this many stretches have no weight."""
+
+SCALE_ERROR = 0.15
+"""A session whose distances differ from the map's by more than this share has another scale."""
+
+SCALE_PAIRS = 20
+"""Least number of pairs of matches from which the scale is told."""
+
+Mask = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPosesConfig:
+    """How a session is placed in a map."""
+
+    stretch_m: float = setting(
+        0.0,
+        'Way along which matches must agree before a session counts as localized there; 0 for '
+        'ten times the spacing of the map.', 0.0, 10000.0, unit='m')
+    agreeing: int = setting(
+        4, 'Least number of matches that agree within the stretch.', 2, 1000)
+    reach: float = setting(
+        10.0,
+        'A place that the map lacks is accepted up to this many stretches from a localized one.',
+        0.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'poses')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SessionPoses:
+    """Poses of the keyframes of a session in the frame of the map.
+
+    T_map_cam: (N, 4, 4). localized: (N,) matches agree around the keyframe. reached: (N,) it is
+    localized or near enough to such a stretch. matches: number of matches, inliers: of those that
+    agree. rms_m: of the agreeing matches. stretch_m: way that was asked for.
+    """
+
+    T_map_cam: Array
+    localized: Mask
+    reached: Mask
+    matches: int
+    inliers: int
+    rms_m: float
+    stretch_m: float
+
+
+def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
+                  config: SessionPosesConfig, alignment: AlignmentConfig,
+                  same_frame: bool) -> SessionPoses:
+    """Place a session in a map.
+
+    Args:
+        place_map, session: open to be searched, of one model.
+        spacing_m: of the keyframes of the map.
+        config: what counts as localized.
+        alignment: of the robust transform.
+        same_frame: the session's poses are already in the frame of the map; they are checked, not
+            changed.
+
+    Raises:
+        MapError: too little of the session agrees with the map; says how much, and where the
+            cause is plain, which.
+    """
+    ids_map, ids_session = matches(place_map, session, alignment.sample)
+    order = np.argsort(ids_session)
+    ids_map, ids_session = ids_map[order], ids_session[order]
+    T = np.eye(4)
+    if not same_frame:
+        try:
+            T = align_poses(place_map.T_map_cam[ids_map], session.T_map_cam[ids_session],
+                            alignment, (place_map.path, session.path)).T_a_b
+        except MapError as error:
+            hint = _scale_hint(place_map.T_map_cam[ids_map], session.T_map_cam[ids_session])
+            raise MapError(str(error).replace('give --transform', hint or (
+                'was it driven elsewhere? If both are in one frame, give --same-frame'))
+            ) from error
+    stretch_m = config.stretch_m or 10.0 * spacing_m
+    way = way_m(session.T_map_cam)
+    poses = T @ session.T_map_cam
+    agree = _agree(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
+    for _ in range(0 if same_frame else GROWTH):
+        poses = _corrected(T @ session.T_map_cam, place_map.T_map_cam[ids_map[agree]],
+                           ids_session[agree], way, stretch_m, alignment.dof)
+        agree = _agree(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
+    localized = _localized(way, ids_session[agree], stretch_m, config.agreeing)
+    if same_frame:
+        # The poses are given: the session as a whole agrees with the map, or it does not.
+        chance = _agree(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
+                        poses[ids_session], alignment).sum()
+        localized = np.full(len(poses), agree.sum() >= max(alignment.least_inliers, 2 * chance))
+    if not localized.any():
+        raise MapError(f'session {session.path} is not localized in map {place_map.path}: '
+                       f'{int(agree.sum())} of {len(agree)} matches agree, nowhere '
+                       f'{config.agreeing} within {stretch_m:.1f} m; is it of the same place, '
+                       f'and in the same frame?')
+    gap = np.abs(way[:, None] - way[localized][None]).min(axis=1)
+    errors = np.linalg.norm((poses[ids_session] - place_map.T_map_cam[ids_map])[agree, :3, 3],
+                            axis=1)
+    return SessionPoses(
+        T_map_cam=poses, localized=localized, reached=gap <= config.reach * stretch_m,
+        matches=len(agree), inliers=int(agree.sum()),
+        rms_m=float(np.sqrt((errors ** 2).mean())), stretch_m=stretch_m)
+
+
+def way_m(T: Array) -> Array:
+    """Length of the way (N,) up to each pose (N, 4, 4), in the order given, m."""
+    steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def _localized(way: Array, ids: Ids, stretch_m: float, agreeing: int) -> Mask:
+    """Keyframes (N,) with enough agreeing matches within half a stretch to each side."""
+    at = np.sort(way[ids])
+    count = (np.searchsorted(at, way + stretch_m / 2, side='right')
+             - np.searchsorted(at, way - stretch_m / 2))
+    return np.asarray(count >= agreeing)
+
+
+def _corrected(poses: Array, T_map: Array, ids: Ids, way: Array, stretch_m: float,
+               dof: int) -> Array:
+    """Poses (N, 4, 4), each moved by the fit of the agreeing matches near it along the way."""
+    if not len(ids):
+        return poses
+    result = poses.copy()
+    a, b = _points(T_map), _points(poses[ids])
+    for i in range(len(poses)):
+        apart = np.abs(way[ids] - way[i])
+        near = apart <= max(FAR * stretch_m, float(np.partition(apart, min(2, len(apart) - 1))[
+            min(2, len(apart) - 1)]))
+        weights = np.exp(-apart[near] / stretch_m) + 1e-9
+        result[i] = fit(a[near], b[near], dof, np.repeat(weights[:, None], a.shape[1], 1)
+                        ) @ poses[i]
+    return result
+
+
+def _agree(T_a: Array, T_b: Array, config: AlignmentConfig) -> Mask:
+    """Pairs (N,) of poses that show one place."""
+    near = np.linalg.norm(T_a[:, :3, 3] - T_b[:, :3, 3], axis=1) < config.inlier_m
+    turned = rotation_angle(np.swapaxes(T_a[:, :3, :3], -1, -2) @ T_b[:, :3, :3])
+    return np.asarray(near & (turned < config.inlier_rad))
+
+
+def _points(T: Array) -> Array:
+    """Points (N, 4, 3) that stand for poses: the camera, and one on each of its axes."""
+    arms = np.swapaxes(T[:, :3, :3], -1, -2) * ARM_M
+    return np.concatenate([T[:, None, :3, 3], T[:, None, :3, 3] + arms], axis=1)
+
+
+def _scale_hint(T_a: Array, T_b: Array) -> str:
+    """What to say where distances between matches differ by one factor; empty where not."""
+    if len(T_a) <= SCALE_PAIRS:
+        return ''
+    lag = max(2, len(T_a) // SCALE_PAIRS)
+    a, b = (np.linalg.norm(T[lag:, :3, 3] - T[:-lag, :3, 3], axis=1) for T in (T_a, T_b))
+    moved = b > 1e-3
+    if moved.sum() < SCALE_PAIRS:
+        return ''
+    low, middle, high = np.percentile(a[moved] / b[moved], [25, 50, 75])
+    if abs(np.log(max(middle, 1e-9))) < np.log1p(SCALE_ERROR) or high - low > 0.5 * middle:
+        return ''
+    return (f'distances in the map are {middle:.2f} times those of the session: does its '
+            f'odometry have another scale?')

@@ -1,0 +1,104 @@
+"""Sessions go into a map one after the other; the finished map takes the place of the old one."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+from dataclasses import dataclass, field
+import os
+from pathlib import Path
+import shutil
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from regvpr_core.errors import MapError
+from regvpr_core.localization.stored_calibration import calibrate_and_store
+from regvpr_core.map_tools.history import replace_map
+from regvpr_core.map_tools.update import plan_update, UpdateConfig, UpdatePlan, write_update
+from regvpr_core.maps.files import lock_folder
+from regvpr_core.maps.place_map import PlaceMap
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class UpdateReport:
+    """What an update did, or would do. plans: of each session, in order."""
+
+    before: int
+    after: int
+    plans: list[UpdatePlan] = field(default_factory=list)
+
+
+def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateConfig, *,
+               same_frame: bool = False, dry_run: bool = False, keep: int = 3,
+               progress: Progress = lambda done, total: None) -> UpdateReport:
+    """Improve a map by sessions, in the order given.
+
+    The map is not touched until the new one is finished and calibrated; then the two change
+    places in one step, and the old one becomes a version (`map_tools.history`).
+
+    Args:
+        path: folder of the map.
+        sessions: folder of each session map, and the name of its source.
+        config: what is added and dropped.
+        same_frame: the sessions' poses are in the frame of the map.
+        dry_run: nothing is written in place of the map.
+        keep: earlier versions that are kept.
+        progress: told of session keyframes compared and in all.
+
+    Raises:
+        MapError: as `plan_update`, another update is at work, or the disk is full. The map is
+            then as it was.
+    """
+    if not sessions:
+        raise MapError('an update needs a session: a session map of the node, or a bag')
+    lock = lock_folder(path)
+    staging = [path.with_name(f'.{path.name}.update{number}') for number in range(2)]
+    try:
+        with contextlib.ExitStack() as cleanup:
+            for folder in staging:
+                shutil.rmtree(folder, ignore_errors=True)
+                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+            report = UpdateReport(before=0, after=0)
+            current = path
+            for number, (session_path, source) in enumerate(sessions):
+                new = staging[number % 2]
+                shutil.rmtree(new, ignore_errors=True)
+                _step(current, session_path, source, new, config, same_frame, report, progress)
+                current = new
+            if not dry_run:
+                calibrate_and_store(current)
+                replace_map(path, current, keep)
+            return report
+    finally:
+        os.close(lock)
+
+
+def _step(path: Path, session_path: Path, source: str, out: Path, config: UpdateConfig,
+          same_frame: bool, report: UpdateReport, progress: Progress) -> None:
+    """One session into a map, written to `out`."""
+    with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
+        metres = drive_spacing(place_map)
+        plan = plan_update(place_map, session, metres, config, same_frame, progress)
+        write_update(place_map, session, plan, out, source)
+        report.before = report.before or len(place_map)
+        report.after = plan.keyframes
+        report.plans.append(plan)
+
+
+def drive_spacing(place_map: PlaceMap) -> float:
+    """Median distance between neighbouring keyframes of one drive and camera, m.
+
+    Keyframes of several drives lie side by side, so each drive is looked at alone; keyframes
+    within a centimetre count as one.
+    """
+    drives: dict[tuple[str, str], list[int]] = {}
+    for i, drive in enumerate(zip(place_map.sources, place_map.cameras, strict=True)):
+        drives.setdefault(drive, []).append(i)
+    gaps = [np.zeros(0)]
+    for ids in drives.values():
+        positions = np.unique(np.round(place_map.T_map_cam[ids, :3, 3], 2), axis=0)
+        if len(positions) > 1:
+            gaps.append(cKDTree(positions).query(positions, k=2)[0][:, 1])
+    found = np.concatenate(gaps)
+    return float(np.median(found)) if len(found) else 1.0

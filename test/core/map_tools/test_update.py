@@ -1,0 +1,317 @@
+"""Updates of maps: descriptors of places that shift with the light, without a network."""
+
+from dataclasses import replace
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from regvpr_core.cli import main
+from regvpr_core.errors import MapError
+from regvpr_core.map_tools.experiences import read_experiences
+from regvpr_core.map_tools.history import history_folder, undo, versions
+from regvpr_core.map_tools.update import UpdateConfig
+from regvpr_core.map_tools.update_map import update_map
+from regvpr_core.maps.files import lock_folder, Manifest
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
+
+DIMENSION = 64
+PLACES = 120
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def looks(light: int, start: int = 0, count: int = PLACES, seed: int = 0) -> np.ndarray:
+    """Descriptors of places along a street in one light: 0 as the map, others replace a part."""
+    def smooth(seed: int) -> np.ndarray:
+        rows = np.random.default_rng(seed).normal(size=(PLACES + 84, DIMENSION))
+        return sum(w * rows[i:i + PLACES + 80] for i, w in enumerate((0.4, 0.8, 1.0, 0.8, 0.4)))
+
+    place, lit = smooth(5), smooth(50 + light)
+    noise = np.random.default_rng(900 + seed + light).normal(size=(PLACES + 80, DIMENSION))
+    rows = place if light == 0 else 0.15 * place + lit
+    return unit(rows + 0.1 * noise)[start:start + count]
+
+
+def poses(start: int = 0, count: int = PLACES) -> np.ndarray:
+    """Along a large bend, 2 m apart."""
+    angle = (start + np.arange(count)) * 2.0 / 60.0
+    T = np.tile(np.eye(4), (count, 1, 1))
+    heading = Rotation.from_rotvec(
+        (angle + np.pi / 2)[:, None] * [0.0, 0.0, 1.0]).as_matrix()
+    T[:, :3, :3] = heading @ np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0.0]])
+    T[:, :2, 3] = 60.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return T
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    def write(name: str, rows: np.ndarray, T: np.ndarray, **manifest) -> Path:
+        about = Manifest(**({'map_id': name, 'model': 'm', 'fingerprint': 'f' * 64,
+                             'dimension': rows.shape[1]} | manifest))
+        with MapWriter.create(tmp_path / name, about) as writer:
+            writer.append([Keyframe(stamp_ns=10**9 * i, camera='front', T_map_cam=pose,
+                                    descriptor=row, source=name)
+                           for i, (pose, row) in enumerate(zip(T, rows, strict=True))])
+        return tmp_path / name
+    return write
+
+
+@pytest.fixture
+def day(make) -> Path:
+    return make('site', looks(0), poses())
+
+
+def drifted(T: np.ndarray) -> np.ndarray:
+    """Poses in a frame of their own that drifts: turned, moved, two degrees in 100 m."""
+    out = T.copy()
+    for i in range(1, len(T)):
+        step = np.linalg.inv(T[i - 1]) @ T[i]
+        step[:3, :3] = step[:3, :3] @ Rotation.from_euler('y', np.radians(0.04)).as_matrix()
+        out[i] = out[i - 1] @ step
+    G = np.eye(4)
+    G[:3, :3] = Rotation.from_euler('z', 1.0).as_matrix()
+    G[:3, 3] = [500.0, -20.0, 3.0]
+    return G @ out
+
+
+def run(path: Path, *sessions: Path, **more):
+    config = UpdateConfig(**{k: more.pop(k) for k in list(more)
+                             if k in UpdateConfig.__dataclass_fields__})
+    return update_map(path, [(s, s.name) for s in sessions], config, **more)
+
+
+def test_a_session_that_the_map_recognises_adds_nothing(day, make):
+    report = run(day, make('same', looks(0, seed=1), poses()), same_frame=True)
+    plan = report.plans[0]
+    assert (plan.recognised, plan.unrecognised, plan.new) == (PLACES, 0, 0)
+    assert report.after == PLACES
+    with PlaceMap.open(day) as place_map:
+        assert len(place_map) == PLACES
+        records = read_experiences(place_map)
+    assert records.matched.sum() == PLACES
+    assert records.updates == 1
+
+
+def test_places_that_the_map_lacks_are_added_where_they_are(day, make):
+    session = make('further', looks(0, 60, 120, seed=2), drifted(poses(60, 120)))
+    plan = run(day, session).plans[0]
+    assert plan.recognised >= 55
+    assert 55 <= plan.new <= 62
+    with PlaceMap.open(day) as place_map:
+        added = place_map.T_map_cam[np.array(place_map.sources) == 'further']
+    truth = poses(120, 60)[:, :3, 3]
+    assert len(added) >= 50
+    gap = np.linalg.norm(added[:, None, :3, 3] - truth[None], axis=-1).min(axis=1)
+    assert np.median(gap) < 2.5
+    assert gap[:20].max() < 1.5
+
+
+def test_a_part_of_the_way_in_another_light_becomes_experiences_of_its_places(day, make):
+    rows = looks(0, seed=3)
+    rows[40:80] = looks(1)[40:80]
+    plan = run(day, make('dusk', rows, poses()), same_frame=True).plans[0]
+    assert 30 <= plan.unrecognised <= 40
+    with PlaceMap.open(day) as place_map:
+        added = np.array(place_map.sources) == 'dusk'
+        # One in three metres suffices: keyframes of one place and light are half a place apart.
+        assert 8 <= added.sum() <= 24
+        assert len(place_map) == PLACES + added.sum()
+        found = [place_map.search(row, 1)[1][0] for row in looks(1, seed=8)[40:80]]
+        right = np.linalg.norm(place_map.T_map_cam[found, :3, 3] - poses()[40:80, :3, 3], axis=1)
+        assert (right < 6.1).mean() > 0.6
+
+
+def test_a_second_session_in_the_same_light_adds_next_to_nothing(day, make):
+    rows = looks(0, seed=3)
+    rows[40:80] = looks(1)[40:80]
+    first = run(day, make('dusk1', rows, poses()), same_frame=True)
+    rows = looks(0, seed=4)
+    rows[40:80] = looks(1, seed=9)[40:80]
+    second = run(day, make('dusk2', rows, poses()), same_frame=True)
+    assert len(second.plans[0].add) <= 0.6 * len(first.plans[0].add)
+
+
+def test_a_dry_run_changes_nothing(day, make):
+    before = (day / 'map.db').read_bytes(), sorted(day.parent.iterdir())
+    session = make('further', looks(0, 60, 100, seed=2), poses(60, 100))
+    before = before[0], sorted(day.parent.iterdir())
+    report = run(day, session, same_frame=True, dry_run=True)
+    assert report.after > PLACES
+    assert ((day / 'map.db').read_bytes(), sorted(day.parent.iterdir())) == before
+
+
+def test_the_old_map_comes_back_with_undo_and_a_second_undo_takes_it_away_again(day, make):
+    run(day, make('further', looks(0, 60, 100, seed=2), poses(60, 100)), same_frame=True)
+    grown = versions(day)
+    assert [v.number for v in grown] == [0, 1]
+    assert grown[1].keyframes == PLACES < grown[0].keyframes
+    assert 'added' in grown[0].note
+    assert undo(day).keyframes == PLACES
+    assert undo(day).keyframes == grown[0].keyframes
+
+
+def test_no_more_versions_are_kept_than_asked_for(day, make):
+    for i in range(4):
+        run(day, make(f's{i}', looks(0, seed=20 + i), poses()), same_frame=True, keep=2)
+    assert [v.number for v in versions(day)] == [0, 4, 3]
+
+
+def test_what_is_no_longer_there_ages_out(day, make):
+    changed = looks(2)[50:60]
+    for i in range(4):
+        rows = looks(0, seed=30 + i)
+        rows[50:60] = unit(changed + 0.02 * np.random.default_rng(i).normal(size=changed.shape))
+        run(day, make(f'n{i}', rows, poses()), same_frame=True, age_updates=3)
+    with PlaceMap.open(day) as place_map:
+        old = np.array(place_map.sources) == 'site'
+        near = np.linalg.norm(place_map.T_map_cam[:, :3, 3] - poses()[55, :3, 3], axis=1) < 8.0
+        assert (old & near).sum() <= 4
+        assert (~old & near).sum() >= 2
+        assert old.sum() >= PLACES - 12
+
+
+def test_a_place_keeps_the_appearances_that_were_matched_last(day, make):
+    for light in range(1, 5):
+        rows = looks(0, seed=40 + light)
+        rows[50:70] = looks(light)[50:70]
+        run(day, make(f'l{light}', rows, poses()), same_frame=True, experiences=3)
+    with PlaceMap.open(day) as place_map:
+        near = np.linalg.norm(place_map.T_map_cam[:, :3, 3] - poses()[60, :3, 3], axis=1) < 3.0
+        kept = {place_map.sources[i] for i in np.flatnonzero(near)}
+    assert 'l4' in kept
+    assert 'l1' not in kept
+    assert len(kept) <= 4
+
+
+def test_the_map_stays_within_its_budget(day, make):
+    rows = looks(0, seed=3)
+    rows[40:80] = looks(1)[40:80]
+    report = run(day, make('dusk', rows, poses()), same_frame=True, max_keyframes=PLACES)
+    assert report.after == PLACES
+    with pytest.raises(MapError, match=r'max_keyframes is 3, but the places of .* need'):
+        run(day, make('dusk2', rows, poses()), same_frame=True, max_keyframes=3, max_shrink=1.0)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'fingerprint': 'e' * 64, 'model': 'other'}, 'was built with m .* with other'),
+    ({'origin': {'lat_deg': 1.0, 'lon_deg': 2.0, 'alt_m': 0.0}}, 'is not in the frame of'),
+    ({'intrinsics': {'front': {'width': 640, 'height': 480, 'D': [], 'model': 'plumb_bob',
+                               'K': [900.0, 0, 320, 0, 900, 240, 0, 0, 1]}}},
+     "camera 'front' has other")])
+def test_a_session_that_does_not_compare_is_refused_and_the_map_untouched(
+    make, change, message,
+):
+    own = {'intrinsics': {'front': {'width': 640, 'height': 480, 'D': [], 'model': 'plumb_bob',
+                                    'K': [400.0, 0, 320, 0, 400, 240, 0, 0, 1]}}}
+    day = make('site', looks(0), poses(), **own)
+    session = make('other', looks(0), poses(), **{**own, **change})
+    before = (day / 'map.db').read_bytes()
+    with pytest.raises(MapError, match=message):
+        run(day, session, same_frame=True)
+    assert (day / 'map.db').read_bytes() == before
+
+
+def test_a_session_of_another_place_is_refused(day, make):
+    with pytest.raises(MapError, match=r'cannot place .* matched places agree'):
+        run(day, make('elsewhere', looks(3), drifted(poses())))
+    with pytest.raises(MapError, match='is not localized in map'):
+        run(day, make('frame', looks(0), poses() + np.array(
+            [[0, 0, 0, 400.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])), same_frame=True)
+
+
+def test_a_session_of_another_scale_is_refused_with_the_factor(day, make):
+    T = poses()
+    T[:, :3, 3] *= 0.4
+    with pytest.raises(MapError, match=r'distances in the map are 2\.5\d? times those'):
+        run(day, make('mono', looks(0, seed=1), T))
+
+
+def test_the_map_itself_and_an_empty_session_are_refused(day, make):
+    with pytest.raises(MapError, match='is the map itself'):
+        run(day, day)
+    with pytest.raises(MapError, match='has no keyframes'):
+        run(day, make('empty', looks(0)[:0], poses()[:0]))
+
+
+def test_two_updates_at_once_are_refused(day, make):
+    session = make('same', looks(0, seed=1), poses())
+    lock = lock_folder(day)
+    try:
+        with pytest.raises(MapError, match='is being written by another process'):
+            run(day, session, same_frame=True)
+    finally:
+        os.close(lock)
+
+
+def test_an_update_that_shrinks_the_map_too_far_is_refused(day, make):
+    dense = make('dense', np.repeat(looks(0), 2, axis=0), np.repeat(poses(), 2, axis=0))
+    with pytest.raises(MapError, match='the update would leave 120 of 240 keyframes'):
+        run(dense, make('same', looks(0, seed=1), poses()), same_frame=True, max_keyframes=PLACES,
+            place_m=6.0)
+
+
+def test_a_reader_keeps_reading_the_map_that_it_opened(day, make):
+    with PlaceMap.open(day) as place_map:
+        run(day, make('further', looks(0, 60, 100, seed=2), poses(60, 100)), same_frame=True)
+        assert len(place_map) == PLACES
+        assert place_map.search(looks(0)[7], 1)[1][0] == 7
+
+
+def update_again_and_again(day: Path, session: Path) -> None:
+    while True:
+        run(day, session, same_frame=True)
+
+
+@pytest.mark.parametrize('kills', [8, pytest.param(50, marks=pytest.mark.soak)])
+def test_a_process_that_is_killed_leaves_the_old_or_the_new_map(day, make, kills):
+    session = make('same', looks(0, seed=1), poses())
+    rng = np.random.default_rng(1)
+    for _ in range(kills):
+        process = multiprocessing.get_context('fork').Process(
+            target=update_again_and_again, args=(day, session))
+        process.start()
+        process.join(timeout=rng.uniform(0.05, 0.8))
+        process.kill()
+        process.join()
+        with PlaceMap.open(day) as place_map:
+            assert len(place_map) == PLACES
+            place_map.check_descriptors()
+            read_experiences(place_map)
+    run(day, session, same_frame=True)
+    assert [p.name for p in day.parent.iterdir() if 'update' in p.name] == []
+
+
+def test_the_command_says_what_changed_and_history_lists_it(day, make, capsys):
+    session = make('further', looks(0, 60, 100, seed=2), drifted(poses(60, 100)))
+    assert main(['map', 'update', str(day), str(session)]) == 0
+    out = capsys.readouterr().out
+    assert 'new in further' in out
+    assert main(['map', 'history', str(day)]) == 0
+    assert 'version 1' in capsys.readouterr().out
+    assert main(['map', 'undo', str(day)]) == 0
+    assert 'as first built' in capsys.readouterr().out
+    assert main(['map', 'update', str(day), str(day.parent / 'nothing')]) == 1
+    assert 'does not exist' in capsys.readouterr().err
+
+
+def test_damaged_records_are_one_clear_line(day, make):
+    run(day, make('same', looks(0, seed=1), poses()), same_frame=True)
+    with MapWriter.append_to(day) as writer:
+        writer.attach('experiences', b'{"version": 1, "update": [1e99]}')
+    with PlaceMap.open(day) as place_map, pytest.raises(MapError, match="'experiences' cannot"):
+        read_experiences(place_map)
+
+
+def test_history_lies_beside_the_map_and_links_in_it_are_not_followed(day, make, tmp_path):
+    run(day, make('same', looks(0, seed=1), poses()), same_frame=True)
+    assert history_folder(day) == tmp_path / '.site.history'
+    (history_folder(day) / '0009').symlink_to(tmp_path)
+    assert [v.number for v in versions(day)] == [0, 1]
+    assert replace(versions(day)[1], note='').keyframes == PLACES
