@@ -31,6 +31,7 @@ from regvpr_core.evaluation.retrieval_metrics import (
 )
 from regvpr_core.evaluation.searching import (
     agreement,
+    centred,
     exact_search,
     indexed_search,
     Ranking,
@@ -45,6 +46,9 @@ BYTES_A_NUMBER = 2
 
 SHOWN_CURVE = 400
 SUBMITTED = 25
+LEAST_CENTRED = 8
+"""A mean of fewer images is mostly those images themselves."""
+
 
 Told = Callable[[str, int, int], None]
 
@@ -90,6 +94,8 @@ class Result:
     """What one model did on one data set.
 
     recalls: k to share of queries; empty where the ground truth is hidden, as are the rest then.
+    centred: the same with the mean descriptor of all queries taken off the queries and that of all
+        references off the references; empty with fewer than 8 of either.
     ranking: of all queries. ranks: (Q,) of the first right reference, 0 where it is not ranked.
     right: (Q,) whether the best match is. errors_m: (Q,) distance to it, NaN where not known.
     """
@@ -100,6 +106,7 @@ class Result:
     dimension: int
     ranking: Ranking
     recalls: dict[int, float] = field(default_factory=dict)
+    centred: dict[int, float] = field(default_factory=dict)
     curve: PrecisionRecall | None = None
     ranks: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
@@ -129,6 +136,8 @@ class Result:
         figures['recall'] = {str(k): round(v, 5) for k, v in self.recalls.items()}
         figures['recall_interval_95'] = {
             str(k): [round(v, 5) for v in self.interval(k)] for k in self.recalls}
+        if self.centred:
+            figures['recall_centred'] = {str(k): round(v, 5) for k, v in self.centred.items()}
         figures['average_precision'] = round(self.curve.average_precision, 5)
         figures['recall_at_100_precision'] = round(self.curve.recall_at_full_precision, 5)
         known = self.errors_m[np.isfinite(self.errors_m)]
@@ -192,8 +201,9 @@ def evaluate(
         ks = _ks(dataset, config)
         width = SUBMITTED if dataset.positives is None else ks[-1]
         ranking, approximate = _search(dataset, queries, references, width, ks, config, told)
-        return _result(dataset, source, ranking, approximate, ks, references.dimension,
-                       describe_s)
+        result = _result(dataset, source, ranking, approximate, ks, references.dimension,
+                         describe_s)
+        return replace(result, centred=_centred(dataset, queries, references, ks, told))
 
 
 def degraded(
@@ -341,6 +351,17 @@ def _search(
                                 agreement=agreement(ranking, other, k),
                                 build_s=indexed.build_s,
                                 resident_bytes=indexed.resident_bytes)
+
+
+def _centred(
+    dataset: Dataset, queries: Rows, references: Rows, ks: tuple[int, ...], told: Told
+) -> dict[int, float]:
+    """Recall with each session's mean taken off."""
+    if dataset.positives is None or min(len(queries), len(references)) < LEAST_CENTRED:
+        return {}
+    ranking, _ = _search(dataset, centred(queries), centred(references), ks[-1], ks,
+                         EvaluateConfig(), told)
+    return recall_at(dataset.positives.hits(ranking.references), ks)
 
 
 def _result(

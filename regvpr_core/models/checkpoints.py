@@ -44,7 +44,9 @@ from regvpr_core.models.peers import identify, load_peer, read_published
 from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import check_weights
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with a second trunk; files without one are still written as 1."""
+
 MAX_CHECKPOINT_BYTES = 4_000_000_000
 
 SHIPPED = Path(__file__).parent / 'weights'
@@ -71,6 +73,7 @@ class Checkpoint:
 
     backbone_origin, backbone_sha256: which weights the frozen backbone must have. An origin of
         None means that the file holds the backbone itself.
+    second_origin, second_sha256: the same of the second trunk; None: the model has none.
     record: how it was made (data, recipe, figures), free form.
     fingerprint: what it had when it was saved; None: a file from before this was kept.
     """
@@ -82,6 +85,8 @@ class Checkpoint:
     backbone_sha256: str | None
     record: dict[str, Any]
     fingerprint: str | None = None
+    second_origin: str | None = None
+    second_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,6 +208,7 @@ def save_checkpoint(
     name: str,
     backbone: BackboneWeights | None,
     record: dict[str, Any],
+    second: BackboneWeights | None = None,
 ) -> str:
     """Write what differs from the backbone's own weights; gives the fingerprint.
 
@@ -212,14 +218,18 @@ def save_checkpoint(
         name: what to call it.
         backbone: the frozen weights that the model stands on; None stores all weights.
         record: how it was made.
+        second: the frozen weights of its second trunk, where it has one.
     """
-    frozen = {} if backbone is None else backbone.tensors
+    frozen = {f'{part}.{key}': tensor for part, weights in
+              (('backbone', backbone), ('second', second)) if weights is not None
+              for key, tensor in weights.tensors.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
-               if not _same(value, frozen.get(key.removeprefix('backbone.')))}
+               if not _same(value, frozen.get(key))}
     sha256 = None if backbone is None else backbone.source.sha256
-    digest = fingerprint(model.config, sha256, tensors)
+    second_sha256 = None if second is None else second.source.sha256
+    digest = fingerprint(model.config, _both(sha256, second_sha256), tensors)
     about = {
-        'format_version': FORMAT_VERSION,
+        'format_version': 1 if second is None else FORMAT_VERSION,
         'name': name,
         'config': to_mapping(model.config),
         'backbone_origin': None if backbone is None else backbone.source.origin,
@@ -227,6 +237,8 @@ def save_checkpoint(
         'fingerprint': digest,
         'record': record,
     }
+    if second is not None:
+        about |= {'second_origin': second.source.origin, 'second_sha256': second_sha256}
     save_file(tensors, path, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)})
     path.chmod(0o644)
     return digest
@@ -257,7 +269,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             path=path, name=str(about['name']),
             config=from_mapping(ModelConfig, about['config']),
             backbone_origin=about['backbone_origin'], backbone_sha256=about['backbone_sha256'],
-            record=about['record'], fingerprint=about.get('fingerprint'))
+            record=about['record'], fingerprint=about.get('fingerprint'),
+            second_origin=about.get('second_origin'), second_sha256=about.get('second_sha256'))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f'{path}: the record in it cannot be used: {error}') from error
 
@@ -293,23 +306,28 @@ def _assemble(
     with safetensors.safe_open(checkpoint.path, framework='pt') as file:
         own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     tensors, told = dict(own), f'model {checkpoint.name}: all weights from {checkpoint.path}'
-    if checkpoint.backbone_origin is not None:
-        config = checkpoint.config
-        if backbone_path is None and download:
-            weights = fetch_backbone(config.backbone, checkpoint.backbone_origin, progress, notice)
-        else:
-            weights = find_backbone(config.backbone, checkpoint.backbone_origin, backbone_path)
-        if weights.source.sha256 != checkpoint.backbone_sha256:
+    config = checkpoint.config
+    for part, trunk, origin, sha256 in (
+        ('backbone', config.backbone, checkpoint.backbone_origin, checkpoint.backbone_sha256),
+        ('second', config.second, checkpoint.second_origin, checkpoint.second_sha256),
+    ):
+        if trunk is None or origin is None:
+            continue
+        path = backbone_path if part == 'backbone' else None
+        weights = (fetch_backbone(trunk, origin, progress, notice) if path is None and download
+                   else find_backbone(trunk, origin, path))
+        if weights.source.sha256 != sha256:
             raise CheckpointError(
                 f'{weights.path} is not the backbone that {checkpoint.name} was made on '
-                f'(SHA-256 {weights.source.sha256[:16]}… instead of '
-                f'{str(checkpoint.backbone_sha256)[:16]}…)')
-        tensors |= {f'backbone.{key}': value for key, value in weights.tensors.items()}
-        told = f'model {checkpoint.name}, {weights.notice}'
+                f'(SHA-256 {weights.source.sha256[:16]}… instead of {str(sha256)[:16]}…)')
+        tensors = {f'{part}.{key}': value for key, value in weights.tensors.items()} | tensors
+        told = f'model {checkpoint.name}, {weights.notice}' if part == 'backbone' else \
+            f'{told}, {weights.notice}'
     with torch.device('meta'):  # no time is spent on random weights
         model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))
-    digest = fingerprint(checkpoint.config, checkpoint.backbone_sha256, own)
+    digest = fingerprint(
+        checkpoint.config, _both(checkpoint.backbone_sha256, checkpoint.second_sha256), own)
     if checkpoint.fingerprint not in (None, digest):
         raise CheckpointError(
             f'{checkpoint.path} was changed or damaged since it was saved: its fingerprint is '
@@ -349,6 +367,11 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
     check_weights(expected, tensors, source)
     typed = {key: value.to(expected[key].dtype) for key, value in tensors.items()}
     module.load_state_dict(typed, assign=True)
+
+
+def _both(sha256: str | None, second: str | None) -> str | None:
+    """The digests of one or two trunks as one."""
+    return sha256 if second is None else f'{sha256}+{second}'
 
 
 def _same(value: Tensor, frozen: Tensor | None) -> bool:

@@ -9,7 +9,8 @@ from torch import nn, Tensor
 from regvpr_core.config import check_range, check_settings, from_mapping, setting
 from regvpr_core.errors import ConfigError
 from regvpr_core.models.adapter import adapt, AdapterConfig
-from regvpr_core.models.aggregators import AGGREGATORS
+from regvpr_core.models.aggregators import AGGREGATORS, TWO_TRUNKS
+from regvpr_core.models.efficientnet import DEVIATION, EfficientNetLite0, MEAN
 from regvpr_core.models.preprocessing import Preprocessing
 from regvpr_core.models.vit import build_vit, VIT_CONFIGS
 
@@ -17,6 +18,10 @@ TOKEN_DEPTH = 0.35
 """Local features are the patch tokens after this share of the blocks. Mutual nearest tokens of a
 street by day and in rain that obey the true motion: 0.73 after block 4 of 12, 0.69 after 7, 0.48
 after 11."""
+
+
+SECOND_TRUNKS = {'efficientnet_lite0': EfficientNetLite0}
+"""Trunks beside the ViT, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,10 @@ class ModelConfig:
         'Block, counted from 0, whose output goes to the aggregator without the final LayerNorm; '
         'None for all blocks and the final LayerNorm, as DINOv2 gives its features.',
         0, max(size.depth for size in VIT_CONFIGS.values()) - 1)
+    second: str | None = setting(
+        None,
+        'Second trunk, frozen, that sees the same input; its maps go to an aggregator for two '
+        'trunks. None: none.', choices=tuple(SECOND_TRUNKS))
     adapter: AdapterConfig | None = None
     aggregator: str = setting('gem', 'Aggregator.', choices=tuple(AGGREGATORS))
     aggregator_config: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +56,10 @@ class ModelConfig:
         size = VIT_CONFIGS[self.backbone]
         self.preprocessing.check_patches()
         from_mapping(AGGREGATORS[self.aggregator][1], self.aggregator_config, 'aggregator.')
+        if (self.second is None) == (self.aggregator in TWO_TRUNKS):
+            raise ConfigError(
+                f'second is {self.second}, but aggregator {self.aggregator} takes the maps of '
+                f'{"two trunks" if self.second is None else "one trunk"}')
         if self.adapter is not None:
             self.adapter.indices(self.depth)
             self.adapter.bottleneck(size.width)
@@ -92,6 +105,7 @@ class DescriptorModel(nn.Module):
         self.backbone = build_vit(config.backbone)
         if config.adapter is not None:
             adapt(self.backbone, config.adapter, config.depth)
+        self.second = None if config.second is None else SECOND_TRUNKS[config.second]()
         module, config_type = AGGREGATORS[config.aggregator]
         settings: Any = from_mapping(config_type, config.aggregator_config, 'aggregator.')
         self.aggregator = module(VIT_CONFIGS[config.backbone].width, settings)
@@ -108,15 +122,26 @@ class DescriptorModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), sides multiples of 14, to (B, D) unit rows, float32."""
-        descriptors: Tensor = self.aggregator(*self.backbone(images, self.config.last_block))
+        tokens = self.backbone(images, self.config.last_block)
+        descriptors: Tensor = self.aggregator(*tokens, *self.second_maps(images))
         return descriptors
+
+    def second_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the second trunk gives for the same network input; nothing where there is none."""
+        if self.second is None:
+            return ()
+        size = self.config.preprocessing
+        mean, deviation = (images.new_tensor(v).view(1, 3, 1, 1) for v in (size.mean, size.std))
+        maps: tuple[Tensor, ...] = self.second((images * deviation + mean - MEAN) / DEVIATION)
+        return maps
 
     def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Descriptors as `forward`, and patch tokens (B, h, w, width) of the same pass."""
         last = self.config.last_block
         class_token, patch_tokens, tokens = self.backbone.with_tokens(
             images, last, self.token_block)
-        descriptors: Tensor = self.aggregator(class_token, patch_tokens)
+        descriptors: Tensor = self.aggregator(class_token, patch_tokens,
+                                              *self.second_maps(images))
         return descriptors, tokens
 
     @property

@@ -80,6 +80,8 @@ class DeviceEngine(TorchEngine):
         super().__init__(model.preprocessing, device)
         self._model = model.to(device)
         self._model.backbone.to(self._dtype)
+        if self._model.second is not None:
+            self._model.second.to(self._dtype)
         shape = (1, 3, model.config.preprocessing.height, model.config.preprocessing.width)
         self._input = torch.zeros(shape, device=device, dtype=self._dtype)
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -16,6 +16,7 @@ from regvpr_core.models.adapter import AdaptedBlock, MffAdapter
 from regvpr_core.models.cpu.head import FusedReduction, FusedRegisterAggregator
 from regvpr_core.models.cpu.linear import Form, FusedLinear
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.joined_heads import JoinedHeads
 from regvpr_core.models.register_aggregator import RegisterAggregator
 from regvpr_core.models.salad import Salad
 from regvpr_core.models.vit import Block, check_sides, DinoVisionTransformer, PATCH
@@ -180,6 +181,8 @@ def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
     if last is not None:
         model.backbone.blocks = model.backbone.blocks[: last + 1]
     model.backbone = FusedVit(model.backbone, form)  # type: ignore[assignment]
+    if model.second is not None:
+        model.second = channels_last(model.second, form)  # type: ignore[assignment]
     model.aggregator = fused_head(model.aggregator, form)
     return model
 
@@ -190,6 +193,9 @@ def fused_head(head: nn.Module, form: Form) -> nn.Module:
     """
     if isinstance(head, RegisterAggregator):
         return FusedRegisterAggregator(head, form)
+    if isinstance(head, JoinedHeads):
+        head.registers = FusedRegisterAggregator(head.registers, form)  # type: ignore[assignment]
+        return head
     if isinstance(head, Salad):
         head.to(form.dtype)
         for name in ('token_features', 'cluster_features', 'score'):

@@ -35,6 +35,24 @@ def test_wrong_ground_truth_gives_errors_in_metres_and_ranks(line_dataset, pixel
         50.0, 0.0]
 
 
+def test_what_a_session_has_in_common_is_taken_off_beside_the_plain_recall(line_dataset):
+    rng = np.random.default_rng(0)
+    places = rng.standard_normal((25, 32)).astype(np.float32)
+    hour = 20 * rng.standard_normal(32).astype(np.float32)
+    rows = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (
+        places, places[:12] + hour + 0.3 * rng.standard_normal((12, 32)).astype(np.float32))]
+    given = [GivenDescriptors(x, 'here', 'model', 'mark') for x in rows]
+    dataset = replace(line_dataset(25, list(range(12))), positives=matches(
+        [[i] for i in range(12)]), given_references=given[0], given_queries=given[1])
+    result = evaluate(dataset, None, CONFIG)
+    assert result.recalls[1] < 0.2
+    assert result.centred[1] == 1.0
+    assert result.figures()['recall_centred']['1'] == 1.0
+    few = replace(dataset.subset(np.arange(3), np.arange(25), 'few'), given_references=given[0],
+                  given_queries=replace(given[1], rows=rows[1][:3]))
+    assert evaluate(few, None, CONFIG).centred == {}  # three images have no mean to speak of
+
+
 def test_queries_without_a_right_reference_count_as_misses(line_dataset, pixel_means):
     dataset = replace(line_dataset(25, [1, 2, 3, 4]), positives=matches([[1], [2], [], []]))
     result = evaluate(dataset, pixel_means, CONFIG)

@@ -1,0 +1,110 @@
+"""Two trunks, one descriptor: the register head of the ViT beside maps of a second trunk.
+
+ImageNet's features hold what the ViT's lost, and the other way round: joined they find more than
+either. The head's clusters are shortened, the second trunk's maps are pooled by region, and the
+directions in which sessions of one place differ count for less (training/session_shifts.py).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from regvpr_core.config import check_settings, setting
+from regvpr_core.models.efficientnet import LATE_WIDTH, MIDDLE_WIDTH
+from regvpr_core.models.gem import region_means
+from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
+from regvpr_core.models.transport import full_precision
+
+MAPS = {'middle': MIDDLE_WIDTH, 'late': LATE_WIDTH}
+"""Maps of the second trunk, and their channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapPoolConfig:
+    """How one map of the second trunk is pooled."""
+
+    map: str = setting('late', 'Map: `middle` has stride 16, `late` stride 32.',
+                       choices=tuple(MAPS))
+    regions: int = setting(
+        4, 'The averages of this many rows and columns of regions are kept. More regions keep the '
+        'layout of the image: better for a robot in its lane, worse when the view turns.', 1, 14)
+    weight: float = setting(
+        1.0, 'Length of this part of the descriptor; the register head has length 1.', 0.01, 100.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'aggregator.pools')
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of this part."""
+        return MAPS[self.map] * self.regions**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedConfig:
+    """Parts of the joined descriptor."""
+
+    registers: RegisterConfig = field(default_factory=RegisterConfig)
+    short_dim: int = setting(
+        48, 'Each cluster of the register head is shortened to this many numbers.', 1, 8192)
+    pools: tuple[MapPoolConfig, ...] = (MapPoolConfig(),)
+    shifts: int = setting(
+        64, 'Number of directions that count for less, because sessions differ along them.',
+        0, 4096)
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'aggregator')
+
+
+class JoinedHeads(nn.Module):
+    """Parts of unit length, weighted and joined, less their mean and what sessions differ by."""
+
+    shorten: Tensor
+    centre: Tensor
+    shift_basis: Tensor
+    shift_gain: Tensor
+
+    def __init__(self, width: int, config: JoinedConfig) -> None:
+        super().__init__()
+        self.config = config
+        of_head = config.registers
+        self.registers = RegisterAggregator(width, of_head)
+        self.dimension = of_head.token_dim + of_head.clusters * config.short_dim + sum(
+            pool.dimension for pool in config.pools)
+        self.register_buffer('shorten', torch.eye(config.short_dim, of_head.cluster_dim))
+        self.register_buffer('centre', torch.zeros(self.dimension))
+        self.register_buffer('shift_basis', torch.zeros(self.dimension, config.shifts))
+        self.register_buffer('shift_gain', torch.zeros(config.shifts))
+
+    def forward(
+        self, class_token: Tensor, patch_tokens: Tensor, middle: Tensor, late: Tensor
+    ) -> Tensor:
+        """Tokens of the ViT and maps of the second trunk to unit rows (B, dimension), float32.
+
+        Args:
+            class_token: (B, width). patch_tokens: (B, width, h, w).
+            middle: (B, 112, H / 16, W / 16). late: (B, 320, H / 32, W / 32).
+        """
+        rows = self.joined(self.registers(class_token, patch_tokens), middle, late) - self.centre
+        with full_precision(rows.device):
+            shifts = (rows @ self.shift_basis) * self.shift_gain
+            return F.normalize(rows - shifts @ self.shift_basis.T, dim=1)
+
+    def joined(self, head_rows: Tensor, middle: Tensor, late: Tensor) -> Tensor:
+        """The parts side by side (B, dimension), float32, not centred.
+
+        Args:
+            head_rows: (B, D) unit rows of the register head. middle, late: as `forward`.
+        """
+        of_head = self.config.registers
+        scene, local = head_rows[:, : of_head.token_dim], head_rows[:, of_head.token_dim:]
+        with full_precision(head_rows.device):
+            local = self.shorten @ local.unflatten(1, (of_head.cluster_dim, of_head.clusters))
+        parts = [F.normalize(torch.cat([scene, local.flatten(1)], dim=1), dim=1)]
+        maps = {'middle': middle, 'late': late}
+        for pool in self.config.pools:
+            means = region_means(maps[pool.map].float(), pool.regions)
+            parts.append(pool.weight * F.normalize(means, dim=1))
+        return torch.cat(parts, dim=1)
