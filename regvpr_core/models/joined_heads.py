@@ -6,12 +6,13 @@ directions in which sessions of one place differ count for less (training/sessio
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from regvpr_core.config import check_settings, setting
+from regvpr_core.config import check_range, check_settings, setting
 from regvpr_core.models.efficientnet import LATE_WIDTH, MIDDLE_WIDTH
 from regvpr_core.models.gem import region_means
 from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
@@ -30,16 +31,19 @@ class MapPoolConfig:
     regions: int = setting(
         4, 'The averages of this many rows and columns of regions are kept. More regions keep the '
         'layout of the image: better for a robot in its lane, worse when the view turns.', 1, 14)
+    channels: int = setting(
+        160, 'The channels of the map are whitened and shortened to this many.', 1, 320)
     weight: float = setting(
         1.0, 'Length of this part of the descriptor; the register head has length 1.', 0.01, 100.0)
 
     def __post_init__(self) -> None:
         check_settings(self, 'aggregator.pools')
+        check_range('aggregator.pools.channels', self.channels, 1, MAPS[self.map])
 
     @property
     def dimension(self) -> int:
         """Numbers of this part."""
-        return MAPS[self.map] * self.regions**2
+        return self.channels * self.regions**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,27 @@ class JoinedConfig:
         check_settings(self, 'aggregator')
 
 
+class MapPool(nn.Module):
+    """Averages of regions of one map; the channels less their mean, whitened, shortened."""
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, config: MapPoolConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = MAPS[config.map]
+        self.register_buffer('mean', torch.zeros(width))
+        self.register_buffer('basis', torch.eye(config.channels, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to rows (B, channels * regions^2) of length `weight`, float32."""
+        means = region_means(features.float(), self.config.regions)  # channel first
+        means = means.view(len(means), len(self.mean), -1) - self.mean[:, None]
+        with full_precision(features.device):
+            return self.config.weight * F.normalize((self.basis @ means).flatten(1), dim=1)
+
+
 class JoinedHeads(nn.Module):
     """Parts of unit length, weighted and joined, less their mean and what sessions differ by."""
 
@@ -71,6 +96,7 @@ class JoinedHeads(nn.Module):
         self.config = config
         of_head = config.registers
         self.registers = RegisterAggregator(width, of_head)
+        self.pools = nn.ModuleList(MapPool(pool) for pool in config.pools)
         self.dimension = of_head.token_dim + of_head.clusters * config.short_dim + sum(
             pool.dimension for pool in config.pools)
         self.register_buffer('shorten', torch.eye(config.short_dim, of_head.cluster_dim))
@@ -101,10 +127,9 @@ class JoinedHeads(nn.Module):
         of_head = self.config.registers
         scene, local = head_rows[:, : of_head.token_dim], head_rows[:, of_head.token_dim:]
         with full_precision(head_rows.device):
-            local = self.shorten @ local.unflatten(1, (of_head.cluster_dim, of_head.clusters))
+            local = self.shorten @ local.reshape(-1, of_head.cluster_dim, of_head.clusters)
         parts = [F.normalize(torch.cat([scene, local.flatten(1)], dim=1), dim=1)]
         maps = {'middle': middle, 'late': late}
-        for pool in self.config.pools:
-            means = region_means(maps[pool.map].float(), pool.regions)
-            parts.append(pool.weight * F.normalize(means, dim=1))
+        for pool in (cast(MapPool, module) for module in self.pools):
+            parts.append(pool(maps[pool.config.map]))
         return torch.cat(parts, dim=1)

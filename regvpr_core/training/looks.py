@@ -123,7 +123,8 @@ def transferred(x: Tensor, other: Tensor, share: float, radius: float) -> Tensor
     mean, deviation = bands(y)
     their_mean, their_deviation = bands(other.to(x)[None])
     gain = (their_deviation / deviation.clamp(min=0.02)).clamp(0.3, 3.0)
-    return (y + share * ((y - mean) * gain + their_mean - y)).clamp(0.0, 1.0)
+    moved: Tensor = y + share * ((y - mean) * gain + their_mean - y)
+    return moved.clamp(0.0, 1.0)
 
 
 def bands(x: Tensor) -> tuple[Tensor, Tensor]:

