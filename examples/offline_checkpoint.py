@@ -35,7 +35,6 @@ from regvpr_core.training.augmentation import Augmenter
 from regvpr_core.training.config import AugmentationConfig
 from regvpr_core.training.looks import draw_look, KINDS
 from regvpr_core.training.pictures import normalised, resized, unit_range
-from regvpr_core.training.randomness import generator
 from regvpr_core.training.session_shifts import fit_joined, JoinedFitConfig, SessionFeatures
 
 RECIPE = Path(__file__).with_suffix('.yaml')
@@ -52,13 +51,14 @@ class Recipe:
     """What examples/offline_checkpoint.yaml says.
 
     model: of the checkpoint. start: model whose register head it has. fit: of the linear part.
-    looks: sessions beside the plain one. views: moves of the pictures in these.
+    sessions: 0 is the plain one; number n has a look of the n-th of `looks.KINDS`. views: moves of
+        the pictures in the others.
     """
 
     model: ModelConfig
     start: str
     fit: JoinedFitConfig
-    looks: int
+    sessions: tuple[int, ...]
     views: AugmentationConfig
     seed: int
 
@@ -127,7 +127,7 @@ def make(recipe: Recipe, pictures: Sequence[Path], out: Path, name: str) -> None
     record: dict[str, Any] = {
         'recipe': to_mapping(recipe), 'start': {'name': begun.name,
                                                 'fingerprint': begun.fingerprint},
-        'data': {'pictures': len(pictures), 'sessions': 1 + recipe.looks,
+        'data': {'pictures': len(pictures), 'sessions': len(recipe.sessions),
                  'names_sha256': hashlib.sha256(names.encode()).hexdigest()},
         'seconds': round(time.monotonic() - start_s, 1), 'torch': torch.__version__}
     digest = save_checkpoint(out, model, name=name, backbone=trunks['backbone'],
@@ -156,11 +156,11 @@ def described(
     fast = fuse(copy.deepcopy(model), form)
     augment = Augmenter(recipe.views)
     sessions = []
-    for session in range(1 + recipe.looks):
+    for session in recipe.sessions:
         file = kept / f'session-{session}.safetensors'
         if not file.is_file():
-            random = generator(recipe.seed, session)
-            kind = KINDS[(session - 1) % len(KINDS)] if session else 'plain'
+            random = torch.Generator().manual_seed(1000 * recipe.seed + session)
+            kind = KINDS[session - 1] if session else 'plain'
             sys.stderr.write(f'session {session}: {kind}, {len(pictures)} pictures\n')
             look = draw_look(random, kind) if session else None
             at = int(torch.randint(len(pictures), (), generator=random))

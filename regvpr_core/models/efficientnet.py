@@ -33,6 +33,15 @@ MEAN, DEVIATION = 127 / 255, 128 / 255
 """TensorFlow shows RGB to its Lite models as (value - 127) / 128, here in 0..1."""
 
 
+def same_padding(grid: tuple[int, int], kernel: int, stride: int) -> list[int]:
+    """Padding of an image of (height, width): left, right, top, bottom."""
+    pads = []
+    for side in (grid[1], grid[0]):
+        missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return pads
+
+
 class SameConv(nn.Module):
     """A convolution padded as TensorFlow's `same`: an odd pixel goes right and down."""
 
@@ -44,11 +53,8 @@ class SameConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride), rounded up."""
-        pads = []
-        for side in (int(x.shape[3]), int(x.shape[2])):
-            missing = max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
-            pads += [missing // 2, missing - missing // 2]
-        if pads[0] == pads[1] == pads[2] == pads[3]:
+        pads = same_padding((int(x.shape[2]), int(x.shape[3])), self.kernel, self.stride)
+        if len(set(pads)) == 1:
             x = F.conv2d(x, self.conv.weight, self.conv.bias, self.stride, pads[0],
                          groups=self.conv.groups)
         else:

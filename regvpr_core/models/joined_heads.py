@@ -78,7 +78,7 @@ class MapPool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to rows (B, channels * regions^2) of length `weight`, float32."""
         means = region_means(features.float(), self.config.regions)  # channel first
-        means = means.view(len(means), len(self.mean), -1) - self.mean[:, None]
+        means = means.view(-1, len(self.mean), self.config.regions**2) - self.mean[:, None]
         with full_precision(features.device):
             return self.config.weight * F.normalize((self.basis @ means).flatten(1), dim=1)
 

@@ -13,9 +13,11 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from regvpr_core.models.adapter import AdaptedBlock, MffAdapter
+from regvpr_core.models.cpu.convolutions import FusedEfficientNet
 from regvpr_core.models.cpu.head import FusedReduction, FusedRegisterAggregator
 from regvpr_core.models.cpu.linear import Form, FusedLinear
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.efficientnet import EfficientNetLite0
 from regvpr_core.models.joined_heads import JoinedHeads
 from regvpr_core.models.register_aggregator import RegisterAggregator
 from regvpr_core.models.salad import Salad
@@ -182,9 +184,17 @@ def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
         model.backbone.blocks = model.backbone.blocks[: last + 1]
     model.backbone = FusedVit(model.backbone, form)  # type: ignore[assignment]
     if model.second is not None:
-        model.second = channels_last(model.second, form)  # type: ignore[assignment]
+        size = model.config.preprocessing
+        model.second = fused_second(model.second, (size.height, size.width), form)
     model.aggregator = fused_head(model.aggregator, form)
     return model
+
+
+def fused_second(trunk: nn.Module, grid: tuple[int, int], form: Form) -> nn.Module:
+    """The second trunk in a form, for images of `grid` (height, width)."""
+    if not form.packed or not isinstance(trunk, EfficientNetLite0):
+        return channels_last(trunk, form)
+    return FusedEfficientNet(trunk, grid, form)
 
 
 def fused_head(head: nn.Module, form: Form) -> nn.Module:
