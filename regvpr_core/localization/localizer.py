@@ -20,6 +20,7 @@ from regvpr_core.localization.settings import LocalizerConfig
 from regvpr_core.localization.states import Decider, Evidence, State
 from regvpr_core.localization.stored_calibration import stored_or_learnt
 from regvpr_core.localization.views import Mounts, Seen
+from regvpr_core.localization.whitened import WhitenedRows
 from regvpr_core.localization.whitening import Whitening
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
@@ -114,8 +115,7 @@ class Localizer:
         self._belief = Belief(place_map.T_map_cam, config.belief, place_map.cameras)
         self._mounts = Mounts(self._belief, place_map.T_map_cam)
         self._decider = Decider(config)
-        self._whitening = Whitening.of_map(place_map)
-        self._background = self._whitening(place_map.centred(sample(place_map)))
+        self._whitened = WhitenedRows(Whitening.of_map(place_map), place_map, sample(place_map))
         self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
@@ -327,9 +327,9 @@ class Localizer:
         similarities, ids = self.place_map.search(
             view.descriptor, self._config.candidates, appearance.mean)
         # The index is quick and rough; what it found is compared again, whitened.
-        query = self._whitening(unit(view.descriptor - appearance.mean))
-        found = scores(self._whitening(self.place_map.centred(ids)) @ query,
-                       self._background @ query)
+        away = view.descriptor - appearance.mean
+        query = unit(away) if away.any() else away
+        found = scores(*self._whitened.compare(query, ids, similarities))
         order = np.argsort(-found, kind='stable')
         ids, similarities, found = ids[order], similarities[order], found[order]
         log_odds = self._calibration.log_odds(found)

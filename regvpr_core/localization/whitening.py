@@ -45,6 +45,7 @@ class Whitening:
         self._outside = np.float32(PRIOR_ROWS / (PRIOR_ROWS + len(rows)))
         self._inside: Float32 = np.asarray(
             (1.0 + values / ridge) ** (-0.5 * POWER), np.float32)
+        self._weights: Float32 = self._inside ** 2
 
     def __call__(self, rows: Float32) -> Float32:
         """Centred descriptors (..., D), changed, unit rows."""
@@ -55,6 +56,25 @@ class Whitening:
         inside = rows @ self._basis
         return np.asarray(self._outside * rows
                           + (inside * (self._inside - self._outside)) @ self._basis.T, np.float32)
+
+    @property
+    def rank(self) -> int:
+        """Directions in which the map's places differ, K."""
+        return len(self._inside)
+
+    @property
+    def weights(self) -> Float32:
+        """(K,) weights of the products in these directions: squares of the scales."""
+        return self._weights
+
+    @property
+    def outside(self) -> float:
+        """Weight of the products in all other directions."""
+        return float(self._outside) ** 2
+
+    def coordinates(self, rows: Float32) -> Float32:
+        """Centred descriptors (..., D) in the map's directions: (..., K)."""
+        return np.asarray(rows @ self._basis, np.float32)
 
     @classmethod
     def of_map(cls, place_map: PlaceMap) -> 'Whitening':
