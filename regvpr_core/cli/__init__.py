@@ -20,6 +20,7 @@ COMMANDS = {
     'describe': ('describe', 'image files and folders become descriptors.npz'),
     'heatmap': ('heatmap', 'where networks look: feature maps and registers over the image'),
     'evaluate': ('evaluate', "compare models by the field's protocols, with a report"),
+    'site-report': ('site_report', 'which model on your own site: two drives, several models'),
     'train': ('train', 'train a model by a preset or a file of settings'),
     'export': ('export', 'a model becomes an ONNX file, checked against torch'),
     'models': ('models', 'published models: list, fetch'),

@@ -217,7 +217,7 @@ def run_convert(options: argparse.Namespace) -> None:
         from regvpr_core.models.encoder import load_encoder
 
         unclear: set[int] = set()
-        originals = _pictures(place_map, options.bag, unclear, console)
+        originals = keyframe_images(place_map, options.bag, unclear, console)
         with download_bar(console) as fetched:
             encoder = load_encoder(options.model, options.device, download=True, progress=fetched,
                                    notice=lambda line: say(console, line, 'dim'))
@@ -238,8 +238,8 @@ def run_convert(options: argparse.Namespace) -> None:
     print_facts(facts, options.json, f'regvpr map calibrate {options.out}')
 
 
-def _pictures(place_map: Any, sources: list[Path], unclear: set[int], console: Console
-              ) -> Iterator[Any]:
+def keyframe_images(place_map: Any, sources: list[Path], unclear: set[int], console: Console
+                    ) -> Iterator[Any]:
     """The keyframes' pictures in bags and folders; `unclear` is given those that share a key."""
     from regvpr_core.errors import BagError
     from regvpr_core.map_tools.convert import from_folder, Recorded, source_of

@@ -1,0 +1,111 @@
+"""`regvpr site-report`: which model on one's own site."""
+
+import argparse
+from collections.abc import Iterator
+import json
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from regvpr_core.cli.console import cell, say, say_model, say_next
+from regvpr_core.cli.parsing import add_command
+from regvpr_core.config import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from regvpr_core.maps.place_map import PlaceMap
+
+
+def add_parser(commands: Any) -> None:
+    """Add `site-report` to the command line."""
+    parser = add_command(
+        commands, 'site-report', 'which model on your own site',
+        'regvpr site-report monday tuesday --models regvpr_vits14_offline efficientnet.onnx',
+        'regvpr site-report day night --estimate --bag day.mcap night.mcap',
+        description='Two maps of one site, driven twice: each model describes both anew, and the '
+                    'second asks the first. Prints recall, precision of the answer yes, time and '
+                    'size on this machine, and a recommendation.')
+    parser.add_argument('maps', type=Path, nargs=2, metavar='MAP', help='maps of two drives')
+    parser.add_argument('--models', nargs='+', default=[DEFAULT_MODEL], metavar='MODEL',
+                        help='model names, checkpoints or .onnx files')
+    parser.add_argument('--bag', type=Path, nargs='+', default=[], metavar='SOURCE',
+                        help='recordings with the original images; else the stored thumbnails, '
+                             'with which every model does worse than with its full input')
+    parser.add_argument('--estimate', action='store_true',
+                        help='find how the frames of the maps lie from places that both saw '
+                             '(default: one frame)')
+    parser.add_argument('--radius-m', type=float, default=0.0, metavar='M',
+                        help='a match this near is right (default: 1.5 times the spacing of the '
+                             'first map, at least 1 m)')
+    parser.add_argument('--angle-deg', type=float, default=40.0, metavar='DEG',
+                        help='and turned by less than this (default: 40)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
+    parser.add_argument('--json', action='store_true', help='print JSON')
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure each model and recommend one."""
+    import numpy as np
+
+    from regvpr_core.config import check_range
+    from regvpr_core.maps.place_map import PlaceMap
+    from regvpr_core.recordings.source_kinds import check_exists
+
+    check_range('--radius-m', options.radius_m, 0.0, 1000.0)
+    check_range('--angle-deg', options.angle_deg, 1.0, 180.0)
+    check_exists([*options.maps, *options.bag])
+    console = Console(stderr=True)
+    index = 'auto' if options.estimate else 'none'
+    with (PlaceMap.open(options.maps[0], index=index) as first,
+          PlaceMap.open(options.maps[1], index=index) as second):
+        from regvpr_core.cli.map_tools import keyframe_images
+        from regvpr_core.evaluation.site_report import measure, recommend
+        from regvpr_core.map_tools.update_map import drive_spacing
+        from regvpr_core.models.encoder import load_encoder
+
+        T = _transform(first, second, options.estimate)
+        radius_m = options.radius_m or max(1.0, 1.5 * drive_spacing(first))
+
+        def images(place_map: 'PlaceMap') -> Iterator[Any]:
+            return keyframe_images(place_map, options.bag, set(), console)
+
+        rows = []
+        for model in options.models:
+            encoder = load_encoder(model, options.device)
+            say_model(console, encoder)
+            rows.append(measure(encoder, first, second, T, radius_m,
+                                float(np.radians(options.angle_deg)), images))
+    advice = recommend(rows)
+    if options.json:
+        print(json.dumps({'radius_m': radius_m, 'models': [row.facts() for row in rows],  # noqa: T201
+                          'recommendation': advice}, indent=1))
+        return
+    table = Table('model', 'recall@1', '95 %', 'plain', 'yes', 'of them right', 'ms', 'bytes')
+    for row in rows:
+        facts: dict[str, Any] = row.facts()
+        low, high = facts['recall_95']
+        precision = facts['yes_precision']
+        table.add_row(cell(row.model), f'{row.recall:.1%}', f'{100 * low:.0f}–{100 * high:.0f}',
+                      f'{facts["recall_at_1"]:.1%}', f'{facts["yes_share"]:.0%}',
+                      '–' if precision is None else f'{precision:.1%}', f'{row.ms:.0f}',
+                      str(row.bytes))
+    Console().print(table)
+    say(Console(), f'{len(rows[0].right)} queries, right within {radius_m:.1f} m: {advice}')
+    say_next(console, f'regvpr map convert {options.maps[0]} --model MODEL --out NEW')
+
+
+def _transform(first: 'PlaceMap', second: 'PlaceMap', estimate: bool) -> Any:
+    """`T_first_second` (4, 4)."""
+    import numpy as np
+
+    from regvpr_core.errors import MapError
+    from regvpr_core.map_tools.alignment import align_maps, AlignmentConfig
+
+    if estimate:
+        return align_maps(first, second, AlignmentConfig()).T_a_b
+    if first.manifest.origin != second.manifest.origin:
+        raise MapError(f'{second.path} is not in the frame of {first.path}: their origins on the '
+                       f'Earth differ; give --estimate')
+    return np.eye(4)

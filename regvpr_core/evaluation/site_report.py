@@ -1,0 +1,164 @@
+"""Which model on one's own site: two drives of it, several models, one recommendation.
+
+Each model describes the keyframes of both maps anew. The second map then asks the first, in the
+way of `regvpr localize`: one image at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import tempfile
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import EvaluationError
+from regvpr_core.evaluation.significance import interval, paired
+from regvpr_core.geometry import Array, rotation_angle
+from regvpr_core.images import RGB
+from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.one_image import Answer
+from regvpr_core.map_tools.convert import convert_map, Pictures
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.models.encoder import Encoder
+
+TIMED = 8
+"""Images whose time is measured, one at a time, after one that is not."""
+
+LEAST_QUERIES = 20
+
+Bools = npt.NDArray[np.bool_]
+Sources = Callable[[PlaceMap], Pictures]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SiteRow:
+    """What one model does on the site.
+
+    right, right_centred: (Q,) the first match lies at the place of the query, plain and with the
+    mean of the second drive taken off. yes, yes_right: (Q,) answers of one image alone.
+    ms: of one image. bytes: of one keyframe's descriptor in a map.
+    """
+
+    model: str
+    right: Bools
+    right_centred: Bools
+    yes: Bools
+    yes_right: Bools
+    ms: float
+    bytes: int
+
+    @property
+    def recall(self) -> float:
+        """Recall@1 with the mean taken off, as the localizer compares."""
+        return float(self.right_centred.mean())
+
+    @property
+    def precision(self) -> float | None:
+        """Share of right answers among those with yes; None without any."""
+        return float(self.yes_right.sum() / self.yes.sum()) if self.yes.any() else None
+
+    def facts(self) -> dict[str, object]:
+        """Figures for a table or JSON."""
+        low, high = interval(self.right_centred)
+        return {
+            'model': self.model, 'queries': len(self.right),
+            'recall_at_1': round(float(self.right.mean()), 4),
+            'recall_at_1_centred': round(self.recall, 4),
+            'recall_95': [round(low, 4), round(high, 4)],
+            'yes_share': round(float(self.yes.mean()), 4),
+            'yes_precision': None if self.precision is None else round(self.precision, 4),
+            'ms_an_image': round(self.ms, 1), 'bytes_a_keyframe': self.bytes}
+
+
+def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second: Array,
+            radius_m: float, angle_rad: float,
+            pictures: Sources = lambda place_map: iter(())) -> SiteRow:
+    """Measure one model on two maps of a site.
+
+    Args:
+        encoder: of the model.
+        first, second: maps of two drives; may be open with the index `none`.
+        T_first_second: (4, 4) frame of the second map in that of the first.
+        radius_m, angle_rad: a keyframe this near shows the place of a query.
+        pictures: original images of the keyframes of a map; thumbnails stand for the others.
+
+    Raises:
+        EvaluationError: the two drives have too few places in common.
+        MapError: a map holds no image of its keyframes.
+    """
+    with tempfile.TemporaryDirectory(prefix='regvpr_site_') as folder:
+        paths = [Path(folder) / 'first', Path(folder) / 'second']
+        for place_map, path in zip((first, second), paths, strict=True):
+            convert_map(place_map, encoder, path, pictures(place_map))
+        with PlaceMap.open(paths[0]) as a, PlaceMap.open(paths[1], index='none') as b:
+            T = T_first_second @ b.T_map_cam
+            queries = [i for i in range(len(b)) if _places(a, T[i], radius_m, angle_rad).any()]
+            if len(queries) < LEAST_QUERIES:
+                raise EvaluationError(
+                    f'{len(queries)} of {len(b)} keyframes of {second.path} lie within '
+                    f'{radius_m:g} m of one of {first.path}; at least {LEAST_QUERIES} are '
+                    f'needed: are both of one site and in one frame?')
+            rows = b.descriptors()[queries]
+            mean = rows.mean(axis=0)
+            localizer = Localizer(encoder, a)
+            found = [_one(localizer, a, row, mean, _places(a, T[i], radius_m, angle_rad))
+                     for row, i in zip(rows, queries, strict=True)]
+            columns = np.array(found, dtype=bool).T
+            image = next(_images(first), None)
+    return SiteRow(model=encoder.name, right=columns[0], right_centred=columns[1],
+                   yes=columns[2], yes_right=columns[3],
+                   ms=_milliseconds(encoder, image), bytes=2 * encoder.dimension)
+
+
+def recommend(rows: Sequence[SiteRow]) -> str:
+    """One sentence: the fastest of the models that are not significantly worse than the best."""
+    best = max(rows, key=lambda row: row.recall)
+    level = [row for row in rows if row is best or not paired(
+        best.right_centred, row.right_centred).differ]
+    chosen = min(level, key=lambda row: (row.ms, row.bytes))
+    reason = f'recall@1 {chosen.recall:.1%}, {chosen.ms:.0f} ms an image'
+    if chosen is best:
+        others = [row.model for row in level if row is not best]
+        return (f'take {chosen.model}: {reason}, the best'
+                + (f'; {", ".join(others)} not significantly worse, and slower' if others else ''))
+    return (f'take {chosen.model}: {reason}; {best.model} has {best.recall:.1%}, which '
+            f'{len(best.right)} queries cannot tell apart, at {best.ms:.0f} ms')
+
+
+def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
+         mean: npt.NDArray[np.float32], places: Bools) -> tuple[bool, bool, bool, bool]:
+    """Right plain, right centred, answered with yes, and that rightly."""
+    plain = int(place_map.search(row, 1)[1][0])
+    centred = int(place_map.search(row, 1, mean)[1][0])
+    blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))
+    answer = localizer.localize_image(Description(blank, row))
+    yes = answer.answer is Answer.YES
+    return (bool(places[plain]), bool(places[centred]), yes,
+            yes and bool(places[answer.matches[0].keyframe_id]))
+
+
+def _places(place_map: PlaceMap, T: Array, radius_m: float, angle_rad: float) -> Bools:
+    """Keyframes (N,) that show the place of a camera pose (4, 4)."""
+    near = np.linalg.norm(place_map.T_map_cam[:, :3, 3] - T[:3, 3], axis=1) <= radius_m
+    turned = rotation_angle(T[:3, :3].T @ place_map.T_map_cam[:, :3, :3])
+    return np.asarray(near & (turned <= angle_rad))
+
+
+def _images(place_map: PlaceMap) -> Iterator[RGB]:
+    return (rgb for i in range(len(place_map)) if (rgb := place_map.thumbnail(i)) is not None)
+
+
+def _milliseconds(encoder: Encoder, image: RGB | None) -> float:
+    """Median time of one image, ms."""
+    if image is None:
+        image = np.zeros((240, 320, 3), np.uint8)
+    encoder.describe(image)
+    times = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        encoder.describe(image)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
