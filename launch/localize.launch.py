@@ -13,6 +13,9 @@ CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'localize.yaml'
 
 ARGUMENTS = (
     ('map', '', 'folder of the place map'),
+    ('model', '', "model name, checkpoint or .onnx file; empty: the map's own"),
+    ('backbone_weights', '', 'file with the weights of the backbone; empty: searched for'),
+    ('fetch', '', 'true: fetch weights that are not on this machine'),
     ('params_file', str(CONFIG), 'YAML of parameters; the arguments here win over it'),
     ('image_topic', 'image', 'image topic without /compressed'),
     ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
@@ -23,6 +26,9 @@ ARGUMENTS = (
     ('base_frame', '', 'frame whose pose is published; default base_link'),
     ('map_frame', '', 'frame_id of what is published; empty: as the map says'),
     ('odom_frame', '', 'frame of the odometry; empty: as its messages say'),
+    ('use_odometry', '', 'true (default): move the belief with odom'),
+    ('extrinsics', '', 'pose of each camera in base_frame, "x y z qx qy qz qw" in m, one after '
+     'another; empty: from TF or the map'),
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
     ('initialpose', '', 'never, on_request (default) or first_fix'),
     ('broadcast_tf', '', 'true: publish map to odom on /tf; only one node may'),
@@ -34,8 +40,9 @@ ARGUMENTS = (
 )
 
 
-TEXTS = ('map', 'base_frame', 'map_frame', 'odom_frame', 'device', 'initialpose')
-FLAGS = ('autostart', 'broadcast_tf', 'compressed', 'use_sim_time')
+TEXTS = ('map', 'model', 'backbone_weights', 'base_frame', 'map_frame', 'odom_frame', 'device',
+         'initialpose')
+FLAGS = ('autostart', 'broadcast_tf', 'compressed', 'fetch', 'use_odometry', 'use_sim_time')
 
 
 def node(context):
@@ -43,6 +50,9 @@ def node(context):
     value = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     given = {name: ParameterValue(value[name], value_type=str) for name in TEXTS if value[name]}
     given |= {name: ParameterValue(value[name], value_type=bool) for name in FLAGS if value[name]}
+    if value['extrinsics']:
+        given['extrinsics'] = [float(number) for number in
+                               value['extrinsics'].replace(',', ' ').split()]
     source = value['image_topic'].removesuffix('/compressed')
     actions = [LifecycleNode(
         package='regvpr_ros', executable='localize', name=value['name'],

@@ -15,6 +15,9 @@ ARGUMENTS = (
     ('params_file', str(CONFIG), 'YAML of parameters; the arguments here win over it'),
     ('outputs', '', 'stacks to feed, with commas between: lio_sam,rtabmap,hydra,swarm_slam'),
     ('map', '', 'folder of a place map: also localize on it (mode both)'),
+    ('model', '', "model name, checkpoint or .onnx file; empty: the map's own, else the default"),
+    ('backbone_weights', '', 'file with the weights of the backbone; empty: searched for'),
+    ('fetch', '', 'true: fetch weights that are not on this machine'),
     ('image_topic', 'image', 'image topic without /compressed'),
     ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
@@ -23,6 +26,9 @@ ARGUMENTS = (
     ('name', 'regvpr', 'name of the node; its topics are /NAMESPACE/NAME/...'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
     ('odom_frame', '', 'frame of the odometry; empty: as its messages say'),
+    ('use_odometry', '', 'true (default): move the belief with odom'),
+    ('extrinsics', '', 'pose of each camera in base_frame, "x y z qx qy qz qw" in m, one after '
+     'another; empty: from TF or the map'),
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
     ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
      'lifecycle manager'),
@@ -30,8 +36,8 @@ ARGUMENTS = (
     ('log_level', 'info', 'debug, info, warn, error'),
 )
 
-TEXTS = ('map', 'base_frame', 'odom_frame', 'device')
-FLAGS = ('autostart', 'compressed', 'use_sim_time')
+TEXTS = ('map', 'model', 'backbone_weights', 'base_frame', 'odom_frame', 'device')
+FLAGS = ('autostart', 'compressed', 'fetch', 'use_odometry', 'use_sim_time')
 
 
 def node(context):
@@ -42,6 +48,9 @@ def node(context):
     given |= {name: ParameterValue(value[name], value_type=bool) for name in FLAGS if value[name]}
     if value['outputs']:
         given['outputs'] = [name.strip() for name in value['outputs'].split(',')]
+    if value['extrinsics']:
+        given['extrinsics'] = [float(number) for number in
+                               value['extrinsics'].replace(',', ' ').split()]
     source = value['image_topic'].removesuffix('/compressed')
     return [LifecycleNode(
         package='regvpr_ros', executable='localize', name=value['name'],

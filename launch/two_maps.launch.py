@@ -25,6 +25,12 @@ ARGUMENTS = (
     ('odom_topic', '/odom', 'nav_msgs/Odometry of the robot; absolute, as both hear it'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
+    ('model', '', "model of both; empty: each map's own"),
+    ('backbone_weights', '', 'file with the weights of the backbone; empty: searched for'),
+    ('fetch', '', 'true: fetch weights that are not on this machine'),
+    ('use_odometry', '', 'true (default): move the belief with odom'),
+    ('extrinsics', '', 'pose of each camera in base_frame, "x y z qx qy qz qw" in m, one after '
+     'another; empty: from TF or the map'),
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
     ('initialpose', '', 'of the first node: never, on_request (default) or first_fix'),
     ('broadcast_tf', '', 'true: the first node publishes map to odom on /tf'),
@@ -34,7 +40,8 @@ ARGUMENTS = (
 )
 
 SHARED = ('params_file', 'image_topic', 'camera_info_topic', 'odom_topic', 'compressed',
-          'base_frame', 'device', 'autostart', 'use_sim_time', 'log_level')
+          'base_frame', 'model', 'backbone_weights', 'fetch', 'use_odometry', 'extrinsics',
+          'device', 'autostart', 'use_sim_time', 'log_level')
 
 
 def localize(place_map, namespace, initialpose, broadcast_tf):

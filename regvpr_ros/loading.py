@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from regvpr_core.errors import MapError
+from regvpr_core.config import DEFAULT_MODEL
+from regvpr_core.errors import CheckpointError, MapError
 from regvpr_core.localization.localizer import Localizer
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder, load_encoder
@@ -13,18 +14,46 @@ from regvpr_ros.parameters import NodeConfig
 
 
 def open_encoder(config: NodeConfig, log: Any) -> Encoder:
-    """The network, warm.
+    """The network, warm: the one that the parameter names, else that of the map.
 
     Raises:
         CheckpointError: it or its weights are not there.
+        MapError: the map whose model is wanted cannot be opened.
     """
     weights = config.backbone_weights
-    encoder = load_encoder(config.model, config.device, config.precision,
-                           threads=config.threads or None,
-                           backbone_path=Path(weights) if weights else None)
+    name = config.model or model_of(config)
+    try:
+        encoder = load_encoder(name, config.device, config.precision,
+                               threads=config.threads or None,
+                               backbone_path=Path(weights) if weights else None,
+                               download=config.fetch, notice=log.info)
+    except CheckpointError as error:
+        if config.model:
+            raise
+        raise CheckpointError(f'the map was built with {name}, which cannot be loaded: {error}; '
+                              f'or give its file by the parameter model, or let the node fetch '
+                              f'it (fetch:=true)') from error
     encoder.describe(np.zeros((480, 640, 3), dtype=np.uint8))
     log.info(f'{encoder.notice}; on {encoder.device} in {encoder.precision}')
     return encoder
+
+
+def model_of(config: NodeConfig) -> str:
+    """The model that a map was built with; without a map the default one.
+
+    Raises:
+        MapError: no map is given, or it cannot be opened.
+    """
+    if config.mode == 'loop_closure':
+        return DEFAULT_MODEL
+    with PlaceMap.open(_folder(config.map)) as place_map:
+        return place_map.manifest.model
+
+
+def _folder(path: str) -> Path:
+    if not path:
+        raise MapError("parameter 'map' is empty; give the folder of a place map (map:=...)")
+    return Path(path).expanduser()
 
 
 def open_localizer(path: str, encoder: Encoder, config: NodeConfig, log: Any) -> Localizer:
@@ -33,8 +62,6 @@ def open_localizer(path: str, encoder: Encoder, config: NodeConfig, log: Any) ->
     Raises:
         MapError: no map, or a map of another model.
     """
-    if not path:
-        raise MapError("parameter 'map' is empty; give the folder of a place map (map:=...)")
-    place_map = PlaceMap.open(Path(path).expanduser(), fingerprint=encoder.fingerprint)
+    place_map = PlaceMap.open(_folder(path), fingerprint=encoder.fingerprint)
     log.info(f'map {path}: {len(place_map)} keyframes')
     return Localizer(encoder, place_map, config.localizer)

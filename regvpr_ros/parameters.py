@@ -10,7 +10,6 @@ from typing import Any
 from regvpr_core.config import (
     about,
     check_settings,
-    DEFAULT_MODEL,
     from_mapping,
     nearest,
     setting,
@@ -40,12 +39,14 @@ class NodeConfig:
         choices=MODES)
     map: str = setting('', 'Folder of the place map; required except in mode loop_closure.')
     model: str = setting(
-        DEFAULT_MODEL,
-        'Model name or checkpoint file; must be the model that the map was built with.')
+        '',
+        'Model name, checkpoint or .onnx file; empty for the model that the map was built with, '
+        'and in mode loop_closure for the default model. With a map it must be its model.')
     backbone_weights: str = setting(
         '',
-        'File with the weights of the backbone; empty searches REGVPR_WEIGHTS and the cache. The '
-        'node downloads nothing.')
+        'File with the weights of the backbone; empty searches REGVPR_WEIGHTS and the cache.')
+    fetch: bool = setting(
+        False, 'Fetch weights that are not on this machine while the node is configured.')
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1 or mps.')
     precision: str = setting('auto', 'auto, fp32, bf16 or fp16.')
     threads: int = setting(0, "CPU threads of the network; 0 for torch's choice.", 0, 256)

@@ -23,7 +23,7 @@ COMMANDS = {
     'site-report': ('site_report', 'which model on your own site: two drives, several models'),
     'train': ('train', 'train a model by a preset or a file of settings'),
     'export': ('export', 'a model becomes an ONNX file, checked against torch'),
-    'models': ('models', 'published models: list, fetch'),
+    'models': ('models', 'published models: list, fetch, benchmark'),
     'weights': ('weights', 'backbone weights: where they are, fetching them'),
     'doctor': ('doctor', 'what of this machine is ready, and what to do about the rest'),
 }

@@ -12,13 +12,14 @@ from rich.console import Console
 from regvpr_core.cli.console import download_bar, print_facts, say, say_model
 from regvpr_core.cli.map_fleet import cost
 from regvpr_core.cli.map_sources import add_source_arguments, print_list, source_options
-from regvpr_core.config import DEFAULT_MODEL
 from regvpr_core.errors import ConfigError
+from regvpr_core.models.choice import AUTO
 
 if TYPE_CHECKING:
     from regvpr_core.mapping.options import BuildOptions, BuildReport
 
-DEFAULT_MODEL_HELP = f'model name or checkpoint file (default: {DEFAULT_MODEL})'
+MODEL_HELP = ('model name, checkpoint or .onnx file; auto takes the best that is on this machine, '
+              'and says which (default: auto)')
 
 
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
                         help='show what the sources hold and what would be used, and stop')
     parser.add_argument('--map-frame', metavar='FRAME',
                         help='name of the world frame of the poses (default: map)')
-    parser.add_argument('--model', default=DEFAULT_MODEL, help=DEFAULT_MODEL_HELP)
+    parser.add_argument('--model', default=AUTO, help=MODEL_HELP)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML of the build settings')
@@ -104,18 +105,20 @@ def _build_options(options: argparse.Namespace) -> 'BuildOptions':
 
 
 def _encoder(options: argparse.Namespace, console: Console) -> Any:
-    """The network; a build that is resumed goes on in the precision that it was begun in."""
+    """The network; a build that is resumed goes on with the model and precision of before."""
     from regvpr_core.mapping.partial_map import begun_with
     from regvpr_core.models.encoder import load_encoder
 
     begun = begun_with(options.out) if options.resume else None
-    precision = options.precision
+    precision, model = options.precision, options.model
     if begun and precision == 'auto':
         precision = str(begun.get('precision', 'auto'))
+    if begun and model == AUTO:
+        model = str(begun.get('model', AUTO)).partition(' (')[0]
     if options.resume and not begun:
         say(console, f'nothing of {options.out} to go on with: built from the start')
     with download_bar(console) as progress:
-        encoder = load_encoder(options.model, options.device, precision, download=True,
+        encoder = load_encoder(model, options.device, precision, download=True,
                                progress=progress, notice=lambda line: say(console, line, 'dim'))
     say_model(console, encoder)
     return encoder

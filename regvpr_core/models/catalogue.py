@@ -178,7 +178,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         url='https://cvg-data.inf.ethz.ch/hloc/netvlad/Pitts30K_struct.mat',
         page='https://github.com/cvg/Hierarchical-Localization',
         note='Table 1 of the RegVPR paper has another NetVLAD, whose weights were not published'),
-    'sage_vitl14_crossimage': CatalogueEntry(
+    'sage_crossimage': CatalogueEntry(
         title='SAGE, DINOv2 ViT-L/14, images of a batch together', dimension=8448,
         parameters=314_740_000, height=322, width=322, licence='MIT', file='SAGE.pth',
         url=_drive('1oybKqxFYIHYwoA9HuG7tlaCif7DcJsd4'),

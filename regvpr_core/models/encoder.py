@@ -16,6 +16,7 @@ import numpy.typing as npt
 from regvpr_core.config import check_range, DEFAULT_MODEL, nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
+from regvpr_core.models.choice import AUTO, choose_model
 from regvpr_core.models.downloads import Progress
 from regvpr_core.models.onnx_engine import OnnxEngine
 from regvpr_core.models.preprocessing import Preprocessing
@@ -147,8 +148,8 @@ def load_encoder(
     """Load a model by name or file and make it ready.
 
     Args:
-        model: a name such as `gem_vits14`, a checkpoint file, or an .onnx file that
-            `regvpr export` made.
+        model: a name such as `megaloc`, a checkpoint file, an .onnx file that `regvpr export`
+            made, or auto: the best on this machine (`choice.py`).
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps; of .onnx files also
             tensorrt, which auto tries first.
         precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
@@ -157,8 +158,8 @@ def load_encoder(
         engine: auto (by the file), torch or onnxruntime.
         threads: of the CPU, 1 to 1024; with torch they are those of the whole process.
         backbone_path: backbone weights, instead of a search.
-        download: fetch backbone weights that are not on this machine.
-        progress, notice: told of a download.
+        download: fetch weights that are not on this machine.
+        progress, notice: told of a download; notice also of what auto chose.
 
     Raises:
         CheckpointError: weights are missing, damaged or do not fit.
@@ -169,6 +170,10 @@ def load_encoder(
             raise ConfigError(f'unknown {what} {value!r}{nearest(value, known)}')
     if threads is not None:
         check_range('threads', threads, 1, 1024)
+    if model == AUTO:
+        model, line = choose_model()
+        if notice:
+            notice(line)
     is_onnx = Path(model).suffix == '.onnx'
     if is_onnx and engine != 'torch':
         return onnx_encoder(Path(model), device, precision, threads)

@@ -42,14 +42,18 @@ class Peer:
     left_out: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
 
+    def make(self) -> DescriptorModel | PublishedNetwork:
+        """The network with random weights."""
+        if self.config is not None:
+            return DescriptorModel(self.config)
+        if self.network is not None:
+            return self.network()
+        raise ValueError('a peer needs a config or a network')
+
     def empty(self) -> DescriptorModel | PublishedNetwork:
         """The network without storage for its weights."""
         with torch.device('meta'):
-            if self.config is not None:
-                return DescriptorModel(self.config)
-            if self.network is not None:
-                return self.network()
-        raise ValueError('a peer needs a config or a network')
+            return self.make()
 
 
 def salad_key(key: str) -> str:

@@ -15,7 +15,8 @@ from regvpr_core.cli import main
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
 WANTED = {'map', 'params_file', 'image_topic', 'camera_info_topic', 'compressed', 'base_frame',
-          'odom_topic', 'device', 'autostart', 'use_sim_time', 'log_level'}
+          'odom_topic', 'device', 'model', 'backbone_weights', 'fetch', 'use_odometry',
+          'extrinsics', 'autostart', 'use_sim_time', 'log_level'}
 FILES = {'localize.launch.py': {'map_frame', 'odom_frame', 'namespace', 'name', 'rviz',
                                 'initialpose', 'broadcast_tf'},
          'loop_closure.launch.py': {'outputs', 'odom_frame', 'namespace', 'name'},

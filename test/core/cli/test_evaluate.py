@@ -217,8 +217,8 @@ def pairs(tmp_path: Path) -> Path:
 def test_models_are_refused_by_name_before_any_work(refused, folder, tmp_path):
     data = ('--data', folder, '-o', tmp_path / 'out', '--model')
     assert 'runs the code of' in refused(*data, 'hub:someone/else:entry')
-    assert 'sage_vitl14_crossimage is not built: its desc' in refused(
-        *data, 'sage_vitl14_crossimage')
+    assert 'sage_crossimage is not built: its desc' in refused(
+        *data, 'sage_crossimage')
     assert "unknown model 'megalok'; did you mean 'megaloc'?" in refused(*data, 'megalok')
     assert not (tmp_path / 'out').exists()
 

@@ -207,7 +207,7 @@ def test_published_methods_are_known_by_name(name):
 
 def test_a_model_that_depends_on_its_batch_is_refused_before_anything_is_loaded():
     with pytest.raises(RegvprError, match='descriptor depends on the other images of the batch'):
-        check_spec('sage_vitl14_crossimage', allow_code=False)
+        check_spec('sage_crossimage', allow_code=False)
 
 
 def test_an_unknown_model_is_told_the_nearest():
