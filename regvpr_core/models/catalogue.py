@@ -34,7 +34,8 @@ class CatalogueEntry:
     title: method and backbone. dimension: numbers of a descriptor. parameters: of the network.
     height, width: network input in pixels, as its authors evaluate it.
     licence: of code and weights, as the repository states it; `none stated` where it does not.
-    file: name of the published file in the cache. url: its address. page: the repository.
+    file: name of the published file in the cache. also: other names that it may have.
+    url: its address. page: the repository.
     size, sha256: as the publisher states them; None: the digest is recorded at the first download.
     refused: why the model is not built; '': it is.
     note: what to know before its figures are quoted.
@@ -49,6 +50,7 @@ class CatalogueEntry:
     file: str
     url: str
     page: str
+    also: tuple[str, ...] = ()
     size: int | None = None
     sha256: str | None = None
     published: Published = field(default_factory=Published)
@@ -58,7 +60,8 @@ class CatalogueEntry:
     @property
     def files(self) -> tuple[str, ...]:
         """Names that the file may have in a folder; the tensors may be kept as safetensors."""
-        return tuple(dict.fromkeys((self.file, f'{Path(self.file).stem}.safetensors')))
+        return tuple(dict.fromkeys(
+            (self.file, *self.also, f'{Path(self.file).stem}.safetensors')))
 
 
 def _drive(identity: str) -> str:
@@ -94,6 +97,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     'megaloc': CatalogueEntry(
         title='MegaLoc, DINOv2 ViT-B/14', dimension=8448, parameters=228_640_321,
         height=322, width=322, licence='MIT', file='megaloc.safetensors',
+        also=('model.safetensors',),
         url='https://huggingface.co/gberton/MegaLoc/resolve/main/model.safetensors',
         page='https://github.com/gmberton/MegaLoc',
         published=Published(

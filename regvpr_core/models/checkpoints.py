@@ -144,7 +144,10 @@ def load_model(
                 return _assemble(checkpoint, backbone_path, fetch, progress, notice)
             except CheckpointError as error:
                 problems.append(str(error))
-    raise CheckpointError('; '.join(dict.fromkeys(problems[-len(checkpoints):])))
+    problems = problems[-len(checkpoints):]
+    if len(checkpoints) > 1 and all('no weights for backbone' in problem for problem in problems):
+        find_backbone(checkpoints[0].config.backbone)  # the advice for weights of any origin
+    raise CheckpointError('; '.join(dict.fromkeys(problems)))
 
 
 def checkpoint_files(name_or_path: str | Path) -> list[Path]:

@@ -96,8 +96,8 @@ def _take(name: str, source: Path, folder: Path) -> Fetched:
     if not source.is_file():
         raise CheckpointError(f'{source} does not exist')
     entry = CATALOGUE[name]
-    kept = is_safetensors(source)
-    path = folder / (entry.files[-1] if kept else entry.file)
+    kept = is_safetensors(source)  # whatever its name
+    path = folder / (f'{Path(entry.file).stem}.safetensors' if kept else entry.file)
     published = path.name == entry.file
     digest = check_file(source, entry.size if published else None,
                         entry.sha256 if published else None)

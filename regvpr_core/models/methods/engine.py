@@ -1,25 +1,46 @@
-"""What runs the networks of other people: torch, autocast where half precision is faster."""
+"""What runs the networks of other people: torch, half precision where that is faster."""
 
 import contextlib
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
-from regvpr_core.models.engines import bf16_is_faster, PRECISIONS, Rows, rows, TorchEngine
+from regvpr_core.models.cpu.linear import Form
+from regvpr_core.models.cpu.network import FusedBlock
+from regvpr_core.models.engines import (
+    bf16_is_faster,
+    fastest_form,
+    name_of,
+    PRECISIONS,
+    Rows,
+    rows,
+    TorchEngine,
+)
 from regvpr_core.models.methods.network import PublishedNetwork
+from regvpr_core.models.vit import Block, DinoVisionTransformer
 
 MEASURED_WIDTH = 768
 
 
 class PublishedEngine(TorchEngine):
-    """Torch on any device. Matrix products run in the precision; norms and softmax in float32."""
+    """Torch on any device: on the CPU with the fused blocks of our own models, and autocast for
+    the rest. Norms and softmax outside of the blocks stay in float32.
+    """
 
     def __init__(self, model: PublishedNetwork, device: torch.device, precision: str,
                  threads: int | None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)  # of the whole process: torch knows no other way
-        if precision == 'auto':
+        vit = next((m for m in model.modules() if isinstance(m, DinoVisionTransformer)), None)
+        if device.type == 'cpu' and vit is not None:
+            dtypes = ('fp32', 'bf16') if precision == 'auto' else (precision,)
+            form = fastest_form(vit.config.width, vit.config.heads, dtypes,
+                                torch.get_num_threads())
+            precision = name_of(form.dtype)
+            vit.blocks = nn.ModuleList(
+                FusedPlainBlock(block, form) for block in vit.blocks if isinstance(block, Block))
+        elif precision == 'auto':
             precision = {'cuda': 'fp16', 'cpu': 'bf16' if bf16_is_faster(MEASURED_WIDTH) else
                          'fp32'}.get(device.type, 'fp32')
         self.precision = precision
@@ -45,3 +66,18 @@ class PublishedEngine(TorchEngine):
         if self.precision == 'fp32':
             return contextlib.nullcontext()
         return torch.autocast(self._place.type, dtype=PRECISIONS[self.precision])
+
+
+class FusedPlainBlock(nn.Module):
+    """A block in the form that is fastest here, for a network that keeps its tokens in float32."""
+
+    def __init__(self, block: Block, form: Form) -> None:
+        super().__init__()
+        self.block = FusedBlock(block, form)
+        self.dtype = form.dtype
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, width) to the same shape and dtype."""
+        with torch.autocast('cpu', enabled=False):
+            out: Tensor = self.block(x.to(self.dtype), grid)
+        return out.to(x.dtype)
