@@ -212,6 +212,8 @@ def fused_head(head: nn.Module, form: Form) -> nn.Module:
             setattr(head, name, FusedReduction(getattr(head, name), form))
     head_form = form if isinstance(head, Salad) else Form(packed=form.packed)
     for parent in list(head.modules()):
+        if isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention):
+            continue  # they take the weights of their layers into kernels of their own
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
                 setattr(parent, name, FusedLinear(child.weight, child.bias, head_form))

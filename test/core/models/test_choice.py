@@ -63,7 +63,7 @@ def test_a_damaged_file_of_speeds_counts_as_empty(here, tmp_path, text):
     json.loads((tmp_path / 'regvpr/speeds.json').read_text())
 
 
-def test_a_measurement_is_the_median_time_and_the_memory():
+def test_a_measurement_is_the_least_time_and_the_memory():
     class Slow:
         def describe(self, rgb):
             assert rgb.shape == (480, 640, 3)

@@ -10,6 +10,8 @@ from torch import nn
 from regvpr_core.errors import CheckpointError, ConfigError, ImageError
 from regvpr_core.models import vit
 from regvpr_core.models.cricavpr import Crica, CricaConfig
+from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
+from regvpr_core.models.engines import CpuEngine
 from regvpr_core.models.gem import CosPlace, CosPlaceConfig
 from regvpr_core.models.methods import trunks
 from regvpr_core.models.methods.convolutional import ConvolutionalNetwork, WhitenedNetVlad
@@ -206,15 +208,37 @@ def test_wrappings_of_trainers_are_taken_off_and_what_inference_never_reads_is_p
         load_peer('megaloc', read_published(path, 'megaloc'), str(path))
 
 
+def made(name: str) -> nn.Module:
+    """The same network each time."""
+    torch.manual_seed(0)
+    return random(NETWORKS[name]())
+
+
 @pytest.mark.parametrize('name', ['image', 'selavpr', 'edtformer', 'sage', 'cosplace'])
 def test_the_engine_gives_what_the_network_gives(name):
     batch = images(56, 84)
     with torch.no_grad():
-        wanted = random(NETWORKS[name]())(batch).numpy()
-    full = PublishedEngine(random(NETWORKS[name]()), torch.device('cpu'), 'fp32', None)(batch)
-    half = PublishedEngine(random(NETWORKS[name]()), torch.device('cpu'), 'bf16', None)(batch)
+        wanted = made(name)(batch).numpy()
+    full = PublishedEngine(made(name), torch.device('cpu'), 'fp32', None)(batch)
+    half = PublishedEngine(made(name), torch.device('cpu'), 'bf16', None)(batch)
     assert (full * wanted).sum(axis=1).min() > 0.99999
     assert (half * wanted).sum(axis=1).min() > 0.995
+
+
+@pytest.mark.parametrize(('aggregator', 'config'), [
+    ('boq', {'channels': 64, 'queries': 3, 'rows': 2}), ('cricavpr', {'feedforward_dim': 32})])
+def test_the_engine_of_backbones_with_aggregators_runs_these_heads(aggregator, config):
+    def model() -> DescriptorModel:
+        torch.manual_seed(0)
+        return random(DescriptorModel(ModelConfig(
+            backbone='vits14', last_block=0, aggregator=aggregator, aggregator_config=config)))
+
+    batch = images(224, 224, 2)
+    with torch.no_grad():
+        wanted = model()(batch).numpy()
+    for precision, least in (('fp32', 0.99999), ('bf16', 0.995)):
+        rows = CpuEngine(model(), precision, None)(batch)
+        assert (rows * wanted).sum(axis=1).min() > least
 
 
 def test_a_matlab_file_that_is_no_netvlad_is_refused_in_one_line(tmp_path):
