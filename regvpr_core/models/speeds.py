@@ -50,7 +50,8 @@ def measure(encoder: Any) -> dict[str, float]:
     """Time of an encoder for one camera image, and the memory of the process so far.
 
     Returns:
-        ms_an_image: fastest of several, so that other programs count little; with resizing. peak_mb: largest resident size of this process, MB.
+        ms_an_image: fastest of several, so that other programs count little; with resizing.
+        peak_mb: largest resident size of this process, MB.
     """
     noise = np.random.default_rng(0).integers(0, 256, IMAGE, dtype=np.uint8)
     seconds = []
