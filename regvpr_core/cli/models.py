@@ -1,4 +1,4 @@
-"""`regvpr models list | fetch | benchmark`: published models, and how they do here."""
+"""`regvpr models list | fetch | benchmark | add`: published models, and how they do here."""
 
 import argparse
 from functools import partial
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from regvpr_core.cli.console import cell, download_bar, print_facts, say
+from regvpr_core.cli.models_add import add_verb
 from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
@@ -63,10 +64,13 @@ def add_parser(commands: Any) -> None:
     verb.add_argument('--all', action='store_true', help='all that are listed')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_benchmark)
+    add_verb(verbs)
 
 
 def run_list(options: argparse.Namespace) -> None:
     """Print a table of the catalogue, or all facts of some of it."""
+    from regvpr_core.models.added import added_names
+
     lines = [facts(name) for name in selected(options.names)]
     if options.json:
         print(json.dumps(lines, indent=1))  # noqa: T201
@@ -90,6 +94,8 @@ def run_list(options: argparse.Namespace) -> None:
                       cell(SHORT.get(line['licence'], line['licence'])))
     console = Console(width=WIDTH)
     console.print(table)
+    if added := added_names():
+        say(console, f'added here: {", ".join(added)}')
     for text in LEGEND:
         say(console, text, 'dim')
 

@@ -12,12 +12,9 @@ Code of others runs only with leave: torch.hub entries need `allow_code`.
 
 from collections.abc import Callable
 from dataclasses import replace
-import hashlib
 import importlib
-import importlib.util
 from pathlib import Path
 import re
-import sys
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -28,6 +25,7 @@ from regvpr_core.errors import CheckpointError, EvaluationError
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
+from regvpr_core.models.added import added_names, import_file
 from regvpr_core.models.backbones import find_backbone
 from regvpr_core.models.catalogue import ALIASES, CATALOGUE, refuse_unbuilt
 from regvpr_core.models.checkpoints import (
@@ -74,7 +72,7 @@ def open_describer(
         return _preset(file, Path(weights) if at else None, device, precision)
     path, colon, name = spec.rpartition(':')
     if colon and path.endswith('.py'):
-        return _function(spec, _import_file(Path(path)), name)
+        return _function(spec, import_file(Path(path), EvaluationError), name)
     if FUNCTION.fullmatch(spec):
         return _function(spec, _import_module(path), name)
     try:
@@ -96,7 +94,7 @@ def check_spec(spec: str, allow_code: bool) -> None:
     if spec.startswith('hub:'):
         _check_leave(spec, spec.removeprefix('hub:'), allow_code)
     elif not re.search(r'[./:\\]', spec) and not Path(spec).is_file() and spec not in (
-            EFFICIENTNET, *UNPUBLISHED, *MODELS, *CATALOGUE, *ALIASES):
+            EFFICIENTNET, *UNPUBLISHED, *MODELS, *CATALOGUE, *ALIASES, *added_names()):
         raise _unknown(spec)
     else:
         refuse_unbuilt(spec)
@@ -109,7 +107,7 @@ def _check_leave(name: str, repository: str, allow_code: bool) -> None:
 
 
 def _unknown(spec: str) -> EvaluationError:
-    known = (*MODELS, *CATALOGUE, *ALIASES, EFFICIENTNET)
+    known = (*MODELS, *CATALOGUE, *ALIASES, *added_names(), EFFICIENTNET)
     return EvaluationError(f'unknown model {spec!r}{nearest(spec, known)}')
 
 
@@ -228,20 +226,3 @@ def _import_module(name: str) -> Any:
         hint = f'; give the file, {file}:FUNCTION' if file.is_file() else ''
         raise EvaluationError(f'module {name!r} cannot be imported: {type(error).__name__}: '
                               f'{" ".join(str(error).split())[:300]}{hint}') from error
-
-
-def _import_file(path: Path) -> Any:
-    # A name of its own: it must not stand for a module that is called the same.
-    name = f'regvpr_evaluate_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}'
-    spec = importlib.util.spec_from_file_location(name, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise EvaluationError(f'{path} does not exist or is no Python file')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # someone else's code
-        del sys.modules[name]
-        raise EvaluationError(f'{path} cannot be imported: {type(error).__name__}: '
-                              f'{" ".join(str(error).split())[:300]}') from error
-    return module

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from regvpr_core.config import check_range, DEFAULT_MODEL, nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
+from regvpr_core.models.added import find_added, find_exported, FunctionEngine, read_entry
 from regvpr_core.models.choice import AUTO, choose_model
 from regvpr_core.models.downloads import Progress
 from regvpr_core.models.onnx_engine import OnnxEngine
@@ -148,8 +149,9 @@ def load_encoder(
     """Load a model by name or file and make it ready.
 
     Args:
-        model: a name such as `megaloc`, a checkpoint file, an .onnx file that `regvpr export`
-            made, or auto: the best on this machine (`choice.py`).
+        model: a name such as `megaloc` or one of `regvpr models add`, a checkpoint file, an .onnx
+            file that `regvpr export` made, or auto: the best on this machine (`choice.py`).
+            Without torch, NAME.onnx in a folder of REGVPR_WEIGHTS or in the cache stands for NAME.
         device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps; of .onnx files also
             tensorrt, which auto tries first.
         precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
@@ -174,13 +176,19 @@ def load_encoder(
         model, line = choose_model()
         if notice:
             notice(line)
+    has_torch = importlib.util.find_spec('torch') is not None
+    file = find_added(str(model)) or (
+        find_exported(str(model)) if engine == 'onnxruntime' or not has_torch else None)
+    if file is not None and file.suffix == '.json':
+        return added_encoder(file, device, precision, threads)
+    model = file or model
     is_onnx = Path(model).suffix == '.onnx'
     if is_onnx and engine != 'torch':
         return onnx_encoder(Path(model), device, precision, threads)
     if is_onnx or engine == 'onnxruntime':
         raise ConfigError(f'engine {engine} cannot run {model}: onnxruntime runs .onnx files, '
                           f'which `regvpr export MODEL -o FILE.onnx` makes, and torch the rest')
-    if importlib.util.find_spec('torch') is None:
+    if not has_torch:
         raise ConfigError(f"model {model} needs torch: pip install 'regvpr_ros[torch]'; or make "
                           f'an .onnx file of it where torch is installed (regvpr export {model} '
                           f'-o FILE.onnx) and give that')
@@ -226,6 +234,20 @@ def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -
     return Encoder(engine, name=about.name, fingerprint=about.fingerprint,
                    notice=f'model {about.name}: exported, {path}', dimension=about.dimension,
                    preprocessing=about.preprocessing)
+
+
+def added_encoder(
+    file: Path, device: str, precision: str, threads: int | None
+) -> Encoder:
+    """An encoder of a model that `regvpr models add` left where it is."""
+    entry = read_entry(file)
+    if entry.kind == 'transformers':
+        from regvpr_core.models.hugging_face import load_transformers
+
+        return torch_encoder(load_transformers(entry), choose_device(device), precision, threads)
+    return Encoder(FunctionEngine(entry), name=entry.name, fingerprint=entry.fingerprint,
+                   notice=f'model {entry.name}: function {entry.source}',
+                   dimension=entry.dimension, preprocessing=entry.preprocessing)
 
 
 def choose_device(device: str) -> torch.device:

@@ -61,6 +61,8 @@ class OnnxEngine:
         if device.partition(':')[0] not in ('auto', self.device):
             raise ConfigError(f'onnxruntime cannot use device {device!r} here (its libraries do '
                               f'not load); it would run on {self.device}: use auto or cpu')
+        batch = self._session.get_inputs()[0].shape[0]
+        self._one_by_one = batch == 1  # exported without a free batch
         self._outputs = {output.name for output in self._session.get_outputs()}
 
     def prepare(self, rgb: RGB) -> Rows:
@@ -73,8 +75,8 @@ class OnnxEngine:
 
     def __call__(self, inputs: Rows) -> Rows:
         """Network input (B, 3, H, W) to unit rows (B, D)."""
-        (out,) = self._session.run([self.record.output], {self.record.inputs: inputs})
-        return np.asarray(out, dtype=np.float32)
+        (out,) = self._run([self.record.output], inputs)
+        return unit_rows(out)
 
     def with_tokens(self, inputs: Rows) -> tuple[Rows, Rows]:
         """Unit rows (B, D) and patch tokens (B, h, w, width).
@@ -85,9 +87,22 @@ class OnnxEngine:
         if TOKENS not in self._outputs:
             raise ConfigError('this .onnx file gives no patch tokens; export it with --tokens, or '
                               'use verification xfeat or none')
-        descriptors, tokens = self._session.run(
-            [self.record.output, TOKENS], {self.record.inputs: inputs})
-        return np.asarray(descriptors, np.float32), np.asarray(tokens, np.float32)
+        descriptors, tokens = self._run([self.record.output, TOKENS], inputs)
+        return unit_rows(descriptors), np.asarray(tokens, np.float32)
+
+    def _run(self, outputs: list[str], inputs: Rows) -> list[Rows]:
+        """Outputs of the graph for a batch."""
+        if not self._one_by_one or len(inputs) == 1:
+            return list(self._session.run(outputs, {self.record.inputs: inputs}))
+        rows = [self._session.run(outputs, {self.record.inputs: one[None]}) for one in inputs]
+        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def unit_rows(rows: Any) -> Rows:
+    """Rows (B, D) of any float type scaled to length 1, float32; rows of zeros stay."""
+    rows = np.asarray(rows, np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0.0, lengths, 1.0), np.float32)
 
 
 def onnxruntime() -> Any:
