@@ -19,8 +19,8 @@ from regvpr_core.errors import CheckpointError, ConfigError
 from regvpr_core.models.added import Entry, keep_entry
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.downloads import file_digest
+from regvpr_core.models.methods.network import PublishedNetwork
 from regvpr_core.models.preprocessing import Preprocessing
-from regvpr_core.models.published import PublishedNetwork
 
 POOLS = ('cls', 'gem')
 POWER = 3.0
