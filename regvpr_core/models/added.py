@@ -190,6 +190,7 @@ class FunctionEngine:
 
     precision = 'fp32'
     device = 'python'
+    title = 'a Python function'
 
     def __init__(self, entry: Entry) -> None:
         """Import the function.

@@ -19,6 +19,7 @@ from regvpr_core.images import RGB
 from regvpr_core.models.added import find_added, find_exported, FunctionEngine, read_entry
 from regvpr_core.models.choice import AUTO, choose_model
 from regvpr_core.models.downloads import Progress
+from regvpr_core.models.gate import agreement, described, drawn_images, passed, unpack
 from regvpr_core.models.onnx_engine import OnnxEngine
 from regvpr_core.models.preprocessing import Preprocessing
 
@@ -35,10 +36,16 @@ PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16', 'int8')
 
 
 class Engine(Protocol):
-    """What runs a network. precision: fp32, bf16, fp16 or int8. device: as text."""
+    """What runs a network.
+
+    precision: fp32, bf16, fp16 or int8. device: as text. title: library with version, and device.
+    """
 
     precision: str
     device: str
+
+    @property
+    def title(self) -> str: ...
 
     def prepare(self, rgb: RGB) -> Any:
         """What the network needs of one image (H, W, 3) uint8 RGB; threads may call it."""
@@ -98,6 +105,11 @@ class Encoder:
         if not len(images):
             return np.zeros((0, self.dimension), dtype=np.float32)
         return self.describe_prepared([self.prepare(rgb) for rgb in images])
+
+    @property
+    def engine_title(self) -> str:
+        """Library with its version, and device: what tells engines apart."""
+        return self._engine.title
 
     def prepare(self, rgb: RGB) -> Any:
         """Network input (1, 3, height, width) of one image. Other threads may call it, ahead.
@@ -195,8 +207,12 @@ def load_encoder(
     from regvpr_core.models.checkpoints import load_model
 
     place = choose_device(device)
-    return torch_encoder(load_model(model, backbone_path, download, progress, notice),
-                         place, precision, threads)
+
+    def loaded(precision: str) -> Encoder:
+        return torch_encoder(load_model(model, backbone_path, download, progress, notice),
+                             place, precision, threads)
+
+    return gated_torch(loaded, precision, notice)
 
 
 def torch_encoder(
@@ -231,9 +247,55 @@ def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -
     """An encoder of an .onnx file; name, fingerprint and preprocessing are in it."""
     engine = OnnxEngine(path, device, precision, threads)
     about = engine.record
+    if about.gate is not None or engine.device != 'cpu':
+        passed(about.fingerprint + about.content, engine.title, engine.precision,
+               lambda: onnx_agreement(engine, path, threads))
     return Encoder(engine, name=about.name, fingerprint=about.fingerprint,
                    notice=f'model {about.name}: exported, {path}', dimension=about.dimension,
                    preprocessing=about.preprocessing)
+
+
+def onnx_agreement(engine: OnnxEngine, path: Path, threads: int | None) -> float:
+    """How close an engine is to float32: to what the file keeps, else to the CPU's."""
+    if engine.record.gate is not None:
+        images, wanted = unpack(engine.record.gate, engine.record.dimension)
+    else:
+        images, full = drawn_images(), OnnxEngine(path, 'cpu', 'auto', threads)
+        wanted = described(full.describe, images)
+    return agreement(wanted, described(engine.describe, images))
+
+
+def gated_torch(
+    loaded: Callable[[str], Encoder], precision: str, notice: Callable[[str], None] | None
+) -> Encoder:
+    """An encoder of torch that was compared with float32 on this machine, now or before.
+
+    Args:
+        loaded: gives a new encoder in a precision.
+        precision: as it was asked for; with auto, float32 is taken where the other is refused.
+        notice: told of that.
+
+    Raises:
+        ConfigError: the precision that was asked for gives other descriptors than float32.
+    """
+    encoder = loaded(precision)
+    if encoder.precision == 'fp32' and encoder.device == 'cpu':
+        return encoder
+    images = drawn_images()
+
+    def measured() -> float:
+        wanted = described(loaded('fp32').describe, images)
+        return agreement(wanted, described(encoder.describe, images))
+
+    try:
+        passed(encoder.fingerprint, encoder.engine_title, encoder.precision, measured)
+    except ConfigError as error:
+        if precision != 'auto' or encoder.precision == 'fp32':
+            raise
+        if notice is not None:
+            notice(f'{error}; fp32 is used')
+        return loaded('fp32')
+    return encoder
 
 
 def added_encoder(

@@ -35,6 +35,12 @@ class TorchEngine:
         self._place = device
         self._preprocessing = preprocessing
 
+    @property
+    def title(self) -> str:
+        """Library with its version, and device."""
+        card = torch.cuda.get_device_name(self._place) if self._place.type == 'cuda' else ''
+        return f'torch {torch.__version__} on {self.device} {card}'.strip()
+
     def prepare(self, rgb: RGB) -> Tensor:
         """Network input (1, 3, height, width) of one image."""
         return network_input(rgb, self._preprocessing, self._place)

@@ -4,6 +4,7 @@ The input size is that of the checkpoint, so the position embedding is a constan
 dynamic. onnxruntime runs the file, and TensorRT builds an engine from it (docs/export.md).
 """
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import tempfile
@@ -16,10 +17,14 @@ from torch import nn, Tensor
 
 from regvpr_core.config import to_mapping
 from regvpr_core.errors import ConfigError, ExportError
+from regvpr_core.images import decode, RGB
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.downloads import file_digest
+from regvpr_core.models.gate import drawn_images, kept_images, pack
 from regvpr_core.models.methods.network import PublishedNetwork
 from regvpr_core.models.onnx_engine import OnnxEngine, TOKENS
+from regvpr_core.models.preprocessing import numpy_input
 from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import DinoVisionTransformer, PATCH
 
@@ -61,13 +66,17 @@ class BakedModel(nn.Module):
         return (self.model(images),)
 
 
-def export_onnx(loaded: LoadedModel, path: Path, *, tokens: bool = False) -> float:
+def export_onnx(
+    loaded: LoadedModel, path: Path, *, tokens: bool = False, images: Sequence[RGB] = ()
+) -> float:
     """Write a model as ONNX; its weights are taken over.
 
     Args:
         loaded: from `checkpoints.load_model`.
         path: of the new .onnx file; an older one is replaced once the new one is right.
         tokens: a second output with patch tokens, which verification `patch` needs.
+        images: 16 of them are kept in the file, small, with their descriptors in float32, by which
+            every engine is checked before its first use; none: 16 drawn ones take their place.
 
     Returns:
         the largest difference from torch over the checked batches.
@@ -89,7 +98,9 @@ def export_onnx(loaded: LoadedModel, path: Path, *, tokens: bool = False) -> flo
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
         write_graph(baked, part)
-        add_record(part, record(loaded))
+        content = file_digest(part)
+        add_record(part, record(loaded) | {
+            'precision': 'fp32', 'content': content, 'gate': gate_of(baked, images)})
         difference = largest_difference(baked, part)
         if not difference <= MAX_DIFFERENCE:  # NaN is a mismatch
             raise ExportError(f'{loaded.name} exported as ONNX differs from torch by '
@@ -126,6 +137,20 @@ def record(loaded: LoadedModel) -> dict[str, Any]:
         'opset': OPSET,
         'notice': loaded.notice,
     }
+
+
+def gate_of(baked: BakedModel, images: Sequence[RGB]) -> dict[str, Any]:
+    """What an engine is checked by: images and their float32 descriptors.
+
+    Raises:
+        ImageError: fewer than 16 images.
+    """
+    photos = kept_images(images) if images else []
+    shown = [decode(photo) for photo in photos] or drawn_images()
+    with torch.no_grad():
+        rows = [baked(torch.from_numpy(numpy_input(rgb, baked.model.preprocessing)))[0][0].numpy()
+                for rgb in shown]
+    return pack(photos, np.stack(rows))
 
 
 def add_record(path: Path, about: dict[str, Any]) -> None:

@@ -65,6 +65,16 @@ class OnnxEngine:
         self._one_by_one = batch == 1  # exported without a free batch
         self._outputs = {output.name for output in self._session.get_outputs()}
 
+    @property
+    def title(self) -> str:
+        """Library with its version, and device."""
+        return f'onnxruntime {onnxruntime().__version__} on {self.device}'
+
+    def describe(self, rgb: RGB) -> Rows:
+        """Descriptor (D,) of one image, unit norm."""
+        row: Rows = self(self.prepare(rgb))[0]
+        return row
+
     def prepare(self, rgb: RGB) -> Rows:
         """Network input (1, 3, height, width) of one image."""
         return numpy_input(rgb, self.record.preprocessing)

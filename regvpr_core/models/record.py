@@ -21,6 +21,8 @@ class ModelRecord:
     dimension: length D of a descriptor.
     precision: of weights and products, fp32, fp16 or int8.
     inputs, output: names of the graph's input and of its output with the descriptors.
+    content: digest of the graph; '' where the fingerprint is one of the file already.
+    gate: images and their descriptors in float32, as `gate.pack` wrote them; None: there are none.
     """
 
     name: str
@@ -30,6 +32,8 @@ class ModelRecord:
     precision: str = 'fp32'
     inputs: str = 'images'
     output: str = 'descriptors'
+    content: str = ''
+    gate: dict[str, Any] | None = None
 
 
 def read_record(metadata: Mapping[str, str], path: Path) -> ModelRecord:
@@ -50,7 +54,8 @@ def read_record(metadata: Mapping[str, str], path: Path) -> ModelRecord:
             preprocessing=from_mapping(Preprocessing, about['preprocessing'], 'preprocessing.'),
             precision=str(about.get('precision', 'fp32')),
             inputs=str(about.get('inputs', 'images')),
-            output=str(about.get('output', 'descriptors')))
+            output=str(about.get('output', 'descriptors')),
+            content=str(about.get('content', '')), gate=about.get('gate'))
     except (KeyError, ValueError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f'{path}: its record cannot be used ({error!r}); export or add it '
                               f'again') from error

@@ -116,3 +116,43 @@ def test_what_onnxruntime_cannot_do_is_refused(exported):
         load_encoder(exported, precision='bf16')
     with pytest.raises(ConfigError, match='engine torch cannot run'):
         load_encoder(exported, engine='torch')
+
+
+@pytest.fixture
+def photos(tmp_path, noise):
+    """A folder of 20 images of a wall."""
+    import cv2
+
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for number, rgb in enumerate(noise(20)):
+        cv2.imwrite(str(folder / f'{number:02d}.png'), rgb[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize(('precision', 'bound'), [('fp16', 0.999), ('int8', 0.95)])
+def test_smaller_forms_are_measured_and_known_as_the_model_is(
+    precision, bound, small_model, small_encoder, photos, tmp_path, noise, capsys
+):
+    path = tmp_path / 'small.onnx'
+    assert main(['export', str(small_model), '-o', str(path), '--precision', precision,
+                 '--images', str(photos), '--json']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['precision'] == precision
+    assert bound < facts['least cosine'] <= 1.0001
+    assert facts['images compared'] == 20
+    assert facts['same first match'] >= 0.8
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['photos', 'small.onnx']
+    encoder = load_encoder(path)
+    assert encoder.precision == precision
+    assert encoder.fingerprint == small_encoder.fingerprint
+    images = noise(4)
+    assert (encoder.describe_batch(images) * small_encoder.describe_batch(images)
+            ).sum(axis=1).min() > bound
+
+
+def test_int8_without_images_is_refused_and_leaves_no_file(small_model, tmp_path, capsys):
+    assert main(['export', str(small_model), '-o', str(tmp_path / 'small.onnx'), '--precision',
+                 'int8']) == 1
+    assert 'give --images FOLDER' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
