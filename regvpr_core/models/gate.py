@@ -134,7 +134,7 @@ def passed(
     Raises:
         ConfigError: it is below `BOUND`; says by how much and what to do.
     """
-    key = '\n'.join((fingerprint, engine, precision, platform.machine(), platform.processor()))
+    key = '\n'.join((fingerprint, engine, precision, platform.machine(), processor()))
     path = cache_folder() / 'gate' / hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
         found = float(path.read_text())
@@ -147,6 +147,15 @@ def passed(
             f'{IMAGES} images {found:.4f}, at least {BOUND[precision]} is needed; use precision '
             f'fp32, or build the engine with these layers in fp32: {KEPT_LAYERS} (docs/export.md)')
     return found
+
+
+def processor() -> str:
+    """Name of the processor; '' where the system does not say."""
+    try:
+        with Path('/proc/cpuinfo').open(encoding='utf-8', errors='replace') as file:
+            return next((line for line in file if line.startswith('model name')), '').strip()
+    except OSError:
+        return platform.processor()
 
 
 def keep(path: Path, found: float) -> None:
