@@ -26,7 +26,7 @@ RUN if [ "$DEVICE" = cpu ]; then index="--index-url https://download.pytorch.org
 COPY . .
 # cv_bridge of Jazzy is built for NumPy 1.
 RUN pip install --no-cache-dir '.[weights,verification,gps]' 'numpy<2' \
-    && regvpr weights fetch vits14
+    && regvpr models fetch
 WORKDIR /ws
 RUN . /opt/ros/jazzy/setup.sh && colcon build --packages-select regvpr_ros
 

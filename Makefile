@@ -3,6 +3,7 @@
 # make lint   style, types, layers
 # make bench  all benchmarks, or NAME=encoder, into build/bench; make bench-table: docs/benchmarks.md
 # make soak   the long tests: kills, floods, hours
+# make docs   the pages as a site in docs/_build, warnings are errors
 PYTHON ?= python3
 SHELL := /bin/bash
 ENV := . tools/env.sh &&
@@ -66,6 +67,9 @@ bench: build
 
 bench-table: build
 	@$(ENV) python -m benchmarks.table
+
+docs: build
+	@$(ENV) PYTHONPATH="$$PWD:$$PYTHONPATH" python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 format: setup
 	@$(ENV) ruff check --fix .

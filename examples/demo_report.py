@@ -1,4 +1,4 @@
-"""Figures and an HTML page of a demo run."""
+"""Figures, an HTML page and the drawings of a demo run."""
 
 import base64
 import html
@@ -10,15 +10,22 @@ import matplotlib
 import numpy as np
 from regvpr_ros.msg import PlaceMatches
 
+from examples.demo_gif import drawn_stamps, write_gif
 from examples.demo_watch import PLACE_M, PLACE_RAD, Result, STATES, Watch
 from regvpr_core.images import encode_jpeg, thumbnail
+from regvpr_core.map_report.html import page
 from regvpr_core.recordings.bags import Bag, IMAGE_TYPES
 from regvpr_core.recordings.messages import image_rgb, stamp_ns
 
 matplotlib.use('Agg')
 from matplotlib import pyplot
 
-PICTURES = 8
+ASSETS = Path(__file__).parent / 'demo_page'
+
+PICTURES = 160
+"""Queries on the page, with their images; wrong ones are all there."""
+
+PICTURE_PX = 240
 
 
 def localized(watch: Watch) -> list[Result]:
@@ -49,31 +56,98 @@ def summarise(watch: Watch) -> dict[str, Any]:
 
 
 def write_report(path: Path, watch: Watch, summary: dict[str, Any], query_bag: Path) -> None:
-    """One self-contained page: figures, the map with match lines, pictures side by side.
+    """One self-contained page: four figures, and a plan with each query beside its match.
 
-    The drawing of the map is also written beside it, as matches.png.
+    The drawing of the map is also written beside it, as matches.png, and the drive as demo.gif.
     """
-    rows = ''.join(f'<tr><td>{html.escape(k.replace("_", " "))}</td><td>{v}</td></tr>'
-                   for k, v in summary.items())
-    pairs = ''.join(_pair(watch, result, rgb) for result, rgb in _pictures(watch, query_bag))
-    plot = _plot(watch)
-    path.with_name('matches.png').write_bytes(plot)
-    path.write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>regvpr_ros demo</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; color: #222 }}
-table {{ border-collapse: collapse }} td {{ border-bottom: 1px solid #ddd; padding: .2rem .8rem }}
-figure {{ display: inline-block; margin: .5rem }} img {{ max-width: 100% }}
-figcaption {{ font-size: 13px; color: #555 }} .wrong figcaption {{ color: #b00 }}
-</style>
-<h1>A second lap, localized on a map made by day</h1>
-<p>The town is synthetic, the software is not: bags, map, node and DDS are the real ones.
-The map has the first lap's true poses. A match counts as right within {PLACE_M:g} m and
-{np.degrees(PLACE_RAD):.0f} degrees of the truth.</p>
-<table>{rows}</table>
-<h2>Map, trajectory and matches</h2><img alt="map" src="{_uri(plot, 'png')}">
-<h2>Images of the second lap, beside the keyframes they were matched with</h2>{pairs}
-""", encoding='utf-8')
+    chosen = _chosen(watch)
+    moving = drawn_stamps(watch)
+    images = _images(query_bag, {*moving, *(r.stamp_ns for r in chosen)})
+    path.with_name('matches.png').write_bytes(_plot(watch))
+    write_gif(path.with_name('demo.gif'), watch, {s: images[s] for s in moving if s in images})
+    queries = [_query(watch, result, images[result.stamp_ns]) for result in chosen
+               if result.stamp_ns in images]
+    wrong = [i for i, query in enumerate(queries) if query['right'] is False]
+    data = {'places': watch.map.T_map_cam[:, :2, 3].round(2).tolist(), 'queries': queries,
+            'first': (wrong or [len(queries) // 2])[0]}
+    path.write_text(page(
+        title='regvpr_ros demo', body=_body(summary), data=data,
+        style=(ASSETS / 'demo.css').read_text(), script=(ASSETS / 'demo.js').read_text()),
+        encoding='utf-8')
+
+
+def _body(summary: dict[str, Any]) -> str:
+    """The markup of the page; no text of it is from a stranger."""
+    error = summary['median_position_error_m']
+    figures = (
+        (f'{100 * summary["precision"]:.1f} %', 'of the given places are right'),
+        (f'{100 * summary["recall"]:.1f} %', 'of all images were given the right place'),
+        ('–' if error is None else f'{error:.2f} m', 'median error of the pose'),
+        (f'{1e3 * summary["latency_p95_s"]:.0f} ms', 'from capture to answer, 95 % of images'))
+    cards = ''.join(f'<div class="card"><b>{value}</b><span class="quiet">{text}</span></div>'
+                    for value, text in figures)
+    rows = ''.join(f'<tr><td>{html.escape(k.replace("_", " "))}</td><td>{html.escape(str(v))}'
+                   f'</td></tr>' for k, v in summary.items())
+    return f"""<header><h1>A second lap, localized on a map of the first</h1>
+<p class="quiet">The town is synthetic; bags, map, node and DDS are the real ones. The map has the
+true poses of the first lap. A match is right within {PLACE_M:g} m and
+{np.degrees(PLACE_RAD):.0f}° of the truth.</p></header>
+<div class="figures">{cards}</div>
+<main><div class="card"><svg id="plan" role="img" aria-label="plan of the drive"></svg>
+<p class="quiet legend"><span><i class="dot path"></i>keyframe of the map</span>
+<span><i class="dot right"></i>query, right</span>
+<span><i class="dot wrong"></i>query, wrong</span>
+<span>○ query without an answer</span></p></div>
+<div class="card pair">
+<div><span class="quiet">camera, second lap</span><img id="query" alt="">
+<div id="query-blank" class="blank" hidden></div></div>
+<div><span class="quiet">keyframe that it matches</span><img id="reference" alt="">
+<div id="reference-blank" class="blank" hidden></div></div>
+<p id="told" class="text"></p>
+<div class="steps"><button id="before">← before</button><button id="after">after →</button></div>
+</div></main>
+<details class="card"><summary>All figures</summary><table>{rows}</table></details>"""
+
+
+def _chosen(watch: Watch) -> list[Result]:
+    """Results all along the lap, at most `PICTURES`, and every wrong one; by stamp."""
+    results = sorted(watch.results.values(), key=lambda r: r.stamp_ns)
+    if not results:
+        return []
+    spread = {int(i) for i in np.linspace(0, len(results) - 1, min(PICTURES, len(results)))}
+    return [r for i, r in enumerate(results)
+            if i in spread or (r.state == PlaceMatches.LOCALIZED and not r.right)]
+
+
+def _images(query_bag: Path, wanted: set[int]) -> dict[int, np.ndarray]:
+    """The images of these stamps."""
+    found = {}
+    with Bag(query_bag) as bag:
+        topic = bag.choose('image', IMAGE_TYPES, None, '')
+        for _, _, _, message in bag.messages(topic.name):
+            stamp = stamp_ns(message.header.stamp)
+            if stamp in wanted:
+                found[stamp] = image_rgb(message)
+    return found
+
+
+def _query(watch: Watch, result: Result, rgb: np.ndarray) -> dict[str, Any]:
+    """What the page shows of a query."""
+    sure = result.state == PlaceMatches.LOCALIZED
+    reference = watch.map.thumbnail(result.reference) if result.reference >= 0 else None
+    text = f'{STATES[result.state]}: no place is believed'
+    if sure:
+        text = (f'{"right" if result.right else "wrong"}: keyframe {result.reference}, '
+                f'probability {result.probability:.2f}, similarity {result.similarity:.2f}')
+    first = int(watch.truth.stamps_ns[0])
+    xy = watch.map.T_map_cam[result.reference, :2, 3] if result.reference >= 0 else None
+    return {
+        'xy': result.T_truth[:2, 3].round(2).tolist(), 'right': result.right if sure else None,
+        'match': xy.round(2).tolist() if sure and xy is not None else None,
+        'text': f'{(result.stamp_ns - first) / 1e9:.1f} s: {text}',
+        'query': _uri(encode_jpeg(thumbnail(rgb, PICTURE_PX), 70), 'jpeg'),
+        'reference': None if reference is None or not sure else
+        _uri(encode_jpeg(reference, 80), 'jpeg')}
 
 
 def _plot(watch: Watch) -> bytes:
@@ -98,35 +172,6 @@ def _plot(watch: Watch) -> bytes:
     figure.savefig(buffer)
     pyplot.close(figure)
     return buffer.getvalue()
-
-
-def _pictures(watch: Watch, query_bag: Path) -> list[tuple[Result, np.ndarray]]:
-    """A few localized images all along the lap, and every wrong one up to a few, with pixels."""
-    done = localized(watch)
-    if not done:
-        return []
-    spread = [done[int(i)] for i in np.linspace(0, len(done) - 1, min(PICTURES, len(done)))]
-    wrong = [r for r in done if not r.right][:PICTURES]
-    wanted = {r.stamp_ns: r for r in (*spread, *wrong)}
-    found = []
-    with Bag(query_bag) as bag:
-        topic = bag.choose('image', IMAGE_TYPES, None, '')
-        for _, _, _, message in bag.messages(topic.name):
-            result = wanted.get(stamp_ns(message.header.stamp))
-            if result:
-                found.append((result, image_rgb(message)))
-    return found
-
-
-def _pair(watch: Watch, result: Result, rgb: np.ndarray) -> str:
-    reference = watch.map.thumbnail(result.reference)
-    images = [thumbnail(rgb, 240), *([] if reference is None else [reference])]
-    shown = ''.join(f'<img height="160" alt="" src="{_uri(encode_jpeg(i), "jpeg")}"> '
-                    for i in images)
-    text = (f'{STATES[result.state]}: keyframe {result.reference}, similarity '
-            f'{result.similarity:.2f}, probability {result.probability:.2f}')
-    kind = 'right' if result.right else 'wrong'
-    return f'<figure class="{kind}">{shown}<figcaption>{text}, {kind}</figcaption></figure>'
 
 
 def _uri(data: bytes, kind: str) -> str:

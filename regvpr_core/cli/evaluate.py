@@ -41,6 +41,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--references', type=Path, metavar='MAP|BAG|FOLDER',
                         help='your own pair instead of --data')
     parser.add_argument('--queries', type=Path, metavar='MAP|BAG|FOLDER')
+    parser.add_argument('--same-frame', action='store_true',
+                        help='the positions of your own pair are in one frame, whatever it is '
+                             'called')
     parser.add_argument('--protocols', action='store_true', help='list the protocols and stop')
     parser.add_argument('-o', '--out', type=Path, metavar='FOLDER',
                         help='write report.html, results.json, results.csv and queries.csv')
@@ -217,7 +220,7 @@ def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
         if describer.name in seen:  # two checkpoints may bear one name
             describer.name = spec
         seen.add(describer.name)
-        say(console, describer.notice)
+        say(console, f'model {describer.name}', 'dim')
         yield describer
 
 

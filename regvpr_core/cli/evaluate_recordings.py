@@ -29,43 +29,68 @@ def open_pair(options: argparse.Namespace, cache: Path | None,
     with tempfile.TemporaryDirectory(prefix='regvpr-evaluate-') as temporary:
         frames = Path(temporary)
         with contextlib.ExitStack() as opened:
-            sides = []
-            for path, tum in ((options.references, options.references_tum),
-                              (options.queries, options.queries_tum)):
-                sides.append(_side(path, tum, options, frames, console))
-                opened.callback(sides[-1].close)
+            references = _side(options.references, options.references_tum, options, frames,
+                               console, None)
+            opened.callback(references.close)
+            queries = _side(options.queries, options.queries_tum, options, frames, console,
+                            references)
+            opened.callback(queries.close)
+            if not options.same_frame:
+                check_frames(options.references, references, options.queries, queries)
             name = f'{options.queries.resolve().name} on {options.references.resolve().name}'
-            say(console, 'positions of both sides are taken to be in one frame', 'dim')
-            yield own_pair(sides[0], sides[1], name, options.radius_m)
+            yield own_pair(references, queries, name, options.radius_m)
+
+
+def check_frames(first_path: Path, first: 'Side', second_path: Path, second: 'Side') -> None:
+    """Refuse two sides whose positions are known not to be in one frame.
+
+    Raises:
+        EvaluationError: origins on the Earth or names of the frames differ, or both are `odom`,
+            which robots start anew with each drive.
+    """
+    from regvpr_core.errors import EvaluationError
+
+    advice = ('bring both into one frame (regvpr map merge --estimate joins maps), or give '
+              '--same-frame if they are in one')
+    if first.origin != second.origin:
+        raise EvaluationError(f'{second_path} is not in the frame of {first_path}: their origins '
+                              f'on the Earth are {second.origin or "none"} and '
+                              f'{first.origin or "none"}; {advice}')
+    if first.world and second.world and first.world != second.world:
+        raise EvaluationError(f'the positions of {first_path} are in {first.world!r}, those of '
+                              f'{second_path} in {second.world!r}; {advice}')
+    if first.world == second.world == 'odom' and first_path.resolve() != second_path.resolve():
+        raise EvaluationError(f"the positions of {first_path} and {second_path} are in 'odom', "
+                              f'which most robots start anew with each drive; {advice}')
 
 
 def _side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
-          console: Console) -> 'Side':
-    from regvpr_core.datasets.own_pair import folder_side, map_side
-    from regvpr_core.errors import EvaluationError
+          console: Console, first: 'Side | None') -> 'Side':
+    from regvpr_core.datasets.own_pair import folder_side, has_positions, map_side
+    from regvpr_core.recordings.source_kinds import check_source
+    from regvpr_core.recordings.sources import is_folder
 
-    if not path.exists():
-        raise EvaluationError(f'{path} does not exist; expected a map, a bag or a folder')
     if (path / 'map.db').is_file():
         return map_side(path)
-    if path.is_file() or (path / 'metadata.yaml').is_file():
-        return _bag_side(path, tum, options, frames, console)
-    return folder_side(path)
+    check_source(path)
+    if is_folder(path) and tum is None and has_positions(path):
+        return folder_side(path)
+    return _recording_side(path, tum, options, frames, console, first)
 
 
-def _bag_side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
-              console: Console) -> 'Side':
-    """Pictures at every so many metres, kept as PNG while the command runs."""
+def _recording_side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
+                    console: Console, first: 'Side | None') -> 'Side':
+    """What `regvpr map build` reads; images at every so many metres, as PNG while this runs."""
     import cv2
     import numpy as np
 
-    from regvpr_core.config import check_range
+    from regvpr_core.config import check_range, to_mapping
     from regvpr_core.datasets.dataset import PictureFile
     from regvpr_core.datasets.own_pair import Side
     from regvpr_core.errors import EvaluationError, ImageError
     from regvpr_core.maps.keyframes import KeyframeConfig, KeyframeSelector
-    from regvpr_core.recordings.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE, PoseSource
-    from regvpr_core.recordings.trajectory import read_tum
+    from regvpr_core.recordings.geodesy import GpsConfig, Origin
+    from regvpr_core.recordings.sources import is_folder, open_source, SourceOptions, summary
 
     check_range('--spacing-m', options.spacing_m, 0.0, 1000.0)
     folder = frames / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
@@ -74,19 +99,14 @@ def _bag_side(path: Path, tum: Path | None, options: argparse.Namespace, frames:
     pictures: list[Any] = []
     positions: list[Any] = []
     unposed = unreadable = 0
-    with Bag(path) as bag:
-        topic = bag.choose('image', IMAGE_TYPES, options.image_topic, '--image-topic')
-        poses = (PoseSource(read_tum(tum), 'map', '', str(tum)) if tum else
-                 bag.odometry(bag.choose('odometry', (ODOMETRY_TYPE,), options.pose_topic,
-                                         '--pose-topic, or a TUM file')))
-        _, camera_frame = bag.first_header(topic)
-        T_body_cam = next((T for base in (poses.body_frame, 'base_link', 'base_footprint') if base
-                           for T in [bag.static_transform(base, camera_frame)] if T is not None),
-                          None)
-        say(console, f'{path}: images {topic.name}, poses {poses.name}, extrinsics '
-                     f'{"from /tf_static" if T_body_cam is not None else "unknown"}', 'dim')
-        for frame in bag.frames(topic, poses, np.eye(4) if T_body_cam is None else T_body_cam,
-                                MAX_POSE_GAP_S):
+    of_bag = not is_folder(path)
+    wanted = SourceOptions(
+        image_topics=[options.image_topic] if options.image_topic and of_bag else [],
+        pose_topic=options.pose_topic if of_bag and tum is None else None, tum=tum)
+    origin = Origin(**first.origin) if first is not None and first.origin else None
+    with open_source(path, wanted, GpsConfig(), MAX_POSE_GAP_S, origin) as source:
+        say(console, f'{path}: {summary(source)}', 'dim')
+        for frame in source.frames():
             if frame.T_map_cam is None:
                 unposed += 1
                 continue
@@ -104,12 +124,13 @@ def _bag_side(path: Path, tum: Path | None, options: argparse.Namespace, frames:
             pictures.append(PictureFile(f'{path.name} at {frame.stamp_ns / 1e9:.3f} s', target))
             positions.append(frame.T_map_cam[:2, 3])
             if len(pictures) > MAX_FRAMES:
-                raise EvaluationError(f'{path} gives more than {MAX_FRAMES} pictures; choose a '
+                raise EvaluationError(f'{path} gives more than {MAX_FRAMES} images; choose a '
                                       f'larger --spacing-m')
+        world, earth = source.world, to_mapping(source.origin) if source.origin else {}
     if not pictures:
-        raise EvaluationError(f'{path} gives no picture: {unposed} without a pose at their '
+        raise EvaluationError(f'{path} gives no image: {unposed} without a pose at their '
                               f'stamps, {unreadable} that cannot be decoded')
     if unposed or unreadable:
-        say(console, f'{path}: {unposed} pictures without a pose and {unreadable} unreadable ones '
+        say(console, f'{path}: {unposed} images without a pose and {unreadable} unreadable ones '
                      f'are left out', 'dim')
-    return Side(pictures=pictures, xy=np.array(positions))
+    return Side(pictures=pictures, xy=np.array(positions), world=world, origin=earth)

@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> None:
     from regvpr_core.maps.place_map import PlaceMap
 
     belief = BeliefConfig()
-    name = options.map.resolve().name
+    folder = options.map.resolve()
+    # `regvpr quickstart` makes SITE/map: the site is what it shows.
+    name = folder.parent.name if folder.name == 'map' else folder.name
     out = options.out or Path(f'{name}.html')
     if out.is_dir():
         raise ConfigError(f'{out} is a folder; name the page to write with --out FILE.html')

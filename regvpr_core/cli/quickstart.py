@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(record, indent=1))  # noqa: T201
         return
-    _print(out, expectation)
+    _print(out, expectation, drive=bool(topics))
     if command:
         say(Console(), 'start the node:', 'bold')
         print(command)  # noqa: T201
@@ -220,7 +220,7 @@ def launch_command(site: Path, params: Path, topics: dict[str, str]) -> str:
     return shlex.join(words)
 
 
-def _print(out: Path, expectation: 'Expectation | None') -> None:
+def _print(out: Path, expectation: 'Expectation | None', *, drive: bool) -> None:
     """What was written, and what to expect, in 80 columns."""
     console = Console()
     table = Table(show_header=False, title='what to expect', title_justify='left')
@@ -232,7 +232,8 @@ def _print(out: Path, expectation: 'Expectation | None') -> None:
             ('held out', f'{e.queries} images, {e.how}'),
             ('right at first', f'{100 * e.recall_at_1:.1f} % of images find a place within '
                                f'{e.radius_m:g} m (recall@1)'),
-            ('answered', f'{100 * e.localized:.1f} % of images give a pose'),
+            ('answered', f'{100 * e.localized:.1f} % of images give a pose'
+                         + ('' if drive else ', each asked alone')),
             ('of these right', 'none' if e.precision is None else
              f'{100 * e.precision:.1f} % (precision)'
              + ('' if e.error_m is None else f', median error {e.error_m:.2f} m')),

@@ -1,7 +1,7 @@
 """A pair of one's own: a map, or a folder with positions, to be asked by another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +32,16 @@ HELP = (f'a folder has pictures named @x@y@….jpg, or {POSITIONS} with the colu
 class Side:
     """References or queries: pictures, (N, 2) positions in metres, descriptors if it has them.
 
-    place_map: what it reads from, open until `close`.
+    place_map: what it reads from, open until `close`. world: name of the frame of the positions,
+    '' where it is not known. origin: lat_deg, lon_deg, alt_m of it, where it is on the Earth.
     """
 
     pictures: Sequence[Picture]
     xy: Float64
     given: GivenDescriptors | None = None
     place_map: PlaceMap | None = None
+    world: str = ''
+    origin: dict[str, float] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of the map, if there is one."""
@@ -102,9 +105,18 @@ def map_side(path: Path) -> Side:
                                   manifest.dimension, str(path)).apply
     return Side(
         pictures=[MapPicture(place_map, i) for i in range(len(place_map))],
-        xy=place_map.T_map_cam[:, :2, 3], place_map=place_map,
+        xy=place_map.T_map_cam[:, :2, 3], place_map=place_map, world=manifest.map_frame,
+        origin=manifest.origin,
         given=GivenDescriptors(MapRows(place_map), manifest.fingerprint, manifest.model,
                                f'map {path}', project))
+
+
+def has_positions(path: Path) -> bool:
+    """Whether a folder has `positions.csv`, or positions in the names of its images."""
+    if (path / POSITIONS).is_file():
+        return True
+    first = next((p for p in pictures_below(path, path)), None)
+    return first is not None and Path(first.name).name.startswith('@')
 
 
 def folder_side(path: Path) -> Side:

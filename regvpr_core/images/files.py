@@ -9,12 +9,13 @@ from regvpr_core.images.exif import find_exif, parse_exif, upright
 from regvpr_core.images.pixels import decode, MAX_FILE_BYTES, RGB
 
 
-def read(path: Path) -> RGB:
+def read(path: str | Path) -> RGB:
     """Read an image file, the way up that its EXIF says.
 
     Raises:
         ImageError: the file cannot be read, is too large, or is no image.
     """
+    path = Path(path)
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):

@@ -31,6 +31,9 @@ PLACE_BYTES = 52
 """Of the page for each place shown, and for each place compared with all others."""
 QUERY_BYTES = 120
 
+NAMED_IMAGES = 5000
+"""The page of a larger map leaves the file names of the images out."""
+
 NAMES = 500
 """Most camera or source names; further ones share one."""
 
@@ -130,6 +133,7 @@ def _data(
     origin = getattr(place_map.manifest, 'origin', {})
     return {
         'name': label(name),
+        'path': label(place_map.path),
         'frame': label(place_map.manifest.map_frame),
         'keyframes': len(place_map),
         'ids': packed(ids, '<u4'),
@@ -139,6 +143,7 @@ def _data(
         'headings': packed(headings(T), '<f4'),
         'cameras': cameras, 'cameraOf': packed(camera_of, '<u2'),
         'sources': sources, 'sourceOf': packed(source_of, '<u2'),
+        'images': _image_names(place_map, ids),
         'origin': _origin(origin),
         'facts': _facts(place_map, offsets, camera_of, source_of),
         'sourceTable': _source_table(place_map),
@@ -183,6 +188,13 @@ def _names(each: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
     if len(counted) > NAMES:
         shown.append(f'({len(counted) - NAMES} others)')
     return shown, np.array([numbers[name] for name in each], dtype=np.int64)
+
+
+def _image_names(place_map: PlaceMap, ids: npt.NDArray[np.int64]) -> list[str]:
+    """File names of the images by place; empty where the map has none or very many."""
+    if len(ids) > NAMED_IMAGES or not any(place_map.images):
+        return []
+    return [label(place_map.images[i], 120) for i in ids]
 
 
 def _origin(origin: dict[str, float]) -> dict[str, float] | None:

@@ -13,7 +13,6 @@ from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.localizer import Localizer
-from regvpr_core.localization.states import State
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
@@ -74,7 +73,8 @@ def expect(
     Args:
         path: the map.
         encoder: of its model.
-        odometry: whether the localizer is given the motion of the drive.
+        odometry: whether the images are one drive with the motion of its poses, as in a robot;
+            else each is localized alone.
         progress: told queries done and in all.
 
     Returns:
@@ -145,8 +145,10 @@ def _localize(
         descriptor = place_map.descriptors(int(i), int(i) + 1)[0]
         _, ids = references.search(descriptor, 1)
         nearest[number] = _metres(T, references.T_map_cam[ids[0]])
-        said = localizer.localize(Description(frame, descriptor), T if odometry else None)
-        if said.state is State.LOCALIZED and said.pose_prior is not None:
+        view = Description(frame, descriptor)
+        # Without odometry images are asked one by one, as `regvpr localize` asks them.
+        said = localizer.localize(view, T) if odometry else localizer.localize_image(view)
+        if said.pose_prior is not None:
             errors[number] = _metres(T, said.pose_prior.T_map_base)
         progress(number + 1, len(order))
     return nearest, errors

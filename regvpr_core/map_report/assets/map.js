@@ -115,7 +115,9 @@ function showLegend() {
       context.fillStyle = colour;
       context.fillRect(b * 7.5, 0, 8, 24);
     });
-    if (count) parts.push(el('span', {}, clock(view.timeRange[0]), bar, clock(view.timeRange[1])));
+    const ends = !count ? [] : allUntimed ? ['first image', 'last image']
+      : view.timeRange.map(clock);
+    if (count) parts.push(el('span', {}, ends[0], bar, ends[1]));
   } else {
     for (const { name, colour, shape: kind, count: n } of view.buckets) {
       if (n) parts.push(el('span', {}, swatch(kind, colour), `${name} (${thousands(n)})`));
@@ -141,6 +143,16 @@ function showLegend() {
   byId('legend').replaceChildren(...parts);
 }
 
+// The way from the pinned place to another one, in words below the map.
+function showMeasure(place) {
+  const box = byId('measure');
+  box.hidden = place < 0;
+  if (place < 0) return;
+  const there = view.pinned;
+  box.textContent = `From #${ids[there]} to #${ids[place]}: ${metres(apart(there, place))}, looking `
+    + `${fixed(turn(there, place), 0)}° apart.`;
+}
+
 function showPair(pair, cell) {
   const box = byId('pair');
   view.marked = pair ? [pair[0], pair[1]] : [];
@@ -157,7 +169,7 @@ function showPair(pair, cell) {
   }
   const [a, b, similarity] = pair;
   const figure = (place) => el('figure', {}, picture(place), el('figcaption', {
-    text: `#${ids[place]}, ${clock(stamps[place])}, ${data.cameras[cameraOf[place]]}, `
+    text: `#${ids[place]}, ${imageName(place) || when(place)}, ${data.cameras[cameraOf[place]]}, `
       + data.sources[sourceOf[place]],
   }));
   box.replaceChildren(
@@ -215,6 +227,7 @@ function showTables() {
   document.title = `Place map ${data.name}`;
   byId('summary').textContent = data.facts.slice(0, 5)
     .map(([name, value]) => `${name} ${value}`).join(' · ');
+  byId('ask').textContent = `regvpr localize ${data.path} PHOTO.jpg`;
   byId('left-out').hidden = !data.leftOut.length;
   byId('left-out').textContent = data.leftOut.join(' ');
   byId('facts').replaceChildren(...table(data.facts).children);
@@ -222,7 +235,8 @@ function showTables() {
   byId('sources').replaceChildren(
     el('tr', {}, ...names.map((name) => el('th', { scope: 'col', text: name }))),
     ...data.sourceTable.map(([source, n, cameras, first, last]) => el('tr', {},
-      ...[source, thousands(n), cameras, clock(BigInt(first)), clock(BigInt(last))]
+      ...[source, thousands(n), cameras,
+        ...[first, last].map((stamp) => (allUntimed ? 'not known' : clock(BigInt(stamp))))]
         .map((text) => el('td', { text })))));
 }
 
@@ -265,7 +279,9 @@ function repaint() {
 
 const view = new MapView(byId('map'), {
   onHover: showTip,
+  onMeasure: showMeasure,
   onPin: (place) => {
+    showMeasure(-1);
     showPlace(place);
     showLegend();
     byId('spoken').textContent = place < 0 ? 'no place pinned' : `pinned ${sentence(place)}`;
@@ -283,7 +299,11 @@ const distribution = new DistributionView(byId('distribution'), {
 });
 
 showTables();
-showPlace(-1);
+if (allUntimed) byId('colour').querySelector('[value=time]').textContent = 'order';
+// The first thing to look at: a place that is taken for another, else the middle of the map.
+const mistaken = toldOf.indexOf(2);
+view.pinned = mistaken >= 0 ? mistaken : count ? count >> 1 : -1;
+showPlace(view.pinned);
 showLegend();
 showWarnings();
 showShares();

@@ -27,6 +27,13 @@ for (const kind of KINDS) {
 const pictured = unpack(data.pictures.places, Uint32Array);
 const pictureOf = new Map(Array.from(pictured, (place, i) => [place, i]));
 
+// Images of a folder that have no time are counted by whole seconds from 0: that is no time.
+const imageName = (place) => data.images[place] || '';
+const untimed = (place) => imageName(place) !== '' && stamps[place] < 1000000000000000n
+  && stamps[place] % 1000000000n === 0n;
+const allUntimed = count > 0 && Array.from({ length: count }, (_, i) => i).every(untimed);
+const when = (place) => (untimed(place) ? 'not known' : clock(stamps[place]));
+
 const X = (place) => offsets[3 * place];
 const Y = (place) => offsets[3 * place + 1];
 const Z = (place) => offsets[3 * place + 2];
@@ -116,7 +123,8 @@ function facts(place) {
   const p = [X, Y, Z].map((axis, i) => fixed(data.centre[i] + axis(place), 2));
   const rows = [
     ['keyframe', `#${ids[place]}`],
-    ['stamp', clock(stamps[place])],
+    ...(imageName(place) ? [['image', imageName(place)]] : []),
+    ...(untimed(place) ? [] : [['stamp', clock(stamps[place])]]),
     ['position', `x ${p[0]}  y ${p[1]}  z ${p[2]} m`],
     ['looks', `${fixed(headings[place] * 180 / Math.PI, 0)}° from x`],
     ['camera', data.cameras[cameraOf[place]]],

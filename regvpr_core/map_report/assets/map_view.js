@@ -1,8 +1,8 @@
 // The top view: places and path on a canvas, with zoom, pan, pointer and keys.
 
 class MapView {
-  constructor(canvas, { onHover, onPin }) {
-    Object.assign(this, { canvas, onHover, onPin });
+  constructor(canvas, { onHover, onPin, onMeasure }) {
+    Object.assign(this, { canvas, onHover, onPin, onMeasure });
     this.hovered = -1;
     this.pinned = -1;
     this.marked = [];
@@ -236,14 +236,15 @@ class MapView {
       const at = Math.round(this.screen(x, 0)[0]) + 0.5;
       context.moveTo(at, 0);
       context.lineTo(at, height);
-      context.fillText(fixed(x + centre[0], digits), at + 3, 12);
+      // The corner is left to neither axis: its numbers would lie on each other.
+      if (at > 40) context.fillText(fixed(x + centre[0], digits), at + 3, 12);
     }
     const low = this.middle[1] - height / 2 / this.scale;
     for (let y = first(low, centre[1]); y < low + height / this.scale; y += step) {
       const at = Math.round(this.screen(0, y)[1]) + 0.5;
       context.moveTo(0, at);
       context.lineTo(width, at);
-      context.fillText(fixed(y + centre[1], digits), 3, at - 3);
+      if (at > 28) context.fillText(fixed(y + centre[1], digits), 3, at - 3);
     }
     context.stroke();
   }
@@ -336,6 +337,13 @@ class MapView {
     this.onPin(place);
   }
 
+  // The way from the pinned place to another one.
+  measure(place) {
+    this.marked = [place];
+    this.draw();
+    this.onMeasure(place);
+  }
+
   step(by) {
     if (!count) return;
     let at = this.hovered >= 0 ? this.hovered : this.pinned;
@@ -385,7 +393,8 @@ class MapView {
       pointers.delete(event.pointerId);
       if (start && event.type === 'pointerup') {
         const place = this.nearest(...start, event.pointerType === 'touch' ? 28 : 16);
-        if (place >= 0) this.pin(place === this.pinned ? -1 : place);
+        if (place >= 0 && event.shiftKey && this.pinned >= 0) this.measure(place);
+        else if (place >= 0) this.pin(place === this.pinned ? -1 : place);
       }
       start = null;
     };

@@ -311,3 +311,26 @@ def test_a_compressed_map_is_asked_with_compressed_descriptors(
         assert main(['evaluate', '--references', str(tmp_path / 'short'), '--queries',
                      str(tmp_path / other)]) == 1
         assert 'are not compressed alike' in capsys.readouterr().err
+
+
+def test_sides_that_are_not_in_one_frame_are_refused(tmp_path):
+    from regvpr_core.cli.evaluate_recordings import check_frames
+    from regvpr_core.datasets.own_pair import Side
+    from regvpr_core.errors import EvaluationError
+
+    def side(world: str = '', **origin: float) -> Side:
+        return Side(pictures=[], xy=np.zeros((0, 2)), world=world, origin=origin)
+
+    earth = {'lat_deg': 1.0, 'lon_deg': 2.0, 'alt_m': 0.0}
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    for first, second, message in (
+            (side('map', **earth), side('map'), 'their origins on the Earth are none and {'),
+            (side('map'), side('odom'), "are in 'map', those of"),
+            (side('odom'), side('odom'), "are in 'odom', which most robots start anew")):
+        with pytest.raises(EvaluationError) as error:
+            check_frames(a, first, b, second)
+        assert message in str(error.value)
+        assert str(error.value).endswith('or give --same-frame if they are in one')
+    check_frames(a, side('map'), b, side('map'))
+    check_frames(a, side('map'), b, side())
+    check_frames(a, side('odom'), a, side('odom'))

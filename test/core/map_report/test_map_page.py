@@ -351,6 +351,7 @@ def test_similar_places_are_drawn_on_the_map(opened):
 
 def test_the_keyboard_reaches_every_place(opened):
     opened.page.focus('#map')
+    opened.page.keyboard.press('Escape')
     opened.page.keyboard.press('ArrowRight')
     assert 'keyframe #0' in opened.page.inner_text('#tip')
     opened.page.keyboard.press('Shift+ArrowRight')
@@ -368,7 +369,20 @@ def test_the_keyboard_reaches_every_place(opened):
     assert opened.page.inner_text('#place-title') == 'No place pinned'
 
 
+def test_a_place_is_pinned_at_first_and_shift_click_measures_from_it(opened):
+    title = opened.page.inner_text('#place-title')
+    assert title.startswith('Place #')
+    here = int(title.removeprefix('Place #'))
+    there = 5 if here != 5 else 6
+    opened.page.keyboard.down('Shift')
+    opened.page.mouse.click(*screen(opened, there))
+    opened.page.keyboard.up('Shift')
+    assert opened.page.inner_text('#measure').startswith(f'From #{here} to #{there}: ')
+    assert opened.page.inner_text('#place-title') == title
+
+
 def test_wheel_and_drag_zoom_and_pan(opened):
+    pinned = opened.page.inner_text('#place-title')
     x, y = screen(opened, 5)
     scale = state(opened, 'view.scale')
     opened.page.mouse.move(x, y)
@@ -384,7 +398,7 @@ def test_wheel_and_drag_zoom_and_pan(opened):
     opened.page.mouse.move(x + 30, y - 40, steps=3)
     opened.page.mouse.up()
     assert screen(opened, 5) == pytest.approx((x + 30, y + 20), abs=1.0)
-    assert opened.page.inner_text('#place-title') == 'No place pinned'
+    assert opened.page.inner_text('#place-title') == pinned
 
 
 def test_the_matrix_shows_the_pair_under_the_pointer(opened):

@@ -1,0 +1,120 @@
+"""The commands of the tutorials and the README's example run, on images made here."""
+
+from pathlib import Path
+import re
+import shlex
+
+import pytest
+
+from regvpr_core.cli import main
+from regvpr_core.images import encode_jpeg
+
+ROOT = Path(__file__).resolve().parents[2]
+TUTORIALS = ROOT / 'docs' / 'tutorials'
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `regvpr` commands of a page, as words."""
+    text = re.sub(r'\\\n\s*', ' ', page.read_text(encoding='utf-8'))
+    return [shlex.split(line, comments=True)[1:]
+            for line in re.findall(r'^    (regvpr .*)$', text, re.MULTILINE)]
+
+
+def example(page: Path) -> str:
+    """The Python example of a page."""
+    return re.search(r'```python\n(.*?)```', page.read_text(encoding='utf-8'), re.DOTALL)[1]
+
+
+@pytest.fixture
+def work(tmp_path, noise, monkeypatch) -> Path:
+    """A working folder with PHOTOS, QUERIES, references, queries and places."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    images = noise(24)
+    for name, chosen in (('PHOTOS', range(24)), ('references', range(24)),
+                         ('QUERIES', (3, 15)), ('queries', (4, 9, 16))):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = ['image,x,y,yaw']
+        for i in chosen:
+            (folder / f'{i}.jpg').write_bytes(encode_jpeg(images[i], 95))
+            rows.append(f'{i}.jpg,{2 * i},0,0')
+        table = 'positions.csv' if name in ('references', 'queries') else 'poses.csv'
+        (folder / table).write_text('\n'.join(rows) + '\n')
+    for i in range(12):
+        place = tmp_path / 'places' / f'{i // 2}'
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f'{i}.jpg').write_bytes(encode_jpeg(images[i], 95))
+    return tmp_path
+
+
+def with_model(words: list[str], model: Path) -> list[str]:
+    """The command with the small model of the tests in place of those of the package."""
+    if '--model' in words:
+        return [str(model) if words[i - 1] == '--model' and i > 0 and word.startswith('regvpr')
+                else word for i, word in enumerate(words)]
+    return [*words, '--model', str(model)]
+
+
+def test_photos_are_mapped_and_asked_as_the_tutorial_says(work, small_model, capsys, monkeypatch):
+    for words in commands(TUTORIALS / 'photos.md'):
+        assert main(with_model(words, small_model)) == 0
+    assert (work / 'site' / 'map.html').is_file()
+    assert (work / 'places.csv').read_text().count('\n') == 3
+    capsys.readouterr()
+    (work / 'QUERY.jpg').write_bytes((work / 'QUERIES' / '3.jpg').read_bytes())
+    import regvpr_core
+
+    load = regvpr_core.load_encoder
+    monkeypatch.setattr(regvpr_core, 'load_encoder', lambda: load(small_model, 'cpu', 'fp32'))
+    for page in (TUTORIALS / 'photos.md', ROOT / 'README.md'):
+        exec(compile(example(page), page.name, 'exec'), {})
+        answer, *pose = capsys.readouterr().out.splitlines()
+        assert answer.startswith('yes ')
+        x = float(re.search(r'x=(-?[\d.]+)', pose[0])[1])
+        assert x == pytest.approx(6.0, abs=3.0)
+
+
+def test_models_are_compared_as_the_tutorial_says(work, small_model, capsys):
+    pytest.importorskip('matplotlib', reason='the report needs it')
+    (work / 'mine.py').write_text(
+        'import numpy as np\n'
+        'def describe(images):\n'
+        '    return np.stack([i[:4, :4].astype(float).reshape(-1) + 1 for i in images])\n')
+    [words] = commands(TUTORIALS / 'compare.md')
+    words = [f'{work}/mine.py:describe' if word == 'gem_vits14' else word
+             for word in with_model(words, small_model)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert 'small against describe on queries on references: R@1' in out or \
+        'describe against small on queries on references: R@1' in out
+    assert (work / 'report' / 'report.html').is_file()
+
+
+def test_a_model_is_trained_as_the_tutorial_says(work, encoder):
+    pytest.importorskip('pytorch_metric_learning', reason='training needs it')
+    page = (TUTORIALS / 'train.md').read_text()
+    (work / 'own.yaml').write_text(re.search(r'```yaml\n(.*?)```', page, re.DOTALL)[1])
+    words = next(words for words in commands(TUTORIALS / 'train.md') if '-o' in words)
+    assert main([*words, '--set', 'steps=1']) == 0
+    assert (work / 'run' / 'last.safetensors').is_file()
+
+
+@pytest.mark.parametrize('page', sorted(TUTORIALS.glob('*.md')), ids=lambda page: page.stem)
+def test_each_regvpr_command_of_a_tutorial_is_one_that_is_there(page):
+    from regvpr_core.cli import make_parser
+
+    for words in commands(page):
+        make_parser(words[0]).parse_args(words)
+
+
+@pytest.mark.parametrize('page', [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
+                                  *sorted((ROOT / 'docs').rglob('*.md'))],
+                         ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_images_of_a_page_are_there(page):
+    if {'_build', 'generated'} & set(page.parts):
+        pytest.skip('written by make docs')
+    for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text(encoding='utf-8')):
+        target = link.partition('#')[0]
+        if target and not re.match(r'[a-z]+:', target) and 'generated/' not in target:
+            assert (page.parent / target).exists(), link
