@@ -55,17 +55,18 @@ class World:
     numbers of a real descriptor are ten times others), and the whole to length 1.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, dimension: int = DIMENSION) -> None:
         rng = np.random.default_rng(seed)
+        self.dimension = dimension
         self._rng = rng
         scenes = rng.standard_normal((count // 5 + 3, 256)).astype(np.float32)
         kinds = rng.standard_normal((50, 256)).astype(np.float32)
         alike = rng.random(len(scenes)) < 0.2
         scenes[alike] = (0.25 * scenes + 0.75 * kinds[rng.integers(50, size=len(scenes))])[alike]
         self._scenes = unit(scenes)
-        self._mix = rng.standard_normal((256, DIMENSION), dtype=np.float32) / np.sqrt(DIMENSION)
-        self._common = 0.8 * unit(rng.standard_normal((1, DIMENSION), dtype=np.float32))
-        self._scale = np.exp(0.5 * rng.standard_normal(DIMENSION)).astype(np.float32)
+        self._mix = rng.standard_normal((256, dimension), dtype=np.float32) / np.sqrt(dimension)
+        self._common = 0.8 * unit(rng.standard_normal((1, dimension), dtype=np.float32))
+        self._scale = np.exp(0.5 * rng.standard_normal(dimension)).astype(np.float32)
         self.along = np.arange(count) / 5.0
         again = np.flatnonzero((np.arange(count) // 100) % 10 == 9)
         self.along[again] = self.along[again - 100 * rng.integers(1, 9)] + 0.07
@@ -77,7 +78,7 @@ class World:
         f = f * f * (3 - 2 * f)
         latent = unit(self._scenes[scene] * (1 - f) + self._scenes[scene + 1] * f)
         rows = unit(latent @ self._mix) + self._common
-        rows += noise / np.sqrt(DIMENSION) * self._rng.standard_normal(rows.shape, np.float32)
+        rows += noise / np.sqrt(self.dimension) * self._rng.standard_normal(rows.shape, np.float32)
         return unit(rows * self._scale)
 
     def queries(self, count: int) -> Float32:
@@ -85,12 +86,13 @@ class World:
         return self.rows(self._rng.uniform(0.0, float(self.along.max()), count), 0.9)
 
 
-def write_map(path: Path, world: World) -> None:
+def write_map(path: Path, world: World, model: str = 'synthetic',
+              fingerprint: str = '0' * 64) -> None:
     """A map of the world, as `MapWriter` leaves one, without syncing every batch."""
     path.mkdir()
     create_database(path / 'map.db', Manifest(
-        map_id=f'bench{len(world.along)}', model='synthetic', fingerprint='0' * 64,
-        dimension=DIMENSION))
+        map_id=f'bench{len(world.along)}', model=model, fingerprint=fingerprint,
+        dimension=world.dimension))
     database = sqlite3.connect(path / 'map.db')
     with (path / 'descriptors.f16').open('wb') as file, database:
         for start in range(0, len(world.along), BLOCK):
@@ -159,6 +161,7 @@ def in_fresh_process(path: Path, count: int) -> dict[str, float]:
                          cwd=ROOT, capture_output=True, text=True, check=True)
     kib = json.loads(run.stdout)
     return {'opened_s': kib['opened_s'], 'first_ms': kib['first_ms'],
+            'index_bytes': 1024.0 * max(kib['index'], 1),
             'memory_ratio': 4 * DIMENSION * count / (1024 * max(kib['index'], 1)),
             'map_bytes_a_place': 1024 * kib['map'] / count}
 
@@ -168,9 +171,11 @@ def print_memory(path: Path) -> None:
     importlib.import_module('torch')
     faiss: Any = importlib.import_module('faiss')
     faiss.omp_set_num_threads(2)
-    queries = unit(np.random.default_rng(0).standard_normal((20, DIMENSION)).astype(np.float32))
+    with PlaceMap.open(path, index='none') as place_map:
+        dimension = place_map.manifest.dimension
+    queries = unit(np.random.default_rng(0).standard_normal((20, dimension)).astype(np.float32))
     warm = CentredRows(queries.astype(np.float16), lambda ids, rows: None)
-    faiss.IndexRaBitQ(DIMENSION)
+    faiss.IndexRaBitQ(dimension)
     warm.similarities(queries[0], np.arange(20))
     before = anonymous_kib()
     with PlaceMap.open(path, index='none'):

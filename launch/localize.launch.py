@@ -21,6 +21,7 @@ ARGUMENTS = (
     ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
+    ('image_transport', '', 'raw or compressed: the same, as image_transport names it'),
     ('namespace', '', 'namespace of the node'),
     ('name', 'regvpr', 'name of the node; its topics are /NAMESPACE/NAME/...'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
@@ -41,7 +42,7 @@ ARGUMENTS = (
 
 
 TEXTS = ('map', 'model', 'backbone_weights', 'base_frame', 'map_frame', 'odom_frame', 'device',
-         'initialpose')
+         'initialpose', 'image_transport')
 FLAGS = ('autostart', 'broadcast_tf', 'compressed', 'fetch', 'use_odometry', 'use_sim_time')
 
 
@@ -63,7 +64,12 @@ def node(context):
                     ('camera_info', value['camera_info_topic']),
                     ('odom', value['odom_topic'])])]
     if value['rviz'].lower() in ('true', '1'):
+        # The view's topics are relative; it follows the name of the node.
+        own = [(f'regvpr/{topic}', f"{value['name']}/{topic}")
+               for topic in ('markers', 'hypotheses', 'pose_prior', 'debug/compressed')]
         actions.append(Node(package='rviz2', executable='rviz2', namespace=value['namespace'],
+                            remappings=own, parameters=[{'use_sim_time': value['use_sim_time']
+                                                         in ('true', '1')}],
                             arguments=['-d', str(CONFIG.with_name('regvpr.rviz'))]))
     return actions
 

@@ -22,6 +22,7 @@ ARGUMENTS = (
     ('camera_info_topic', 'camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', 'odom', 'nav_msgs/Odometry of the robot'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
+    ('image_transport', '', 'raw or compressed: the same, as image_transport names it'),
     ('namespace', '', 'namespace of the node'),
     ('name', 'regvpr', 'name of the node; its topics are /NAMESPACE/NAME/...'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
@@ -36,7 +37,8 @@ ARGUMENTS = (
     ('log_level', 'info', 'debug, info, warn, error'),
 )
 
-TEXTS = ('map', 'model', 'backbone_weights', 'base_frame', 'odom_frame', 'device')
+TEXTS = ('map', 'model', 'backbone_weights', 'base_frame', 'odom_frame', 'device',
+         'image_transport')
 FLAGS = ('autostart', 'compressed', 'fetch', 'use_odometry', 'use_sim_time')
 
 

@@ -24,6 +24,7 @@ ARGUMENTS = (
     ('camera_info_topic', '/camera_info', 'its intrinsics; used where poses are verified'),
     ('odom_topic', '/odom', 'nav_msgs/Odometry of the robot; absolute, as both hear it'),
     ('compressed', '', 'true: subscribe to IMAGE_TOPIC/compressed'),
+    ('image_transport', '', 'raw or compressed: the same, as image_transport names it'),
     ('base_frame', '', 'frame whose pose is published; default base_link'),
     ('model', '', "model of both; empty: each map's own"),
     ('backbone_weights', '', 'file with the weights of the backbone; empty: searched for'),
@@ -40,8 +41,8 @@ ARGUMENTS = (
 )
 
 SHARED = ('params_file', 'image_topic', 'camera_info_topic', 'odom_topic', 'compressed',
-          'base_frame', 'model', 'backbone_weights', 'fetch', 'use_odometry', 'extrinsics',
-          'device', 'autostart', 'use_sim_time', 'log_level')
+          'image_transport', 'base_frame', 'model', 'backbone_weights', 'fetch', 'use_odometry',
+          'extrinsics', 'device', 'autostart', 'use_sim_time', 'log_level')
 
 
 def localize(place_map, namespace, initialpose, broadcast_tf):

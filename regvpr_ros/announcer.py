@@ -8,14 +8,22 @@ import numpy as np
 
 from regvpr_core.geometry import inverse
 from regvpr_core.localization.localizer import Localization, State
+from regvpr_core.localization.pose_prior import PosePrior
 from regvpr_core.localization.session import LoopClosure
+from regvpr_core.localization.states import Reason
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros import interfaces, markers
 from regvpr_ros.debug_image import debug_image
 from regvpr_ros.msg import LocalizationStatus
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.session_recorder import SessionRecorder
-from regvpr_ros.slam_outputs import base_closure, loop_closure, place_matches, pose_prior
+from regvpr_ros.slam_outputs import (
+    base_closure,
+    loop_closure,
+    place_matches,
+    pose_array,
+    pose_prior,
+)
 from regvpr_ros.stacks import Stack
 from regvpr_ros.tf_broadcast import TransformBroadcast
 from regvpr_ros.view import View
@@ -49,10 +57,11 @@ class Announcer:
         """The state that was told last, in words."""
         return str(self._told[0].name.lower()) if self._told else ''
 
-    def forget(self, reason: str) -> None:
+    def forget(self, reason: Reason) -> None:
         """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
         self._told = ()
         self._fix_stamp = None
+        self._node.asked = False
         self._node.fix_wanted = self._node.config.initialpose == 'first_fix'
         self._tell(State.INITIALISING, reason, self._now(), self._node.place_map)
 
@@ -62,17 +71,20 @@ class Announcer:
         view = moment[-1]
         map_frame = self.map_frame(place_map)
         latency_s = time.monotonic() - view.arrived_s
-        self._send(interfaces.MATCHES, place_matches(
-            result, place_map, [one.header for one in moment], map_frame, latency_s))
+        matches = place_matches(
+            result, place_map, [one.header for one in moment], map_frame, latency_s)
+        self._send(interfaces.MATCHES, matches)
+        if self._is_heard(interfaces.HYPOTHESES):
+            self._send(interfaces.HYPOTHESES, pose_array(matches))
         if result.pose_prior is not None:
             prior = pose_prior(result.pose_prior, view.header.stamp, map_frame)
             self._send(interfaces.PRIOR, prior)
+            if self._fix_stamp is None:
+                self._node.log.info(f'first fix: {where(result.pose_prior)}')
             self._fix_stamp = view.header.stamp
             self._node.health.localized += 1
             if self._node.fix_wanted and self._node.config.initialpose != 'never':
-                self._node.fix_wanted = False
-                self._node.gate.ask(False)
-                self._send(interfaces.INITIAL, prior)
+                self._initial(prior)
             for stack in self._stacks:
                 stack.pose_prior(prior)
             if self._broadcast is not None and view.T_odom_base is not None:
@@ -80,8 +92,18 @@ class Announcer:
                     result.pose_prior.T_map_base @ inverse(view.T_odom_base), map_frame,
                     self._node.odom_frame)
         self._node.health.looked_at(latency_s)
-        self._tell(result.state, result.reason, view.header.stamp, place_map)
+        best = result.matches[0].keyframe_id if result.state is State.LOCALIZED else None
+        self._tell(result.state, result.reason, view.header.stamp, place_map, best)
         self._show(moment, result, place_map, map_frame)
+
+    def initial_pose(self, prior: PosePrior, view: View, place_map: PlaceMap) -> None:
+        """A pose for initialpose alone."""
+        self._initial(pose_prior(prior, view.header.stamp, self.map_frame(place_map)))
+
+    def _initial(self, prior: Any) -> None:
+        self._node.fix_wanted = self._node.asked = False
+        self._node.gate.ask(False)
+        self._send(interfaces.INITIAL, prior)
 
     def closures(self, found: Iterable[LoopClosure], view: View,
                  session: SessionRecorder) -> None:
@@ -112,14 +134,19 @@ class Announcer:
         """Name of the map's frame: the parameter's, or the map's own."""
         return self._node.config.map_frame or place_map.manifest.map_frame
 
-    def _tell(self, state: State, reason: str, stamp: Any, place_map: PlaceMap | None) -> None:
-        """The latched status, when the state or the map changed."""
+    def _tell(self, state: State, reason: Reason, stamp: Any, place_map: PlaceMap | None,
+              keyframe: int | None = None) -> None:
+        """The latched status and a line in the log, when the state or the map changed."""
         told = (state, '' if place_map is None else place_map.map_id)
         if told == self._told:
             return
-        self._told = told
+        before, self._told = self.state, told
+        place = '' if keyframe is None else f' at keyframe {keyframe}'
+        if before:
+            self._node.log.info(f'{before} -> {self.state}{place}: {reason}')
         message = LocalizationStatus(
-            state=int(state), reason=reason, fix_valid=self._fix_stamp is not None)
+            state=int(state), reason=reason, reason_code=reason.code,
+            fix_valid=self._fix_stamp is not None)
         message.header.stamp = stamp
         message.header.frame_id = self._node.config.map_frame
         if place_map is not None:
@@ -147,10 +174,21 @@ class Announcer:
                 markers.belief(positions, np.array([m.probability for m in result.matches]),
                                map_frame, view.header.stamp),
                 markers.matches(positions, [m.accepted for m in result.matches], map_frame,
-                                view.header.stamp)))
+                                view.header.stamp),
+                markers.state(f'{result.state.name.lower()}: {result.reason}',
+                              positions[0] if len(positions) else np.zeros(3), map_frame,
+                              view.header.stamp)))
 
     def _send(self, topic: interfaces.Topic, message: Any) -> None:
         self._publish[topic.name].publish(message)
 
     def _is_heard(self, topic: interfaces.Topic) -> bool:
         return bool(self._publish[topic.name].get_subscription_count())
+
+
+def where(prior: PosePrior) -> str:
+    """A pose for a person."""
+    x, y, z = prior.T_map_base[:3, 3]
+    yaw = np.arctan2(prior.T_map_base[1, 0], prior.T_map_base[0, 0])
+    return (f'x {x:.2f} y {y:.2f} z {z:.2f} m, yaw {np.degrees(yaw):.0f} deg, '
+            f'+- {np.sqrt(prior.variances[:2].max()):.2f} m')

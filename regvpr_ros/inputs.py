@@ -5,7 +5,13 @@ import time
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    qos_check_compatible,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo
@@ -16,6 +22,9 @@ from regvpr_core.recordings.messages import pose_T, stamp_ns
 from regvpr_ros import interfaces
 from regvpr_ros.interfaces import of_camera, Topic
 from regvpr_ros.node_state import NodeState
+
+SILENT_PERIOD_S = 10.0
+"""Topics without a message are logged after image_timeout_s, then this often, s."""
 
 
 class Inputs:
@@ -31,6 +40,8 @@ class Inputs:
         """
         self._node, self._state, self._ahead = node, state, ahead
         self._subscriptions: list[Any] = []
+        self._silent: dict[str, tuple[str, Topic]] = {}
+        self._tell_at = time.monotonic() + state.config.image_timeout_s
         config = state.config
         for camera in config.cameras:
             # Bytes, so that an image that a newer one replaces is never unpacked.
@@ -40,6 +51,43 @@ class Inputs:
                 self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
         if config.use_odometry:
             self._listen(interfaces.ODOM, self._on_odometry, raw=False)
+        state.log.info('waiting for ' + ', '.join(
+            f'{name} ({what})' for name, (what, _) in self._silent.items()))
+
+    def report(self) -> None:
+        """Log the topics that nothing came from yet, with what is known of them. Call often."""
+        now = time.monotonic()
+        if not self._silent or now < self._tell_at:
+            return
+        self._tell_at = now + SILENT_PERIOD_S
+        self._state.log.warning('still waiting for ' + '; '.join(
+            f'{name} ({what}): {self._known(name, topic)}'
+            for name, (what, topic) in tuple(self._silent.items())))
+
+    def _known(self, name: str, topic: Topic) -> str:
+        """Who publishes a topic, and why nothing of it arrives."""
+        wanted = f'{topic.kind.__module__.split(".")[0]}/msg/{topic.kind.__name__}'
+        publishers = self._node.get_publishers_info_by_topic(name)
+        if not publishers:
+            there = sorted(other for other, kinds in self._node.get_topic_names_and_types()
+                           if wanted in kinds and other != name
+                           and self._node.count_publishers(other))
+            return 'no publisher' + (f'; {wanted} is published on {", ".join(there[:4])}'
+                                     if there else '')
+        others = {one.topic_type for one in publishers} - {wanted}
+        if others:
+            return (f'{len(publishers)} publisher(s) of {", ".join(sorted(others))}, not of '
+                    f'{wanted}' + ('; set compressed:=true'
+                                   if 'sensor_msgs/msg/CompressedImage' in others else ''))
+        for subscription in self._subscriptions:
+            if subscription.topic_name == name:
+                for one in publishers:
+                    verdict, reason = qos_check_compatible(
+                        one.qos_profile, subscription.qos_profile)
+                    if verdict == QoSCompatibility.ERROR:
+                        return (f'the QoS of its publisher {one.node_name} does not fit: '
+                                f'{reason.strip()}')
+        return f'{len(publishers)} publisher(s), but no message arrived'
 
     def close(self) -> None:
         """Stop listening."""
@@ -49,9 +97,16 @@ class Inputs:
 
     def _listen(self, topic: Topic, callback: Callable[[Any], None], camera: str = '',
                 raw: bool = True) -> None:
-        self._subscriptions.append(self._node.create_subscription(
-            topic.kind, of_camera(camera, topic), callback, qos(topic), raw=raw,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies()))
+        def heard(message: Any) -> None:
+            self._silent.pop(name, None)
+            callback(message)
+
+        subscription = self._node.create_subscription(
+            topic.kind, of_camera(camera, topic), heard, qos(topic), raw=raw,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._subscriptions.append(subscription)
+        name = subscription.topic_name
+        self._silent[name] = (topic.name.partition('/')[0], topic)
 
     def _image_callback(self, camera: str) -> Callable[[bytes], None]:
         state, compressed = self._state, self._state.config.is_compressed(camera)

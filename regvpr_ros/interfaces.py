@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
@@ -54,7 +54,11 @@ INPUTS = (IMAGE, COMPRESSED, CAMERA_INFO, ODOM)
 MATCHES = Topic(name='~/matches', kind=PlaceMatches,
                 text='of every image looked at: state, reason, the best keyframes')
 PRIOR = Topic(name='~/pose_prior', kind=PoseWithCovarianceStamped,
-              text='pose of `base_frame` in the map; only while localized')
+              text='pose of `base_frame` in the map; only while localized, and not '
+                   'where it contradicts odometry')
+HYPOTHESES = Topic(name='~/hypotheses', kind=PoseArray,
+                   text='poses of `base_frame` where the robot may be, most likely first; their '
+                        'covariances and probabilities are in `~/matches`')
 LOOPS = Topic(name='~/loop_closures', kind=PlaceMatch,
               text='the robot is where it was; modes `loop_closure` and `both`')
 INITIAL = Topic(name='initialpose', kind=PoseWithCovarianceStamped,
@@ -69,7 +73,7 @@ DEBUG = Topic(name='~/debug/compressed', kind=CompressedImage, depth=1, managed=
               text='query beside match; made only while somebody listens')
 DIAGNOSTICS = Topic(name='/diagnostics', kind=DiagnosticArray, managed=False,
                     text='how the node is, once a second while active')
-OUTPUTS = (MATCHES, PRIOR, LOOPS, INITIAL, STATUS, MARKERS, DEBUG, DIAGNOSTICS)
+OUTPUTS = (MATCHES, PRIOR, HYPOTHESES, LOOPS, INITIAL, STATUS, MARKERS, DEBUG, DIAGNOSTICS)
 
 LOAD_MAP = Service(name='~/load_map', kind=LoadMap, slow=True,
                    text='another map; the one in use works on until the new one is read, and '
@@ -80,7 +84,8 @@ SAVE_MAP = Service(name='~/save_map', kind=SaveMap, slow=True,
 RESET = Service(name='~/reset', kind=Trigger, slow=True,
                 text='forget where the robot was; begin a new session')
 LOCALIZE_ONCE = Service(name='~/localize_once', kind=Trigger,
-                        text='the next fix also goes to `initialpose`')
+                        text='the next fix also goes to `initialpose`; of a robot that stands '
+                             'still, the pose of one image where that alone is sure')
 SERVICES = (LOAD_MAP, SAVE_MAP, RESET, LOCALIZE_ONCE)
 
 

@@ -7,6 +7,7 @@ looks at images, `Announcer` publishes what was found, `Services` answers.
 from collections.abc import Callable
 from contextlib import ExitStack
 import sys
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,6 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from regvpr_core.errors import ConfigError, RegvprError
 from regvpr_core.live.process import tune_process
+from regvpr_core.localization.states import Reason
 from regvpr_ros import interfaces, node_parameters
 from regvpr_ros.announcer import Announcer
 from regvpr_ros.camera_infos import CameraInfos
@@ -67,7 +69,7 @@ class LocalizeNode(LifecycleNode):
         """Stop listening; model and map stay loaded."""
         self._active.close()
         if self._worker is not None:
-            self._worker.announcer.forget('inactive')
+            self._worker.announcer.forget(Reason('inactive', 'inactive'))
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -104,9 +106,12 @@ class LocalizeNode(LifecycleNode):
         # 1. Parameters, model, map and session.
         node_parameters.refuse_unknown(self)
         config = node_parameters.read(self)
+        begun_s = time.monotonic()
         encoder, infos = open_encoder(config, log), CameraInfos()
+        model_s = time.monotonic()
         localizer = None if config.mode == 'loop_closure' else \
             open_localizer(config.map, encoder, config, log)
+        map_s = time.monotonic()
         if localizer is not None:
             undo.callback(localizer.place_map.close)  # until the state owns it
         session = None if config.mode == 'localize' else SessionRecorder(
@@ -130,8 +135,10 @@ class LocalizeNode(LifecycleNode):
             self._publish[topic.name] = self._publisher(topic, undo)
         announcer = Announcer(state, self._publish, lambda: self.get_clock().now().to_msg(),
                               stacks, self._broadcast)
-        announcer.forget('configured')
+        announcer.forget(Reason('configured', 'configured'))
         self._worker = Worker(state, pipeline, announcer)
+        log.info(f'configured: model {model_s - begun_s:.2f} s, map {map_s - model_s:.2f} s, '
+                 f'rest {time.monotonic() - map_s:.2f} s')
         undo.callback(self._forget_worker)
         undo.callback(self._answers.join)
 
@@ -141,14 +148,14 @@ class LocalizeNode(LifecycleNode):
             raise ConfigError('the node is not configured')
         undo.callback(worker.stop)
         ahead = worker.start()
-        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_diagnostics)
+        inputs = Inputs(self, worker.state, ahead)
+        undo.callback(inputs.close)
+        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, lambda: self._on_diagnostics(inputs))
         undo.callback(self.destroy_timer, timer)
         if self._broadcast is not None:
             undo.callback(self._broadcast.forget)
             repeat = self.create_timer(TransformBroadcast.PERIOD_S, self._broadcast.repeat)
             undo.callback(self.destroy_timer, repeat)
-        inputs = Inputs(self, worker.state, ahead)
-        undo.callback(inputs.close)
 
     def _publisher(self, topic: interfaces.Topic, undo: ExitStack) -> Any:
         if topic.managed:
@@ -162,7 +169,8 @@ class LocalizeNode(LifecycleNode):
     def _forget_worker(self) -> None:
         self._worker = None
 
-    def _on_diagnostics(self) -> None:
+    def _on_diagnostics(self, inputs: Inputs) -> None:
+        inputs.report()
         worker = self._worker
         if worker is None:
             return

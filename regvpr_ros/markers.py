@@ -14,6 +14,8 @@ MOST_POINTS = 20_000
 GREY = (0.55, 0.55, 0.55, 0.8)
 BLUE = (0.0, 0.45, 0.70, 0.9)
 ORANGE = (0.90, 0.62, 0.0, 0.9)
+WHITE = (1.0, 1.0, 1.0, 1.0)
+TEXT_M = 1.2
 GREEN = (0.0, 0.62, 0.45, 1.0)
 
 
@@ -51,6 +53,15 @@ def loops(edges: Array, frame: str, stamp: Any) -> Marker:
     marker.points = _points(edges.reshape(-1, 3))
     if not marker.points:
         marker.action = Marker.DELETE
+    return marker
+
+
+def state(text: str, at: Array, frame: str, stamp: Any) -> Marker:
+    """A line of text above a position (3,): what the localizer says."""
+    marker = _marker('state', Marker.TEXT_VIEW_FACING, frame, stamp, WHITE, TEXT_M)
+    marker.text = text
+    move = marker.pose.position
+    move.x, move.y, move.z = float(at[0]), float(at[1]), float(at[2]) + 3.0
     return marker
 
 

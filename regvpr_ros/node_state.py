@@ -3,22 +3,36 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
+
 from regvpr_core.errors import MapError
+from regvpr_core.live.camera_health import CameraHealth, Note
 from regvpr_core.live.decode_ahead import Arrival
 from regvpr_core.live.gate import Gate
+from regvpr_core.live.lost_stretch import LostStretch
 from regvpr_core.live.mailbox import Mailbox, OdometryBuffer
 from regvpr_core.live.trail import Trail
 from regvpr_core.live.turn import Turn
+from regvpr_core.localization.jump_gate import JumpGate
 from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.pose_prior import PosePrior
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
+from regvpr_core.verification.camera_rays import Intrinsics
 from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.health import Health
 from regvpr_ros.parameters import NodeConfig
 from regvpr_ros.session_recorder import SessionRecorder
+from regvpr_ros.view import View
 
 LOG_PERIOD_S = 5.0
 ODOMETRY_HORIZON_S = 10.0
+
+LOST_RADIUS_M = 5.0
+"""A keyframe this near to where odometry leads shows the place."""
+
+ODOMETRY_DRIFT = 0.1
+"""Standard deviation of odometry as a share of the way, for the gate of jumps."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +49,7 @@ class NodeState:
         session: None in the mode localize.
         odom_frame: of the odometry, from the parameter or from its messages.
         fix_wanted: the next pose also goes to initialpose.
+        asked: localize_once was called and is not answered yet.
     """
 
     config: NodeConfig
@@ -45,18 +60,23 @@ class NodeState:
     infos: CameraInfos
     odometry: OdometryBuffer = field(init=False)
     gate: Gate = field(init=False)
+    jumps: JumpGate = field(init=False)
     odom_frame: str = field(init=False)
     trail: Trail = field(default_factory=Trail)
     turn: Turn = field(default_factory=Turn)
     health: Health = field(default_factory=Health)
     mailbox: Mailbox[Arrival] = field(default_factory=Mailbox)
+    lost: LostStretch = field(default_factory=LostStretch)
+    cameras: dict[str, CameraHealth] = field(default_factory=dict)
     fix_wanted: bool = False
+    asked: bool = False
 
     def __post_init__(self) -> None:
         config = self.config
         self.odometry = OdometryBuffer(ODOMETRY_HORIZON_S, config.odometry_gap_s)
         self.gate = Gate(config.min_interval_s, config.min_distance_m,
                          config.trigger == 'on_request')
+        self.jumps = JumpGate(config.jump_sigmas, config.jump_fixes, ODOMETRY_DRIFT)
         self.odom_frame = config.odom_frame
 
     @property
@@ -79,6 +99,8 @@ class NodeState:
 
     def forget(self) -> None:
         """Forget where the robot is and has been; what is on disk stays."""
+        self.jumps.reset()
+        self.lost.reset()
         if self.localizer is not None:
             self.localizer.reset()
         if self.session is not None and len(self.session):
@@ -92,13 +114,46 @@ class NodeState:
         self.health.refused(cause, text)
         self.log.warning(f'bad {cause}: {text}', throttle_duration_sec=LOG_PERIOD_S)
 
+    def see(self, view: View, fix: PosePrior | None) -> None:
+        """Watch the camera, and the places along which the robot is lost."""
+        place_map = self.place_map
+        if view.camera not in self.cameras:
+            self.cameras[view.camera] = CameraHealth(place_map)
+        self.cameras[view.camera].look(view.rgb, view.T_odom_base)
+        if place_map is not None:
+            self.lost.see(None if fix is None else fix.T_map_base, view.T_odom_base,
+                          place_map.T_map_cam[:, :3, 3], LOST_RADIUS_M)
+
+    def notes(self) -> dict[str, str]:
+        """What is wrong with cameras and map, by a stable code."""
+        found: dict[str, str] = {}
+        for camera, watched in tuple(self.cameras.items()):
+            other = self._field_of_view(camera, watched)
+            for note in (*watched.notes, *(() if other is None else (other,))):
+                found[f'{camera}: {note.code}' if camera else note.code] = note.text
+        if self.lost.note:
+            found['lost_on_map'] = self.lost.note
+        return found
+
+    def _field_of_view(self, camera: str, watched: CameraHealth) -> Note | None:
+        here, place_map = self.infos.of(camera), self.place_map
+        if here is None or place_map is None or not place_map.manifest.intrinsics:
+            return None
+        known = place_map.manifest.intrinsics
+        return watched.field_of_view(here, Intrinsics.from_mapping(
+            known.get(camera or 'camera') or next(iter(known.values()))))
+
     def diagnosis(self, said: str) -> tuple[bytes, str, dict[str, str]]:
         """Level, message and values for /diagnostics; `said` is the localizer's state."""
         config, place_map = self.config, self.place_map
         missing = [camera for camera in config.cameras
                    if config.wants_intrinsics and self.infos.of(camera) is None]
         level, text = self.health.level(config.image_timeout_s, config.use_odometry, missing)
+        notes = self.notes()
+        if notes and level == DiagnosticStatus.OK:
+            level, text = DiagnosticStatus.WARN, next(iter(notes.values()))
         return level, text, self.health.values(self.mailbox.dropped) | {
+            'jump gated': str(self.jumps.held), **{f'note: {k}': v for k, v in notes.items()},
             'state': said, 'mode': config.mode,
             'map': '' if place_map is None else str(place_map.path),
             'keyframes': '' if place_map is None else str(len(place_map)),

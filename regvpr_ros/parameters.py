@@ -23,6 +23,7 @@ OUTPUTS = ('autoware', 'hydra', 'isaac_visual_slam', 'lio_sam', 'rtabmap', 'swar
 MAX_CAMERAS = 16
 MODES = ('localize', 'loop_closure', 'both')
 INITIALPOSE = ('never', 'on_request', 'first_fix')
+TRANSPORTS = ('raw', 'compressed')
 TRIGGERS = ('always', 'on_request')
 
 LIVE = ('max_image_age_s', 'min_interval_s', 'min_distance_m', 'trigger', 'initialpose',
@@ -56,6 +57,9 @@ class NodeConfig:
         'the topic image.')
     compressed: bool = setting(
         False, 'Subscribe to image/compressed instead of image, for all cameras.')
+    image_transport: str = setting(
+        'raw', 'raw or compressed (the same as `compressed`), as image_transport names it.',
+        choices=TRANSPORTS)
     compressed_cameras: tuple[str, ...] = setting(
         (), 'Cameras with compressed images, where the others are raw.')
     base_frame: str = setting('base_link', 'Frame whose pose is published.')
@@ -88,6 +92,11 @@ class NodeConfig:
         'on_request',
         'never, on_request (localize_once), or first_fix (also the first fix after activation, '
         'once).', choices=INITIALPOSE)
+    jump_sigmas: float = setting(
+        4.0, 'A fix farther than this many standard deviations from where odometry leads is not '
+        'published until it persists; 0 to publish every fix.', 0.0, 100.0)
+    jump_fixes: int = setting(
+        5, 'Fixes in a row, in agreement with each other, with which such a fix persists.', 1, 100)
     broadcast_tf: bool = setting(
         False, 'Publish map_frame to odom_frame on /tf; only one node may.')
     image_timeout_s: float = setting(
@@ -123,7 +132,8 @@ class NodeConfig:
 
     def is_compressed(self, camera: str) -> bool:
         """Whether this camera's images are compressed."""
-        return self.compressed or camera in self.compressed_cameras
+        return (self.compressed or self.image_transport == 'compressed'
+                or camera in self.compressed_cameras)
 
     def extrinsics_of(self, camera: str) -> tuple[float, ...]:
         """The seven numbers given for a camera; none where none are."""

@@ -83,7 +83,7 @@ class Services:
         elif worker.state.config.initialpose == 'never':
             response.message = "the parameter 'initialpose' is never"
         else:
-            worker.state.fix_wanted = True
+            worker.state.fix_wanted = worker.state.asked = True
             worker.state.gate.ask()
             response.success = True
             response.message = 'the next localized image will be published on initialpose'

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseArray, PoseWithCovariance, PoseWithCovarianceStamped
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse, quat_xyzw
@@ -31,7 +31,7 @@ def place_matches(
         latency_s: since the images arrived.
     """
     message = PlaceMatches(map_id=place_map.map_id, state=int(localization.state),
-                           reason=localization.reason,
+                           reason=localization.reason, reason_code=localization.reason.code,
                            off_map_probability=float(localization.off_map), latency_s=latency_s)
     message.header.stamp = headers[-1].stamp
     message.header.frame_id = map_frame
@@ -49,7 +49,18 @@ def place_matches(
         one.status = PlaceMatch.ACCEPTED if match.accepted else PlaceMatch.CANDIDATE
         fill_pose(one.reference_pose, T, quaternion)
         message.matches.append(one)
+    for hypothesis in localization.hypotheses:
+        pose = PoseWithCovariance()
+        fill_pose(pose.pose, hypothesis.prior.T_map_base)
+        pose.covariance = hypothesis.prior.covariance.reshape(-1)
+        message.hypotheses.append(pose)
+        message.hypothesis_probabilities.append(hypothesis.probability)
     return message
+
+
+def pose_array(matches: PlaceMatches) -> PoseArray:
+    """The hypotheses of a message alone, as RViz and others show them."""
+    return PoseArray(header=matches.header, poses=[one.pose for one in matches.hypotheses])
 
 
 def loop_closure(

@@ -4,14 +4,23 @@ from dataclasses import replace
 import threading
 import time
 
+import numpy as np
+
 from regvpr_core.errors import ImageError, MapError
 from regvpr_core.live.decode_ahead import Arrival, DecodeAhead
 from regvpr_core.localization.frames import Description
-from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.localizer import Localization, Localizer
+from regvpr_core.localization.states import Reason, State
 from regvpr_ros.announcer import Announcer
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.pipeline import moments, Pipeline
 from regvpr_ros.view import View
+
+STILL_M, STILL_COSINE = 0.1, 0.97
+"""Nearer than this, or without odometry more alike than this, images are of one spot."""
+
+REST_NS = 1_000_000_000
+"""A robot that has not moved for so long stands still."""
 
 
 class Worker:
@@ -23,6 +32,7 @@ class Worker:
         self._pipeline = pipeline
         self._ahead: DecodeAhead | None = None
         self._thread: threading.Thread | None = None
+        self._rest: tuple[View, Description] | None = None
 
     @property
     def active(self) -> bool:
@@ -33,7 +43,8 @@ class Worker:
         """Begin with nothing seen; what decodes images ahead of their turn."""
         self.state.begin()
         self._pipeline.reset()
-        self.announcer.forget('active')
+        self._rest = None
+        self.announcer.forget(Reason('active', 'active'))
         ahead = self._ahead = DecodeAhead(self._pipeline.pixels)
         self._thread = threading.Thread(
             target=self._work, args=(ahead,), name='regvpr', daemon=True)
@@ -53,14 +64,16 @@ class Worker:
         with self.state.turn:
             self.state.forget()
             self.state.gate.reset()
-            self.announcer.forget('reset')
+            self.announcer.forget(Reason('reset', 'reset'))
 
     def exchange(self, localizer: Localizer) -> None:
         """Go on with another map, from the next image."""
         with self.state.turn:
             old, self.state.localizer = self.state.localizer, localizer
+            self.state.cameras.clear()
             self._pipeline.reset()
-            self.announcer.forget('map loaded')
+            self.state.jumps.reset()
+            self.announcer.forget(Reason('map_loaded', 'map loaded'))
             if old is not None:
                 old.place_map.close()
 
@@ -103,12 +116,43 @@ class Worker:
         # One stamp for all of them, and odometry at it.
         newest = moment[-1]
         frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
-        result = localizer.localize(frames, newest.T_odom_base)
+        result = self._gated(localizer.localize(frames, newest.T_odom_base), newest)
         for step, seconds in result.seconds.items():
             self.state.health.spent(step, seconds)
         with self.state.health.timed('publish'):
             self.announcer.localization(moment, result, localizer.place_map)
+        with self.state.health.timed('watch'):
+            for view in moment:
+                self.state.see(view, result.pose_prior)
+        if self.state.asked and result.pose_prior is None:
+            self._answer_at_rest(localizer, newest, result.descriptions[-1])
         return {view.camera: one for view, one in zip(moment, result.descriptions, strict=True)}
+
+    def _gated(self, result: Localization, view: View) -> Localization:
+        """The same without its fix, where that contradicts odometry."""
+        if result.pose_prior is None:
+            return result
+        text = self.state.jumps.admit(result.pose_prior, view.T_odom_base)
+        if not text:
+            return result
+        return replace(
+            result, state=State.AMBIGUOUS, reason=Reason('jump_gated', text), pose_prior=None,
+            matches=tuple(replace(match, accepted=False) for match in result.matches))
+
+    def _answer_at_rest(self, localizer: Localizer, view: View, one: Description) -> None:
+        """Answer localize_once by one image alone, of a robot that stands still.
+
+        The belief asks for images from several spots, which such a robot never sees.
+        """
+        began = self._rest
+        if began is None or not _is_still(began, (view, one)):
+            self._rest = (view, one)
+        elif view.frame.stamp_ns - began[0].frame.stamp_ns >= REST_NS:
+            found = localizer.localize_image(one)
+            if found.pose_prior is not None:
+                self._rest = None
+                self.state.log.info(f'localize_once, standing still: {found.reason}')
+                self.announcer.initial_pose(found.pose_prior, view, localizer.place_map)
 
     def _close_loops(self, moment: list[View], descriptions: dict[str, Description]) -> None:
         """Match the first camera's image with the session's own past."""
@@ -124,3 +168,11 @@ class Worker:
         if state.localizer is None:
             state.health.looked_at(time.monotonic() - view.arrived_s)
         self.announcer.closures(found, view, state.session)
+
+
+def _is_still(before: tuple[View, Description], now: tuple[View, Description]) -> bool:
+    """Whether the robot has not moved, by odometry or else by what it sees."""
+    T_before, T_now = before[0].T_odom_base, now[0].T_odom_base
+    if T_before is None or T_now is None:
+        return float(before[1].descriptor @ now[1].descriptor) > STILL_COSINE
+    return float(np.linalg.norm(T_now[:3, 3] - T_before[:3, 3])) < STILL_M

@@ -17,7 +17,7 @@ from regvpr_core.localization.matches import Match
 from regvpr_core.localization.one_image import Answer, answer, ImageLocalization, with_evidence
 from regvpr_core.localization.pose_prior import estimate, PoseHypothesis, PosePrior
 from regvpr_core.localization.settings import LocalizerConfig
-from regvpr_core.localization.states import Decider, Evidence, State
+from regvpr_core.localization.states import Decider, Evidence, Reason, State
 from regvpr_core.localization.stored_calibration import stored_or_learnt
 from regvpr_core.localization.views import Mounts, Seen
 from regvpr_core.localization.whitened import WhitenedRows
@@ -68,7 +68,7 @@ class Localization:
 
     stamp_ns: int
     state: State
-    reason: str
+    reason: Reason
     off_map: float
     matches: tuple[Match, ...]
     pose_prior: PosePrior | None
@@ -349,10 +349,10 @@ class Localizer:
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
 
-    def _decide(self, seen: Sequence[Seen]) -> tuple[State, str, int]:
+    def _decide(self, seen: Sequence[Seen]) -> tuple[State, Reason, int]:
         """State, its reason, and the believed keyframe (-1: none)."""
         if not len(self.place_map):
-            return State.OFF_MAP, 'the map holds no keyframe', -1
+            return State.OFF_MAP, Reason('empty_map', 'the map holds no keyframe'), -1
         keyframe, here, elsewhere = self._belief.best()
         there = self._belief.around(keyframe)
         shown = [float(one.scores[one.at(there)].max(initial=-np.inf)) for one in seen]

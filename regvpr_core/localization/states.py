@@ -27,6 +27,22 @@ class State(enum.IntEnum):
     OFF_MAP = 4
 
 
+class Reason(str):
+    """Why the state is what it is: a line for people, with a code for programs.
+
+    The texts may change between versions; the codes stay: `few_images`, `off_map`, `two_places`,
+    `unsure`, `not_seen`, `too_short_a_way`, `one_place`, `empty_map`.
+    """
+
+    code: str
+
+    def __new__(cls, code: str, text: str) -> 'Reason':
+        """A text with its code."""
+        reason = super().__new__(cls, text)
+        reason.code = code
+        return reason
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What is known after an image.
@@ -56,13 +72,13 @@ class Decider:
         self._localized = False
         self._believed_m: float | None = None
 
-    def decide(self, evidence: Evidence) -> tuple[State, str]:
+    def decide(self, evidence: Evidence) -> tuple[State, Reason]:
         """The state after an image, and its reason in one short line."""
         state, reason = self._state(evidence)
         self._localized = state is State.LOCALIZED
         return state, reason
 
-    def _state(self, evidence: Evidence) -> tuple[State, str]:
+    def _state(self, evidence: Evidence) -> tuple[State, Reason]:
         config, here = self._config, evidence.here
         # How much of the way one place has been believed: from the first image that shows it on.
         if here < config.accept_probability:
@@ -71,19 +87,22 @@ class Decider:
             self._believed_m = 0.0 if self._believed_m is None else \
                 self._believed_m + evidence.way_m
         if evidence.images < config.least_images:
-            return State.INITIALISING, (f'{evidence.images} of {config.least_images} images '
-                                        f'from different spots')
+            return State.INITIALISING, Reason(
+                'few_images', f'{evidence.images} of {config.least_images} images from different '
+                f'spots')
         if evidence.off_map > 0.5:
-            return State.OFF_MAP, f'off the map with {evidence.off_map:.2f}'
+            return State.OFF_MAP, Reason('off_map', f'off the map with {evidence.off_map:.2f}')
         if here < (config.keep_probability if self._localized else config.accept_probability):
             if evidence.elsewhere > 0.5 * here and here > 0.2:
-                return State.AMBIGUOUS, f'two places: {here:.2f} and {evidence.elsewhere:.2f}'
-            return State.LOST, f'best place has {here:.2f}'
+                return State.AMBIGUOUS, Reason(
+                    'two_places', f'two places: {here:.2f} and {evidence.elsewhere:.2f}')
+            return State.LOST, Reason('unsure', f'best place has {here:.2f}')
         if evidence.seen < (config.keep_score if self._localized else config.least_score):
             found = f'score {evidence.seen:.1f}' if evidence.seen > -math.inf else 'not found'
-            return State.LOST, f'the believed place is not seen ({found})'
+            return State.LOST, Reason('not_seen', f'the believed place is not seen ({found})')
         believed_m = self._believed_m or 0.0
         if not self._localized and believed_m < config.confirm_m:
-            return State.LOST, (f'one place has {here:.2f}, so far over {believed_m:.1f} of '
-                                f'{config.confirm_m:.1f} m')
-        return State.LOCALIZED, f'one place has {here:.2f}'
+            return State.LOST, Reason(
+                'too_short_a_way', f'one place has {here:.2f}, so far over {believed_m:.1f} of '
+                f'{config.confirm_m:.1f} m')
+        return State.LOCALIZED, Reason('one_place', f'one place has {here:.2f}')

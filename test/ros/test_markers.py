@@ -46,6 +46,14 @@ def test_accepted_matches_and_loops_are_told_apart():
     assert names == ['matches', 'loops']
 
 
+def test_the_state_is_written_above_the_best_match():
+    text = markers.state('lost: best place has 0.40', np.array([1.0, 2.0, 0.5]), 'map', STAMP)
+    assert (text.ns, text.type) == ('state', Marker.TEXT_VIEW_FACING)
+    assert text.text == 'lost: best place has 0.40'
+    at = text.pose.position
+    assert (at.x, at.y, at.z) == (1.0, 2.0, 3.5)
+
+
 @pytest.mark.parametrize('size', [(480, 640), (1080, 1920), (20, 3000), (500, 60)])
 def test_the_debug_image_shows_the_query_beside_its_match(size):
     query = np.full((*size, 3), (255, 0, 0), dtype=np.uint8)

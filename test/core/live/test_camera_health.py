@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+
+from regvpr_core.live.camera_health import CameraHealth
+from regvpr_core.live.lost_stretch import LostStretch
+from regvpr_core.verification.camera_rays import Intrinsics
+
+
+class Thumbnails:
+    """A map of 60 thumbnails, for what is read of it here."""
+
+    def __init__(self, images) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def thumbnail(self, number: int):
+        return self._images[number]
+
+
+def scenes(count: int, seed: int = 0, level: float = 120.0, contrast: float = 40.0):
+    rng = np.random.default_rng(seed)
+    blocks = rng.normal(level, contrast, (count, 12, 16, 1)).clip(0, 255)
+    return np.repeat(blocks.repeat(10, 1).repeat(10, 2), 3, 3).astype(np.uint8)
+
+
+def at(x: float) -> np.ndarray:
+    T = np.eye(4)
+    T[0, 3] = x
+    return T
+
+
+def after(images, of_map=None, step_m: float = 1.0) -> list[str]:
+    health = CameraHealth(of_map or Thumbnails(scenes(60)))
+    for i, image in enumerate(images):
+        health.look(image, at(step_m * i))
+    return [note.code for note in health.notes]
+
+
+def test_images_like_those_of_the_map_are_well():
+    assert after(scenes(60, seed=1)) == []
+    assert after(scenes(60, seed=2, level=140.0, contrast=30.0)) == []
+
+
+@pytest.mark.parametrize(('level', 'contrast', 'code'), [
+    (25.0, 10.0, 'too_dark'), (240.0, 10.0, 'too_bright'), (120.0, 2.0, 'low_contrast')])
+def test_exposure_and_contrast_far_from_the_maps_are_told_with_what_to_do(level, contrast, code):
+    health = CameraHealth(Thumbnails(scenes(60)))
+    for i, image in enumerate(scenes(40, 1, level, contrast)):
+        health.look(image, at(float(i)))
+    assert [note.code for note in health.notes] == [code]
+    assert 'check exposure' in health.notes[0].text or 'clean the lens' in health.notes[0].text
+
+
+@pytest.mark.parametrize(('share', 'blocked'), [(0.2, False), (0.6, True)])
+def test_a_stuck_share_of_the_image_is_told_while_the_robot_drives(share, blocked):
+    images = scenes(60, seed=3)
+    images[:, : int(share * images.shape[1])] = 90
+    assert (after(images) == ['view_blocked']) is blocked
+
+
+def test_a_robot_that_stands_still_is_not_blamed_for_a_view_that_does_not_change():
+    images = np.repeat(scenes(1, seed=4), 60, axis=0)
+    assert after(images, step_m=0.0) == []
+
+
+def test_a_frozen_camera_is_told_of():
+    assert after(np.repeat(scenes(1, seed=5), 60, axis=0)) == ['view_blocked']
+
+
+def test_a_map_without_thumbnails_judges_no_exposure():
+    assert after(scenes(40, 1, 10.0, 3.0), Thumbnails([None] * 10)) == []
+
+
+def test_another_field_of_view_is_told_in_degrees():
+    def camera(f: float) -> Intrinsics:
+        return Intrinsics(width=640, height=480,
+                          K=np.array([[f, 0, 320], [0, f, 240], [0, 0, 1.0]]))
+
+    health = CameraHealth(None)
+    assert health.field_of_view(camera(320.0), camera(330.0)) is None
+    note = health.field_of_view(camera(320.0), camera(640.0))
+    assert note.code == 'field_of_view'
+    assert '90 deg' in note.text
+    assert '53 deg' in note.text
+
+
+def test_a_stretch_lost_along_known_places_is_told_and_a_fix_ends_it():
+    positions = np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1)
+    lost = LostStretch()
+    lost.see(None, at(0.0), positions, 3.0)  # never had a fix: nothing is known
+    lost.see(at(5.0), at(0.0), positions, 3.0)
+    for x in range(1, 29):
+        lost.see(None, at(float(x)), positions, 3.0)
+    assert lost.metres == 28.0
+    assert lost.note == ''
+    for x in range(29, 40):
+        lost.see(None, at(float(x)), positions, 3.0)
+    assert 'lost for 39 m along places that the map holds' in lost.note
+    lost.see(at(44.0), at(39.0), positions, 3.0)
+    assert lost.note == ''
+
+
+def test_beside_the_map_or_far_from_the_last_fix_no_stretch_is_counted():
+    positions = np.zeros((1, 3))
+    lost = LostStretch()
+    lost.see(at(50.0), at(0.0), positions, 3.0)
+    for x in range(1, 60):
+        lost.see(None, at(float(x)), positions, 3.0)
+    assert lost.metres == 0.0
+    line = np.stack([np.arange(1000.0), np.zeros(1000), np.zeros(1000)], axis=1)
+    lost.see(at(0.0), at(0.0), line, 3.0)
+    for x in range(1, 400):
+        lost.see(None, at(float(x)), line, 3.0)
+    assert lost.metres == 200.0
