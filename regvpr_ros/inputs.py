@@ -1,4 +1,4 @@
-"""What the node hears while it is active. A callback stores and returns."""
+"""What the node hears while it is active. A callback stores and returns; `Receiver` calls it."""
 
 from collections.abc import Callable
 import time
@@ -22,6 +22,7 @@ from regvpr_core.recordings.messages import pose_T, stamp_ns
 from regvpr_ros import interfaces
 from regvpr_ros.interfaces import of_camera, Topic
 from regvpr_ros.node_state import NodeState
+from regvpr_ros.receiver import NotExecuted, Receiver
 
 SILENT_PERIOD_S = 10.0
 """Topics without a message are logged after image_timeout_s, then this often, s."""
@@ -40,6 +41,7 @@ class Inputs:
         """
         self._node, self._state, self._ahead = node, state, ahead
         self._subscriptions: list[Any] = []
+        self._group = NotExecuted()
         self._silent: dict[str, tuple[str, Topic]] = {}
         self._tell_at = time.monotonic() + state.config.image_timeout_s
         config = state.config
@@ -51,6 +53,9 @@ class Inputs:
                 self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
         if config.use_odometry:
             self._listen(interfaces.ODOM, self._on_odometry, raw=False)
+        self._receiver = Receiver(
+            node.context, self._subscriptions,
+            lambda error: state.refuse('internal', f'{type(error).__name__}: {error}'))
         state.log.info('waiting for ' + ', '.join(
             f'{name} ({what})' for name, (what, _) in self._silent.items()))
 
@@ -91,6 +96,7 @@ class Inputs:
 
     def close(self) -> None:
         """Stop listening."""
+        self._receiver.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
@@ -103,6 +109,7 @@ class Inputs:
 
         subscription = self._node.create_subscription(
             topic.kind, of_camera(camera, topic), heard, qos(topic), raw=raw,
+            callback_group=self._group,
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
         self._subscriptions.append(subscription)
         name = subscription.topic_name

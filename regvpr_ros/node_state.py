@@ -28,6 +28,9 @@ from regvpr_ros.view import View
 LOG_PERIOD_S = 5.0
 ODOMETRY_HORIZON_S = 10.0
 
+WATCH_PERIOD_S = 0.2
+"""A camera is watched at most this often."""
+
 LOST_RADIUS_M = 5.0
 """A keyframe this near to where odometry leads shows the place."""
 
@@ -68,6 +71,7 @@ class NodeState:
     mailbox: Mailbox[Arrival] = field(default_factory=Mailbox)
     lost: LostStretch = field(default_factory=LostStretch)
     cameras: dict[str, CameraHealth] = field(default_factory=dict)
+    _watch_at: dict[str, float] = field(default_factory=dict)
     fix_wanted: bool = False
     asked: bool = False
 
@@ -119,7 +123,9 @@ class NodeState:
         place_map = self.place_map
         if view.camera not in self.cameras:
             self.cameras[view.camera] = CameraHealth(place_map)
-        self.cameras[view.camera].look(view.rgb, view.T_odom_base)
+        if view.arrived_s >= self._watch_at.get(view.camera, 0.0):
+            self._watch_at[view.camera] = view.arrived_s + WATCH_PERIOD_S
+            self.cameras[view.camera].look(view.rgb, view.T_odom_base)
         if place_map is not None:
             self.lost.see(None if fix is None else fix.T_map_base, view.T_odom_base,
                           place_map.T_map_cam[:, :3, 3], LOST_RADIUS_M)

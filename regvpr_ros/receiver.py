@@ -1,0 +1,69 @@
+"""A thread that takes the messages of some subscriptions, beside the executor.
+
+An executor of rclpy makes its list of everything to wait for anew at each turn, in Python: a
+millisecond or more in which neither an image is taken nor the worker runs. A thread that waits for
+a few subscriptions alone needs a twentieth of that.
+"""
+
+from collections.abc import Callable
+import threading
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.subscription import Subscription
+
+WAIT_NS = 100_000_000
+"""How long `close` waits at most."""
+
+
+class NotExecuted(CallbackGroup):
+    """Keeps the executor from taking messages; events, as of QoS that does not fit, it takes."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """False for subscriptions."""
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        """The same."""
+        return self.can_execute(entity)
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing was begun."""
+
+
+class Receiver:
+    """Calls the callbacks of subscriptions that were made in a group of `NotExecuted`."""
+
+    def __init__(self, context: Any, subscriptions: list[Any],
+                 on_error: Callable[[Exception], None]) -> None:
+        """Start taking messages. `on_error` is told what a callback raises."""
+        self._context, self._subscriptions = context, subscriptions
+        self._on_error = on_error
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='regvpr-receive', daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more messages; the subscriptions are still there."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._context.handle)
+        by_pointer = {one.handle.pointer: one for one in self._subscriptions}
+        while not self._ended.is_set() and self._context.ok():
+            wait_set.clear_entities()
+            for one in self._subscriptions:
+                wait_set.add_subscription(one.handle)
+            wait_set.wait(WAIT_NS)
+            for pointer in wait_set.get_ready_entities('subscription'):
+                self._take(by_pointer[pointer])
+
+    def _take(self, subscription: Any) -> None:
+        try:
+            found = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+            if found is not None:
+                subscription.callback(found[0])
+        except Exception as error:  # noqa: BLE001 - one bad message must not end the thread
+            self._on_error(error)
