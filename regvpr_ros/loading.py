@@ -46,7 +46,7 @@ def model_of(config: NodeConfig) -> str:
     """
     if config.mode == 'loop_closure':
         return DEFAULT_MODEL
-    with PlaceMap.open(_folder(config.map)) as place_map:
+    with PlaceMap.open(_folder(config.map), index='none') as place_map:
         return place_map.manifest.model
 
 
