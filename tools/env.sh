@@ -6,6 +6,8 @@ export AMENT_PREFIX_PATH="$root/.venv" CMAKE_PREFIX_PATH="$root/.venv"
 unset PYTHONPATH
 if [ -f "$root/install/local_setup.bash" ]; then
     . "$root/install/local_setup.bash"
+    # The node and its tools by name: localize, replay, build_map.
+    export PATH="$root/install/regvpr_ros/lib/regvpr_ros:$PATH"
     # The wheels hold the standard packages; tools find them only through this list.
     export AMENT_PREFIX_PATH="$AMENT_PREFIX_PATH:$root/.venv"
 fi

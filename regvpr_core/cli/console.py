@@ -37,7 +37,7 @@ def plain(text: object) -> str:
 
 def cell(text: object) -> Text:
     """`plain` text for a table; brackets in it are no markup."""
-    return Text(plain(text))
+    return Text(plain(text), overflow='fold')
 
 
 def say(console: Console, line: str, style: str = '') -> None:
@@ -57,7 +57,7 @@ def print_facts(facts: dict[str, Any], as_json: bool, following: str = '') -> No
     table = Table(show_header=False)
     for name, value in facts.items():
         text = ', '.join(map(plain, value)) if isinstance(value, list) else plain(value)
-        table.add_row(Text(name.replace('_', ' ')), Text(text))
+        table.add_row(Text(name.replace('_', ' ')), Text(text, overflow='fold'))
     Console().print(table)
     if following:
         say_next(Console(stderr=True), following)

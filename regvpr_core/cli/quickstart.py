@@ -6,6 +6,7 @@ import importlib
 import json
 from pathlib import Path
 import shlex
+import shutil
 import sys
 from typing import Any, TYPE_CHECKING
 
@@ -210,12 +211,22 @@ def _parameters(site: Path, model: str) -> str:
 
 def launch_command(site: Path, params: Path, topics: dict[str, str]) -> str:
     """The command that starts the node on the topics that the map was built from."""
+    compressed = topics['image_type'].endswith('CompressedImage')
+    image = topics['image_topic'].removesuffix('/compressed')
+    odometry = topics.get('pose_type') == 'nav_msgs/msg/Odometry'
+    if shutil.which('ros2') is None:
+        # A clone with ROS from PyPI has no `ros2`; tools/env.sh puts the node itself on the path.
+        words = ['localize', '--ros-args', '--params-file', str(params.resolve())]
+        words += ['-p', 'compressed:=true'] if compressed else []
+        words += ['-r', f'image/compressed:={image}/compressed' if compressed
+                  else f'image:={image}']
+        return shlex.join(words + (['-r', f'odom:={topics["pose_topic"]}'] if odometry else []))
     words = ['ros2', 'launch', 'regvpr_ros', 'localize.launch.py', f'map:={site.resolve()}',
              f'params_file:={params.resolve()}',
-             f'image_topic:={topics["image_topic"].removesuffix("/compressed")}']
-    if topics['image_type'].endswith('CompressedImage'):
+             f'image_topic:={image}']
+    if compressed:
         words.append('compressed:=true')
-    if topics.get('pose_type') == 'nav_msgs/msg/Odometry':
+    if odometry:
         words.append(f'odom_topic:={topics["pose_topic"]}')
     return shlex.join(words)
 

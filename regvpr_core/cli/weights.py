@@ -7,9 +7,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from regvpr_core.cli.console import download_bar, say
+from regvpr_core.cli.console import cell, download_bar, say
 from regvpr_core.cli.parsing import add_command
 
 
@@ -40,14 +39,20 @@ def run_list(options: argparse.Namespace) -> None:
     from regvpr_core.models.backbones import SOURCES
     from regvpr_core.models.downloads import search_folders
 
-    table = Table('backbone', 'origin', 'MB', 'on this machine', 'what it is')
+    table = Table('backbone', 'origin', 'MB', 'here', 'what it is')
+    places = []
     for source in SOURCES:
         found = [str(f / source.file) for f in search_folders() if (f / source.file).is_file()]
         if source.installed is not None:
             found.append(str(source.installed))
+        places += [f'{source.backbone}, {source.origin}: {found[0]}'] if found else []
+        # The rest of the note stands in docs/encoder.md.
         table.add_row(source.backbone, source.origin, f'{source.size / 1e6:.0f}',
-                      Text(found[0] if found else 'no'), source.note)
-    Console().print(table)
+                      'yes' if found else 'no', cell(source.note.partition(';')[0]))
+    console = Console()
+    console.print(table)
+    for line in places:
+        say(console, line)
 
 
 def run_fetch(options: argparse.Namespace) -> None:

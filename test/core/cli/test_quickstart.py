@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from regvpr_core.cli import main
+from regvpr_core.cli.quickstart import launch_command
 from regvpr_core.images import encode_jpeg
 from regvpr_core.maps.place_map import PlaceMap
 
@@ -14,6 +15,7 @@ def test_a_bag_becomes_a_map_a_page_parameters_and_a_command(
     make_bag, frames, small_model, tmp_path, capsys, monkeypatch,
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('shutil.which', lambda name: f'/bin/{name}')
     bag = make_bag(tmp_path / 'drive', frames(30), compressed=True)
     assert main(['quickstart', str(bag), '--out', 'site', '--model', str(small_model),
                  '--json']) == 0
@@ -30,9 +32,14 @@ def test_a_bag_becomes_a_map_a_page_parameters_and_a_command(
     assert json.loads(Path('site/expectation.json').read_text()) == record
     parameters = Path('site/params.yaml').read_text()
     assert f'map: "{tmp_path / "site" / "map"}"' in parameters
-    assert 'compressed:=true' in record['command']
-    assert 'image_topic:=/camera/image_raw' in record['command']
-    assert 'odom_topic:=/odom' in record['command']
+    assert record['command'] == (
+        f'ros2 launch regvpr_ros localize.launch.py map:={tmp_path}/site/map '
+        f'params_file:={tmp_path}/site/params.yaml image_topic:=/camera/image_raw '
+        f'compressed:=true odom_topic:=/odom')
+    monkeypatch.setattr('shutil.which', lambda name: None)
+    assert launch_command(Path('site/map'), Path('site/params.yaml'), record) == (
+        f'localize --ros-args --params-file {tmp_path}/site/params.yaml -p compressed:=true '
+        f'-r image/compressed:=/camera/image_raw/compressed -r odom:=/odom')
     assert Path('site/map.html').read_text().startswith('<!')
 
 
