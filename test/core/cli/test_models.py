@@ -65,6 +65,7 @@ def two_origins(tmp_path, monkeypatch):
         torch.save(dict(tensors), path)
         sources.append(BackboneSource(
             backbone='vits14', origin=origin, file=path.name, note=f'from {origin}',
+            wheel='' if origin == 'dinov2' else 'a==1',
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(), size=path.stat().st_size))
     monkeypatch.setattr(backbones, 'SOURCES', tuple(sources))
     monkeypatch.setattr(checkpoints, 'SHIPPED', tmp_path / 'shipped')
