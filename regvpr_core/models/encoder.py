@@ -107,6 +107,11 @@ class Encoder:
         return self.describe_prepared([self.prepare(rgb) for rgb in images])
 
     @property
+    def runs_graph(self) -> bool:
+        """Whether one image is described by a CUDA graph that was recorded."""
+        return bool(getattr(self._engine, 'runs_graph', False))
+
+    @property
     def engine_title(self) -> str:
         """Library with its version, and device: what tells engines apart."""
         return self._engine.title

@@ -118,6 +118,11 @@ class DeviceEngine(TorchEngine):
             self._graph.replay()
         return self._output
 
+    @property
+    def runs_graph(self) -> bool:
+        """Whether batches of one are replayed as a CUDA graph."""
+        return self._graph is not None
+
     def _capture(self) -> None:
         """Record one pass after warming up. Where it cannot be recorded, passes run as usual."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
