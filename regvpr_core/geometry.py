@@ -6,17 +6,17 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 MAX_POSITION_M = 1e12
-"""Further away nothing is; squares of larger numbers overflow sooner or later."""
+"""Largest accepted coordinate in metres; keeps its square finite."""
 
 MAX_QUATERNION, MIN_QUATERNION = 1e9, 1e-9
-"""Of a quaternion's numbers and of its length, before it is scaled to 1."""
+"""Bounds of a quaternion's norm before normalisation."""
 
 
 def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     """Build (..., 4, 4) transforms from positions (..., 3) in m and quaternions (..., 4).
 
     Raises:
-        ValueError: a value is not finite or absurdly large, or a quaternion has no length.
+        ValueError: a value is not finite or too large, or a quaternion is zero.
     """
     position = np.asarray(position, dtype=np.float64)
     quat_xyzw = np.asarray(quat_xyzw, dtype=np.float64)
@@ -36,7 +36,7 @@ def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
 
 
 def _rotation_matrix(quat_xyzw: Array) -> Array:
-    """Rotations (..., 3, 3) of quaternions (..., 4) of any length but zero."""
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4), xyzw, of any length except zero."""
     q = quat_xyzw / np.linalg.norm(quat_xyzw, axis=-1, keepdims=True)
     v, w = q[..., :3], q[..., 3, None, None]
     cross = np.zeros((*q.shape[:-1], 3, 3))
@@ -47,7 +47,7 @@ def _rotation_matrix(quat_xyzw: Array) -> Array:
 
 
 def quat_xyzw(T: Array) -> Array:
-    """Give the rotations of (..., 4, 4) transforms as quaternions (..., 4), w not negative."""
+    """Quaternions (..., 4), xyzw with w >= 0, of (..., 4, 4) transforms."""
     from scipy.spatial.transform import Rotation  # late: takes half a second to load
 
     q = np.asarray(Rotation.from_matrix(T[..., :3, :3]).as_quat())
@@ -72,14 +72,14 @@ def rotation_angle(R: Array) -> Array:
 
 
 def distance(T_a: Array, T_b: Array) -> tuple[Array, Array]:
-    """Metres and radians between the poses (..., 4, 4) of two frames in one world."""
+    """Distance in metres and angle in radians between poses (..., 4, 4)."""
     metres = np.linalg.norm(T_a[..., :3, 3] - T_b[..., :3, 3], axis=-1)
     R = np.swapaxes(T_a[..., :3, :3], -1, -2) @ T_b[..., :3, :3]
     return metres, rotation_angle(R)
 
 
 def interpolate(T_0: Array, T_1: Array, fraction: float) -> Array:
-    """Pose between two poses (4, 4): straight line for position, shortest turn for rotation."""
+    """Interpolate two poses (4, 4): linear in position, slerp in rotation."""
     from scipy.spatial.transform import Rotation  # late: takes half a second to load
 
     R_0 = Rotation.from_matrix(T_0[:3, :3])

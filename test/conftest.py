@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """One thread a worker, and in what it starts: workers share the processor already."""
     if hasattr(config, 'workerinput'):
         torch.set_num_threads(1)
-        os.environ['OMP_NUM_THREADS'] = '1'
+        os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,12 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A worker then makes what a file's tests share once, and no long wait is left for the end.
     """
-    def alone(item: pytest.Item) -> bool:
-        return item.path.parent.name == 'ros' and item.path.name != 'test_stacks.py'
-
-    items.sort(key=lambda item: not alone(item))
+    items.sort(key=lambda item: item.path.parent.name != 'ros')
     for item in items:
-        if not alone(item):
+        if item.path.parent.name != 'ros' and not item.get_closest_marker('xdist_group'):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
@@ -117,7 +114,7 @@ class BagFrame:
     T_map_base: np.ndarray | None = None
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def make_bag() -> Callable[..., Path]:
     """Write a bag: images, and odometry where frames have poses."""
     return write_bag
@@ -268,13 +265,13 @@ def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
     return [np.ascontiguousarray(wall[:, 32 * i:32 * i + 160]) for i in range(count)]
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def noise() -> Callable[..., list[np.ndarray]]:
     """Pictures that differ, the same in every test: `noise(count, seed)`."""
     return noise_images
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def frames() -> Callable[..., list[BagFrame]]:
     """Frames along a straight line, one a second and a metre: `frames(count, start_s)`."""
     def make(count: int, start_s: int = 1000, seed: int = 0) -> list[BagFrame]:
@@ -284,7 +281,7 @@ def frames() -> Callable[..., list[BagFrame]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def bag_frame() -> type[BagFrame]:
     """`BagFrame`, for tests."""
     return BagFrame

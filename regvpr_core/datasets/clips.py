@@ -1,4 +1,4 @@
-"""Frames of video clips: `dataset.csv` with image, floor, clip, second. A place is a second.
+"""Frames of video clips: `dataset.csv` with image, floor, clip, second. A place is one second.
 
 The place of a second holds the frames of that second and of `window_s` to each side.
 """
@@ -21,7 +21,7 @@ Row = dict[str, str]
 
 
 def read_clips(root: Path, config: DataConfig) -> PlaceSet:
-    """Places of all frames (gallery and query) of the clips that are taken; a floor is a group.
+    """Places of all frames (gallery and query) of the selected clips; a floor is a group.
 
     Raises:
         TrainingError, EvaluationError: the table is missing or lacks a column or a group.
@@ -76,7 +76,7 @@ def clips_validation(root: Path, config: ValidationConfig) -> Dataset:
 def chosen(
     root: Path, only: tuple[str, ...], leave_out: tuple[str, ...], columns: tuple[str, ...]
 ) -> list[Row]:
-    """Rows of the floors and clips that are taken; both kinds of names may be mixed."""
+    """Rows of the selected floors and clips; names of both kinds may be mixed."""
     rows = read_table(root / 'dataset.csv', columns, HELP)
     known = list(dict.fromkeys(name for row in rows for name in (row['floor'], row['clip'])))
     wanted(known, only, leave_out, str(root))

@@ -53,7 +53,7 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationConfig:
-    """One set that recall is measured on."""
+    """One data set on which recall is measured."""
 
     kind: str = setting(
         'utm',

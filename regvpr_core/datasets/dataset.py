@@ -1,4 +1,4 @@
-"""A data set of place recognition in memory: pictures by name, ground truth, how it is counted."""
+"""A place recognition data set in memory: image files, ground truth, scoring rule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ REMOVED = 'removed'
 
 
 class Picture(Protocol):
-    """An encoded picture that is read when it is needed."""
+    """An encoded image that is read on demand."""
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Name in tables and messages."""
 
     def encoded(self) -> bytes:
         """The bytes of the file.
@@ -35,7 +35,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture on disk; `name` is its path below the data set's folder."""
+    """An image file; `name` is its path below the data set's folder."""
 
     name: str
     path: Path
@@ -44,7 +44,7 @@ class PictureFile:
         """The bytes of the file.
 
         Raises:
-            ImageError: it cannot be read, or is larger than any picture.
+            ImageError: the file cannot be read or exceeds the size limit.
         """
         try:
             size = self.path.stat().st_size
@@ -56,7 +56,7 @@ class PictureFile:
 
 
 class Matrix(Protocol):
-    """Rows that are read when they are asked for: an array, a memory map, an open place map."""
+    """Descriptors read on demand: an array, a memory map or an open place map."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class Matrix(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenDescriptors:
-    """Descriptors that come with the pictures, as those of a place map do.
+    """Stored descriptors of the images, such as those of a place map.
 
     rows: (N, D), unit rows; row i is that of picture i. fingerprint: of the model that made them.
     project: the model's descriptors to such rows, where they are compressed.
@@ -83,7 +83,7 @@ class GivenDescriptors:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """Queries to be found among references.
+    """Queries and the references to search.
 
     name: in tables. protocol: exactly which set and rule. rule: when a reference is right.
     references, queries: pictures, in the published order.
@@ -116,11 +116,11 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name, and that it is a part where it is."""
+        """The name, with a note if the data set is incomplete."""
         return f'{self.name} (partial)' if self.partial else self.name
 
     def subset(self, queries: Int64, references: Int64, why: str) -> 'Dataset':
-        """Only these queries and references (numbers, rising), named as a part for a reason."""
+        """A subset of queries and references (ascending indices), marked partial for a reason."""
         count = len(self.references)
 
         def rows(given: GivenDescriptors | None, numbers: Int64) -> GivenDescriptors | None:

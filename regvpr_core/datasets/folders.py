@@ -1,4 +1,4 @@
-"""Reading the folders of data sets: listings, small tables, positions in file names."""
+"""Read data set folders: file lists, small tables, positions in file names."""
 
 import csv
 import io
@@ -17,10 +17,10 @@ MAX_IMAGES = 10_000_000
 
 
 def pictures_below(folder: Path, root: Path, *, natural: bool = False) -> list[PictureFile]:
-    """All pictures below a folder, by path; `natural` puts 10.jpg behind 9.jpg.
+    """All images below a folder, sorted by path; `natural` sorts 10.jpg after 9.jpg.
 
     Raises:
-        EvaluationError: the folder is missing or holds no picture.
+        EvaluationError: the folder is missing or contains no image.
     """
     if not folder.is_dir():
         raise EvaluationError(f'folder {folder} is missing')
@@ -35,7 +35,7 @@ def pictures_below(folder: Path, root: Path, *, natural: bool = False) -> list[P
 
 
 def below(root: Path, name: str, source: Path) -> Path:
-    """A file that a table names, which must lie inside the data set.
+    """Path of a file named in a table; it must lie inside the data set.
 
     Raises:
         EvaluationError: an absolute path, or one with `..` in it.
@@ -47,10 +47,10 @@ def below(root: Path, name: str, source: Path) -> Path:
 
 
 def require_files(pictures: list[PictureFile], help_text: str) -> None:
-    """Check that pictures are there, folder by folder.
+    """Check that the image files exist, folder by folder.
 
     Raises:
-        EvaluationError: the first that is missing, how many are, and where to get them.
+        EvaluationError: names the first missing file, their number and the download page.
     """
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set()
              for folder in {picture.path.parent for picture in pictures}}
@@ -90,7 +90,7 @@ def read_table(path: Path, columns: tuple[str, ...], help_text: str) -> list[dic
 
 
 def truth(row: dict[str, str], column: str, path: Path) -> bool:
-    """A True or False of a table.
+    """Parse a True or False of a table.
 
     Raises:
         EvaluationError: neither.
@@ -102,10 +102,10 @@ def truth(row: dict[str, str], column: str, path: Path) -> bool:
 
 
 def finite(row: dict[str, str], columns: tuple[str, ...], path: Path) -> list[float]:
-    """Numbers of a table.
+    """Parse numbers of a table.
 
     Raises:
-        EvaluationError: one is no finite number.
+        EvaluationError: a value is not a finite number.
     """
     try:
         values = [float(row[column]) for column in columns]

@@ -1,4 +1,5 @@
-"""Which references show the place of a query: from positions, frame numbers, labels or pairs."""
+"""Ground truth: which references show the place of each query, from positions, frame numbers,
+labels or pairs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """References that belong to each query, as rows of a sparse matrix.
+    """Correct references of each query, as rows of a sparse matrix (CSR).
 
     starts: (Q + 1,) int64, where the references of query q lie: `ids[starts[q]:starts[q + 1]]`.
-    ids: int64 numbers of references, rising within a query.
+    ids: int64 indices of references, ascending within a query.
     """
 
     starts: Int64
@@ -25,27 +26,27 @@ class Matches:
         return len(self.starts) - 1
 
     def of(self, query: int) -> Int64:
-        """References of one query."""
+        """Correct references of one query."""
         return self.ids[self.starts[query]:self.starts[query + 1]]
 
     @property
     def counts(self) -> Int64:
-        """How many references each query has (Q,)."""
+        """Number of correct references of each query (Q,)."""
         return np.diff(self.starts)
 
     def hits(self, ranked: Int64) -> npt.NDArray[np.bool_]:
-        """Whether each entry of (Q, k) ranked references, -1 for none, belongs to its query."""
+        """For ranked references (Q, k), -1 for none: whether each is correct for its query."""
         hits = np.zeros(ranked.shape, dtype=bool)
         for query in range(len(self)):
             hits[query] = np.isin(ranked[query], self.of(query))
         return hits
 
     def select(self, queries: Int64, references: Int64, reference_count: int) -> 'Matches':
-        """The rows and columns that stay, numbered anew.
+        """Select rows and columns and renumber them.
 
         Args:
-            queries, references: numbers that stay, rising.
-            reference_count: of references before.
+            queries, references: indices to keep, ascending.
+            reference_count: number of references before the selection.
         """
         new = np.full(reference_count, -1, dtype=np.int64)
         new[references] = np.arange(len(references))
@@ -54,7 +55,7 @@ class Matches:
 
 
 def matches(rows: Iterable[npt.ArrayLike]) -> Matches:
-    """From one list of reference numbers a query."""
+    """Build from one list of reference indices per query."""
     parts = [np.unique(np.asarray(row, dtype=np.int64)) for row in rows]
     starts = np.zeros(len(parts) + 1, dtype=np.int64)
     starts[1:] = np.cumsum([len(part) for part in parts])
@@ -82,7 +83,7 @@ def within_frames(queries: Sequence[int], references: Sequence[int], tolerance: 
 
 
 def same_label(queries: Sequence[str], references: Sequence[str]) -> Matches:
-    """References that bear the query's label."""
+    """References with the query's label."""
     groups: dict[str, list[int]] = {}
     for number, label in enumerate(references):
         groups.setdefault(label, []).append(number)

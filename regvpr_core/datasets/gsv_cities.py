@@ -16,10 +16,10 @@ HELP = 'get GSV-Cities from kaggle.com/datasets/amaralibey/gsv-cities and unpack
 
 
 def read_gsv_cities(root: Path, config: DataConfig) -> PlaceSet:
-    """All cities, by name, or those that the config takes; a city is a group.
+    """Places of all cities, or of the cities named in the config; a city is a group.
 
     Raises:
-        TrainingError: a folder is missing, a row has no usable numbers, or an unknown city.
+        TrainingError: a folder is missing, a row has invalid numbers, or a city is unknown.
         EvaluationError: a CSV file lacks a column.
     """
     tables = sorted((root / 'Dataframes').glob('*.csv'))
@@ -49,7 +49,7 @@ def read_gsv_cities(root: Path, config: DataConfig) -> PlaceSet:
 
 
 def picture_name(row: dict[str, str]) -> str:
-    """File name of a row; positions are written as the shortest number, as Python writes them."""
+    """File name of a row; coordinates are written as `repr(float)` does."""
     year, month, bearing = (int(row[key]) for key in ('year', 'month', 'northdeg'))
     lat, lon = float(row['lat']), float(row['lon'])
     return (f'{row["city_id"]}_{int(row["place_id"]) % 10**5:07d}_{year:04d}_{month:02d}_'

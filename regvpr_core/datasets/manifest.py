@@ -1,4 +1,4 @@
-"""Any other data: a CSV file of image, place and split, and if it likes group, x, y.
+"""Data sets listed in a CSV file: image, place and split; optionally group, x, y.
 
 Splits: `train` for training; `gallery` and `query` for validation. Image names are relative to
 the CSV file. Rows of one place hold the same text in `place`; x and y are metres.
@@ -26,7 +26,7 @@ def read_manifest(table: Path, config: DataConfig) -> PlaceSet:
     """Rows of one split.
 
     Raises:
-        TrainingError, EvaluationError: no such file, column, group or split.
+        TrainingError, EvaluationError: the file, a column, a group or the split is missing.
     """
     rows = taken(table, config.only, config.leave_out)
     rows = [row for row in rows if row['split'] == config.split]
@@ -61,7 +61,7 @@ def manifest_validation(table: Path, config: ValidationConfig) -> Dataset:
                             f'split query; both are needed')
     if 'x' in rows[0] and 'y' in rows[0]:
         number_of = {group: i for i, group in enumerate(dict.fromkeys(r['group'] for r in rows))}
-        # Groups (towns) are moved so far apart that they never match.
+        # Groups (towns) are shifted apart so that positions of two groups never match.
         query_xy, gallery_xy = (
             np.array([np.add(finite(row, ('x', 'y'), table), [1e7 * number_of[row['group']], 0.0])
                       for row in side]) for side in (queries, gallery))
@@ -82,7 +82,7 @@ def manifest_validation(table: Path, config: ValidationConfig) -> Dataset:
 
 
 def write_manifest(table: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows of image, place and split, with whatever else the first one has."""
+    """Write rows with the columns image, place, split and any others of the first row."""
     with table.open('w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -90,7 +90,7 @@ def write_manifest(table: Path, rows: list[dict[str, object]]) -> None:
 
 
 def taken(table: Path, only: tuple[str, ...], leave_out: tuple[str, ...]) -> list[Row]:
-    """Rows of the groups that are taken; without the column all are of one group."""
+    """Rows of the selected groups; without a group column all rows form one group."""
     rows = [{'group': ''} | row for row in read_table(table, COLUMNS, HELP)]
     if not rows:
         raise TrainingError(f'{table} has no rows')

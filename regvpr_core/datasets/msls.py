@@ -23,7 +23,7 @@ HELP = ('get metadata.zip, images_vol_1.zip to images_vol_6.zip and the patch fr
 
 
 def load_validation(root: Path, name: str, protocol: str, subtask: str = 'all') -> Dataset:
-    """Copenhagen and San Francisco in one index.
+    """The validation set: Copenhagen and San Francisco in one index.
 
     Raises:
         EvaluationError: a file is missing or its rows do not agree with the others'.
@@ -54,7 +54,7 @@ def load_validation(root: Path, name: str, protocol: str, subtask: str = 'all') 
 
 
 def load_challenge(root: Path, name: str, protocol: str) -> Dataset:
-    """The six cities whose positions are hidden: predictions are written, not scored.
+    """The challenge set: six cities with hidden positions; predictions are written, not scored.
 
     Raises:
         EvaluationError: a file is missing or its rows do not agree with the others'.
@@ -78,7 +78,7 @@ def submission_lines(dataset: Dataset, ranked: np.ndarray) -> list[str]:
     """`query_key reference_key …` for each query, as the challenge's evaluation reads them.
 
     Args:
-        dataset: of the challenge.
+        dataset: the challenge set.
         ranked: (Q, k) reference numbers, best first.
     """
     def key(name: str) -> str:
@@ -89,7 +89,7 @@ def submission_lines(dataset: Dataset, ranked: np.ndarray) -> list[str]:
 
 
 def _posed(root: Path, folder: Path, subtask: str) -> tuple[list[PictureFile], Float64]:
-    """The pictures of one side of a city that the subtask has, and their UTM positions."""
+    """Images of the subtask from one side of a city, and their UTM positions."""
     table = folder / 'postprocessed.csv'
     rows = read_table(table, ('key', 'easting', 'northing'), HELP)
     raw_table = folder / 'raw.csv'

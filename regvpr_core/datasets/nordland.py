@@ -74,7 +74,7 @@ def load_partition(root: Path, name: str, protocol: str) -> Dataset:
 
 
 def require_runs(dataset: Dataset, protocol: str) -> None:
-    """Refuse a part that would be counted wrongly, because frames count by their order.
+    """Refuse an incomplete data set: frames are matched by their order.
 
     Raises:
         EvaluationError: by the numbers in the names, a folder has a gap, or references and
@@ -99,7 +99,7 @@ def require_runs(dataset: Dataset, protocol: str) -> None:
 
 
 def _section_frames(pictures: list[PictureFile]) -> list[int]:
-    """Frame numbers that count within a section, and lie far apart between sections."""
+    """Frame numbers within each section, offset so that sections never match each other."""
     names = [picture.path.parent.name for picture in pictures]
     counts = dict.fromkeys(sorted(set(names)), 0)
     starts = {name: i * SECTION_GAP for i, name in enumerate(counts)}
@@ -111,7 +111,7 @@ def _section_frames(pictures: list[PictureFile]) -> list[int]:
 
 
 def _frame(picture: PictureFile) -> int:
-    """The frame number: the seventh field of the name (the coordinates only stand for it)."""
+    """The frame number: field 7 of the name (the coordinates are placeholders)."""
     fields = utm_fields(picture)
     try:
         return int(np.int64(int(fields[6])))
@@ -121,14 +121,14 @@ def _frame(picture: PictureFile) -> int:
 
 
 def _raw(root: Path) -> tuple[list[PictureFile], list[PictureFile], list[list[int]]]:
-    """The pictures that `cleanImageNames.txt` lists, of summer and of winter, and their frames."""
+    """Images listed in `cleanImageNames.txt`, of summer and of winter, and their frame numbers."""
     listing = root / 'cleanImageNames.txt'
     try:
         names = sorted(set(listing.read_text(encoding='utf-8').split()))
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f'{root / "images/test/database"} is missing, and {listing} cannot '
                               f'be read; {DOWNLOADER_HELP}') from error
-    frames = {name: i for i, name in enumerate(names)}  # a missing picture shifts no other
+    frames = {name: i for i, name in enumerate(names)}  # a missing image does not shift the others
     summer, winter = (
         [picture for picture in pictures_below(root / season, root)
          if picture.path.name in frames] for season in ('summer', 'winter'))

@@ -1,4 +1,4 @@
-"""A pair of one's own: a map, or a folder with positions, to be asked by another."""
+"""The user's own data: references and queries, each a place map or a folder with positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,10 +30,10 @@ HELP = (f'a folder has pictures named @x@y@….jpg, or {POSITIONS} with the colu
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Side:
-    """References or queries: pictures, (N, 2) positions in metres, descriptors if it has them.
+    """References or queries: images, positions (N, 2) in metres, descriptors if stored.
 
-    place_map: what it reads from, open until `close`. world: name of the frame of the positions,
-    '' where it is not known. origin: lat_deg, lon_deg, alt_m of it, where it is on the Earth.
+    place_map: the open map it reads from, until `close`. world: name of the frame of the
+    positions, '' if unknown. origin: lat_deg, lon_deg, alt_m of the frame, if georeferenced.
     """
 
     pictures: Sequence[Picture]
@@ -44,7 +44,7 @@ class Side:
     origin: dict[str, float] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Let go of the map, if there is one."""
+        """Close the map, if there is one."""
         if self.place_map is not None:
             self.place_map.close()
 
@@ -65,7 +65,7 @@ class MapPicture:
         """The thumbnail as JPEG.
 
         Raises:
-            ImageError: the keyframe has none.
+            ImageError: the keyframe has no thumbnail.
         """
         rgb = self.place_map.thumbnail(self.keyframe)
         if rgb is None:
@@ -85,7 +85,7 @@ class MapRows:
         return (len(self._map), self._map.manifest.dimension)
 
     def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.float32]:
-        """Unit rows of these keyframes, which lie close together."""
+        """Unit rows of these keyframes, read as one block, so ids should be close."""
         if not len(rows):
             return np.zeros((0, self.shape[1]), dtype=np.float32)
         low, high = int(rows.min()), int(rows.max()) + 1
@@ -96,7 +96,7 @@ def map_side(path: Path) -> Side:
     """All keyframes of a place map, with its own descriptors.
 
     Raises:
-        MapError: no map, a damaged one, or of a newer format.
+        MapError: the folder is no map, or the map is damaged or of a newer format.
     """
     place_map = PlaceMap.open(path, index='none')
     manifest, project = place_map.manifest, None
@@ -120,10 +120,10 @@ def has_positions(path: Path) -> bool:
 
 
 def folder_side(path: Path) -> Side:
-    """The pictures of a folder, positions from `positions.csv` or from their names.
+    """Images of a folder; positions from `positions.csv` or from the file names.
 
     Raises:
-        EvaluationError: no picture, or no position.
+        EvaluationError: there is no image, or an image has no position.
     """
     table = path / POSITIONS
     if not path.is_dir():
@@ -143,7 +143,7 @@ def folder_side(path: Path) -> Side:
 
 
 def own_pair(references: Side, queries: Side, name: str, radius_m: float) -> Dataset:
-    """A data set of two sides whose positions are in one frame.
+    """Combine two sides whose positions are in one frame into a data set.
 
     Raises:
         ConfigError: radius out of 0 to 1000.

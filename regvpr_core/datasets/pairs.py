@@ -1,4 +1,5 @@
-"""Data sets of two folders: pairs of one name (SPED, AmsterTime), two drives by frame number."""
+"""Data sets of two folders: files of equal name (SPED, AmsterTime), or two drives matched by frame
+number."""
 
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def load_pairs(
 
     Args:
         root: the published folder, or one that VPR-datasets-downloader made (then the positions
-            in the names only stand for the pair).
+            in the names are placeholders).
         folders: names of the references' and the queries' folder.
         inside: folders below the root that may hold them, '' for the root itself.
 
@@ -43,7 +44,8 @@ def load_pairs(
 def load_traverses(root: Path, name: str, protocol: str, tolerance: int) -> Dataset:
     """Two drives along one route: frame i of the queries shows frames i +- tolerance.
 
-    Frames count in the natural order of the file names, so both folders must hold as many.
+    Frames are numbered in natural order of the file names; both folders must hold the same
+    number of images.
 
     Raises:
         EvaluationError: a folder is missing, or the drives differ in length.

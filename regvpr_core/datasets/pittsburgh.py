@@ -1,7 +1,7 @@
 """Data sets with NetVLAD's `dbStruct` files: Pitts30k, Pitts250k, Tokyo 24/7.
 
-A `dbStruct` (github.com/Relja/netvlad) is a MATLAB 5 file of names and UTM positions. The reading
-of SciPy is no pickle; how far a file unpacks is counted first.
+A `dbStruct` (github.com/Relja/netvlad) is a MATLAB 5 file of names and UTM positions. SciPy reads
+it without pickle; the unpacked size is checked first.
 """
 
 from pathlib import Path
@@ -29,19 +29,19 @@ def load_struct(
     root: Path, name: str, protocol: str, *, struct_file: str, split: str,
     query_folders: tuple[str, ...], help_text: str, suffix: str | None = None,
 ) -> Dataset:
-    """From the .mat file where it is there, else from folders named by UTM position.
+    """Read the .mat file if it exists, else folders with UTM positions in the file names.
 
     Args:
         root: folder with `datasets/FILE.mat` and the pictures, or with `images/SPLIT/database`.
         name, protocol: of the data set.
         struct_file: name of the .mat file.
         split: test or val, of the folders.
-        query_folders: where the .mat file's queries may lie.
+        query_folders: folders that may hold the queries of the .mat file.
         help_text: where to get what is missing.
-        suffix: what the references' names end with on disk, where that is not what the file says.
+        suffix: suffix of the reference files on disk, if it differs from the .mat file.
 
     Raises:
-        EvaluationError: neither layout is there, or it is not whole.
+        EvaluationError: neither layout is found, or files are missing.
     """
     splits = (f'images/{split}', split)
     path = next((p for p in (root / 'datasets' / struct_file, root / struct_file) if p.is_file()),
@@ -70,7 +70,7 @@ def read_db_struct(path: Path) -> tuple[list[str], Float64, list[str], Float64]:
     """Names and positions (N, 2) of the references, then of the queries.
 
     Raises:
-        EvaluationError: not such a file, too large, or its counts do not agree.
+        EvaluationError: not a `dbStruct`, too large, or its counts disagree.
     """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
@@ -95,10 +95,11 @@ def read_db_struct(path: Path) -> tuple[list[str], Float64, list[str], Float64]:
 
 
 def check_unpacked_size(path: Path) -> None:
-    """Walk over a MATLAB 5 file and count what its compressed parts unpack to.
+    """Check the unpacked size of the compressed parts of a MATLAB 5 file.
 
     Raises:
-        EvaluationError: it cannot be read, is another format, or unpacks to too much.
+        EvaluationError: the file cannot be read, has another format, or unpacks to more than
+            the limit.
     """
     total = 0
     try:
@@ -129,7 +130,7 @@ def _byte_order(header: bytes, path: Path) -> str:
 
 
 def _unpacked(file: Any, length: int, limit: int) -> int:
-    """Bytes that the next `length` bytes unpack to, at most a little more than `limit`."""
+    """Unpacked size of the next `length` bytes; counting stops shortly after `limit`."""
     unpack, total, left = zlib.decompressobj(), 0, length
     while left > 0 and total <= limit:
         chunk = file.read(min(left, 1 << 16))

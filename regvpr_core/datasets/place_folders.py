@@ -1,4 +1,4 @@
-"""Folders of places: each one that holds pictures is a place; the one above it is its group."""
+"""Folders of places: each folder that contains images is a place; its parent is the group."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def read_place_folders(root: Path, config: DataConfig) -> PlaceSet:
     """`root/PLACE/*.jpg`, or `root/GROUP/PLACE/*.jpg`.
 
     Raises:
-        EvaluationError: the folder is missing or holds no picture.
+        EvaluationError: the folder is missing or contains no image.
         TrainingError: an unknown group.
     """
     pictures = pictures_below(root, root)

@@ -1,4 +1,4 @@
-"""Pictures with the place that each shows, and the group (city, floor) that each place is in."""
+"""Training images labelled by place, and places by group (city, floor)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ ANY_NUMBER = 1 << 30
 class PlaceSet:
     """A training set.
 
-    name: of the data set. paths: (N) picture files; names: (N) what to call them.
-    members: for each of P places the numbers of its pictures. A picture may be in several.
+    name: of the data set. paths: (N) image files. names: (N) names for messages.
+    members: for each of P places the indices of its images. An image may be in several places.
     groups: group of each place.
-    positions: (P, 3) of places: group of positions that can be compared, x, y (metres, or seconds
-        along a clip and 0). NaN where a place has none.
-    apart: distance below which two places are not put into one batch.
-    repeats: (P) how often each place comes in an epoch.
-    copies: (N) at most so many augmented copies of each picture are kept with its tokens.
-    dropped: places that had too few pictures.
+    positions: (P, 3) of places: frame of reference, x, y (metres, or seconds along a clip and
+        0). NaN for a place without a position.
+    apart: two places closer than this distance are not put into one batch.
+    repeats: (P) number of times each place is used in an epoch.
+    copies: (N) largest number of augmented copies stored per image with its tokens.
+    dropped: number of places dropped for having too few images.
     """
 
     name: str
@@ -45,7 +45,7 @@ class PlaceSet:
     dropped: int = 0
 
     def digest(self) -> str:
-        """SHA-256 over names and sizes of the pictures, and over the places."""
+        """SHA-256 over names and sizes of the images and over the places."""
         sha = hashlib.sha256()
         for name, path in zip(self.names, self.paths, strict=True):
             size = path.stat().st_size if path.is_file() else -1
@@ -55,21 +55,21 @@ class PlaceSet:
         return sha.hexdigest()
 
     def without(self, pictures: Iterable[int]) -> 'PlaceSet':
-        """Without some pictures, and the places that have no other."""
+        """Remove images, and the places that are left without any."""
         gone = np.asarray(sorted(pictures), dtype=np.int64)
         members = tuple(m[~np.isin(m, gone)] for m in self.members)
         return replace(self, members=members).with_at_least(1)
 
     def repeated(self, times: int) -> 'PlaceSet':
-        """Each place so many times as often."""
+        """Multiply the repeats of each place."""
         return replace(self, repeats=self.repeats * times)
 
     def with_copies(self, most: int | None) -> 'PlaceSet':
-        """With at most so many augmented copies of each picture; None: as the run says."""
+        """Limit the augmented copies per image; None keeps the setting of the run."""
         return self if most is None else replace(self, copies=np.full_like(self.copies, most))
 
     def with_at_least(self, images: int) -> 'PlaceSet':
-        """Without the places that have fewer pictures."""
+        """Remove places with fewer images."""
         kept = [i for i, members in enumerate(self.members) if len(members) >= images]
         return replace(
             self, members=tuple(self.members[i] for i in kept),
@@ -82,7 +82,7 @@ def place_set(
     name: str, paths: Sequence[Path], names: Sequence[str], members: Sequence[Sequence[int]],
     groups: Sequence[str], positions: Sequence[Sequence[float]] | None = None, apart: float = 0.0,
 ) -> PlaceSet:
-    """From lists; without positions places are never too near to one another."""
+    """Build from lists; without positions no two places count as close."""
     count = len(members)
     rows = np.full((count, 3), np.nan) if positions is None else \
         np.asarray(positions, dtype=np.float64).reshape(count, 3)
@@ -93,7 +93,7 @@ def place_set(
 
 
 def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
-    """Several sets in one. Groups keep apart by the name of their set."""
+    """Merge sets. Groups are prefixed with the name of their set."""
     if len(sets) == 1:
         return sets[0]
     starts = np.cumsum([0, *(len(s.paths) for s in sets)])
@@ -114,10 +114,10 @@ def joined(sets: Sequence[PlaceSet]) -> PlaceSet:
 def wanted(
     found: Sequence[str], only: Sequence[str], leave_out: Sequence[str], where: str
 ) -> list[str]:
-    """The groups to take, in their order.
+    """The selected groups, in their order.
 
     Raises:
-        TrainingError: a group that is asked for does not exist, or none is left.
+        TrainingError: a requested group does not exist, or no group is left.
     """
     for name in (*only, *leave_out):
         if name not in found:

@@ -17,7 +17,7 @@ QUERIES = ('queries', 'query')
 
 def find_folders(root: Path, splits: tuple[str, ...], queries: tuple[str, ...] = QUERIES,
                  databases: tuple[str, ...] = DATABASES) -> tuple[Path, Path] | None:
-    """The database and queries below the root, in one of the splits; None where they are not."""
+    """Database and query folders of the first split found below the root, or None."""
     for split in splits:
         base = root / split if split else root
         found = [next((base / name for name in names if (base / name).is_dir()), None)
@@ -38,16 +38,16 @@ def load_utm(
     help_text: str = '',
     real_positions: bool = True,
 ) -> Dataset:
-    """Read a data set of the convention.
+    """Read a data set that follows the convention.
 
     Args:
         root: folder above `images/test`, or the one that holds database and queries.
         name, protocol: of the data set.
-        splits: where to look, in order.
-        queries: names that the folder of queries may have.
-        radius_m: a reference is right up to this distance.
+        splits: names of splits to try, in order.
+        queries: possible names of the query folder.
+        radius_m: largest distance of a correct reference.
         help_text: where to get what is missing.
-        real_positions: False where the positions only stand for pairs or frame numbers.
+        real_positions: False if positions are placeholders for pairs or frame numbers.
 
     Raises:
         EvaluationError: a folder is missing or empty, or a name has no position.
@@ -65,7 +65,7 @@ def from_positions(
     database: list[PictureFile], queries: list[PictureFile], name: str, protocol: str,
     radius_m: float, real_positions: bool = True,
 ) -> Dataset:
-    """A data set of pictures named by the convention."""
+    """Build the data set from images named by the convention."""
     reference_xy, query_xy = utm_positions(database), utm_positions(queries)
     return Dataset(
         name=name, protocol=protocol, rule=f'within {radius_m:g} m',

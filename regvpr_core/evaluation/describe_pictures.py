@@ -1,4 +1,4 @@
-"""Pictures to descriptors, through the cache: streamed, in bounded memory, resumable."""
+"""Describe images through the cache: streamed, in bounded memory, resumable."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ Degrade = Callable[[RGB, int], RGB]
 
 @dataclass(slots=True, kw_only=True)
 class DescribeProgress:
-    """How far a run is; told after every batch."""
+    """Progress of a run; reported after every batch."""
 
     total: int
     found: int = 0
@@ -38,7 +38,7 @@ class DescribeProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Descriptors of some pictures, on disk until they are asked for.
+    """Descriptors of images, read from disk on demand.
 
     numbers: (N,) rows of the matrix; -1 for a picture that cannot be read.
     """
@@ -59,15 +59,15 @@ class Rows:
         return np.asarray(self.matrix[self.numbers[start:stop]], dtype=np.float32)
 
     def select(self, which: npt.NDArray[np.int64]) -> 'Rows':
-        """Only some of the pictures."""
+        """Select some of the images."""
         return Rows(self.matrix, self.numbers[which])
 
 
 def open_cache(folder: Path | None, describer: Describer) -> DescriptorCache:
-    """The cache of a model; one that is thrown away where nothing can be kept.
+    """Open the cache of a model; a temporary one if descriptors are not kept.
 
     Args:
-        folder: of all caches; None keeps nothing.
+        folder: parent of all caches; None keeps nothing.
     """
     if folder is not None and describer.fingerprint:
         return DescriptorCache(folder, describer.fingerprint, describer.name)
@@ -93,7 +93,7 @@ def describe_pictures(
     degrade_mark: str = '',
     progress: Callable[[DescribeProgress], None] | None = None,
 ) -> tuple[Rows, dict[int, str]]:
-    """Describe pictures that the cache does not know yet.
+    """Describe the images that are not in the cache yet.
 
     Args:
         pictures: of one side of a data set.
@@ -101,11 +101,11 @@ def describe_pictures(
         cache: of that model.
         batch: pictures a pass, 1 or more.
         degrade: changes the pixels of picture i before they are described.
-        degrade_mark: names that change; part of what the cache finds rows by.
-        progress: told after every batch.
+        degrade_mark: names the change; part of the cache key.
+        progress: called after every batch.
 
     Returns:
-        rows in the order of the pictures, and the number and reason of each unreadable one.
+        rows in the order of the images, and index and reason of each unreadable image.
 
     Raises:
         EvaluationError: the model gives no usable descriptors.
@@ -113,7 +113,7 @@ def describe_pictures(
     report = DescribeProgress(total=len(pictures))
     digests: list[bytes | None] = [None] * len(pictures)
     new = _new_pictures(pictures, describer, cache, batch, degrade, degrade_mark, digests, report)
-    # A picture that is there twice may come twice in one batch: the later row is then found.
+    # A duplicate image may occur twice in one batch: the later row is used.
     while group := list(itertools.islice(new, batch)):
         rows = describer.describe([prepared for _, prepared in group])
         cache.append([digest for digest, _ in group], rows)
@@ -133,7 +133,7 @@ def _new_pictures(
     pictures: Sequence[Picture], describer: Describer, cache: DescriptorCache, batch: int,
     degrade: Degrade | None, mark: str, digests: list[bytes | None], report: DescribeProgress,
 ) -> Iterator[tuple[bytes, Any]]:
-    """Digest and network input of each picture that is to be described, read ahead in threads."""
+    """Digest and network input of each image to describe, read ahead in threads."""
     def load(i: int) -> tuple[bytes, Any]:
         data = pictures[i].encoded()
         changed = f'|{mark}|{i}' if mark else ''

@@ -1,4 +1,4 @@
-"""What is evaluated: anything that turns pictures into descriptors, behind one small interface."""
+"""Interface of models under evaluation: images in, descriptors out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,8 +16,8 @@ Float32 = npt.NDArray[np.float32]
 class Describer(Protocol):
     """A model under evaluation.
 
-    name: in tables. fingerprint: of all that decides a descriptor; '' where it cannot be known,
-    then descriptors are not kept between runs. notice: one line on where the weights come from.
+    name: in tables. fingerprint: identifies everything that affects a descriptor; '' if unknown,
+    then descriptors are not kept between runs. notice: one line about the origin of the weights.
     """
 
     name: str
@@ -25,18 +25,18 @@ class Describer(Protocol):
     notice: str
 
     def prepare(self, rgb: RGB) -> Any:
-        """What the network needs of one picture (H, W, 3). Other threads call it, ahead."""
+        """Network input of one image (H, W, 3). Called ahead of time from other threads."""
 
     def describe(self, prepared: Sequence[Any]) -> Float32:
         """Descriptors (B, D) of prepared pictures, unit rows.
 
         Raises:
-            EvaluationError: the model gives something else.
+            EvaluationError: the model returns anything else.
         """
 
 
 class EncoderDescriber:
-    """One of our own models."""
+    """A model of this package."""
 
     def __init__(self, encoder: Encoder, name: str | None = None) -> None:
         self._encoder = encoder
@@ -54,7 +54,7 @@ class EncoderDescriber:
 
 
 class CallableDescriber:
-    """Any function from a list of pictures, (H, W, 3) uint8 RGB each, to rows (B, D)."""
+    """A function from a list of images, each (H, W, 3) uint8 RGB, to rows (B, D)."""
 
     def __init__(self, function: Callable[[list[RGB]], Any], name: str, notice: str,
                  fingerprint: str = '') -> None:
@@ -64,7 +64,7 @@ class CallableDescriber:
         self.notice = notice
 
     def prepare(self, rgb: RGB) -> Any:
-        """The picture as it is."""
+        """The image, unchanged."""
         return rgb
 
     def describe(self, prepared: Sequence[Any]) -> Float32:
@@ -79,14 +79,14 @@ class CallableDescriber:
 
 
 def unit_rows(rows: Any, count: int, name: str) -> Float32:
-    """Whatever a model gave as float32 unit rows (count, D).
+    """Convert the output of a model to float32 unit rows (count, D).
 
     Args:
-        rows: array or tensor; a tuple or list counts by its first element, as some models give
-            maps beside their descriptors.
+        rows: array or tensor; of a tuple or list the first element is used, because some models
+            return feature maps beside their descriptors.
 
     Raises:
-        EvaluationError: another shape, NaN, or a row without a direction.
+        EvaluationError: another shape, NaN, or a row of length zero.
     """
     if isinstance(rows, tuple):
         rows = rows[0]

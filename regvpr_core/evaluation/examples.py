@@ -1,4 +1,4 @@
-"""Which queries a report shows, and the pictures that were found for them."""
+"""Selection of example queries for the report, with the images found for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ QUALITY = 78
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A picture in a row. right: None for the query itself. data: JPEG, None: unreadable."""
+    """An image of a row. right: None for the query itself. data: JPEG, None if unreadable."""
 
     title: str
     name: str
@@ -27,7 +27,7 @@ class Found:
 
 
 def best_queries(results: Sequence[Result]) -> list[int]:
-    """Queries that the first model finds; those that others miss come first, then the surest.
+    """Queries that the first model finds: first those that others miss, then by similarity.
 
     With several models they are what figure 5 of the paper shows.
     """
@@ -39,7 +39,7 @@ def best_queries(results: Sequence[Result]) -> list[int]:
 
 
 def worst_queries(results: Sequence[Result]) -> list[int]:
-    """Queries with a right reference that the first model gets wrong, the surest first."""
+    """Queries with a correct reference that the first model misses, by falling similarity."""
     first = results[0]
     positives = first.dataset.positives
     if positives is None:
@@ -50,7 +50,7 @@ def worst_queries(results: Sequence[Result]) -> list[int]:
 
 
 def row(results: Sequence[Result], query: int) -> list[Found]:
-    """The query, each model's best match, and a right reference where no model found one."""
+    """The query, each model's best match, and a correct reference if no model found one."""
     dataset = results[0].dataset
     shown = [_found('query', dataset.queries[query], '')]
     for result in results:

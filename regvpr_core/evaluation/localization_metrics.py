@@ -1,7 +1,7 @@
-"""Figures of localization: matches, fixes, poses and the covariances that come with them.
+"""Localization metrics: matches, fixes, poses and their covariances.
 
-The literature's words: precision and recall of matches, recall at 100 % precision, time to the
-first fix, normalised error squared (NEES; Bar-Shalom, Li and Kirubarajan 2001, 5.4.2).
+Terms of the literature: precision and recall of matches, recall at 100 % precision, time to first
+fix, normalised error squared (NEES; Bar-Shalom, Li and Kirubarajan 2001, 5.4.2).
 """
 
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ class PrecisionRecall:
 
     @property
     def recall_at_100_precision(self) -> float:
-        """Highest recall at which no match is false; 0 where the best one already is."""
+        """Highest recall without a false match; 0 if the best match is false."""
         whole = self.precision == 1.0
         return float(self.recall[whole].max(initial=0.0))
 
 
 def precision_recall(confidence: npt.ArrayLike, is_true: npt.ArrayLike, positives: int
                      ) -> PrecisionRecall:
-    """Precision and recall as matches are accepted from the surest to the least sure.
+    """Precision and recall over a falling confidence threshold.
 
-    Matches of one confidence are accepted together.
+    Matches of equal confidence are accepted together.
 
     Args:
-        confidence: (M,) of each image's best match. is_true: (M,) whether it is right.
-        positives: images that have a right match at all, also those without a match here.
+        confidence: (M,) of each image's best match. is_true: (M,) whether it is correct.
+        positives: number of images that have a correct match, whether or not it was found.
 
     Raises:
         ConfigError: there is no positive, or the lists differ in length.
@@ -63,11 +63,11 @@ def precision_recall(confidence: npt.ArrayLike, is_true: npt.ArrayLike, positive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixFigures:
-    """Figures of one drive.
+    """Metrics of one drive.
 
     frames: images. fixes: localized ones. precision: share of these that are right; 1 without any.
     recall: right fixes of all images. time_to_first_fix_s: from the first image to the first
-    right fix; infinite without one. false_fixes_per_km: infinite where nothing was driven.
+    right fix; infinite without one. false_fixes_per_km: infinite for a drive of length zero.
     """
 
     frames: int
@@ -84,7 +84,7 @@ def fix_figures(stamps_ns: npt.ArrayLike, localized: npt.ArrayLike, right: npt.A
 
     Args:
         stamps_ns: (F,) of all images, rising. localized: (F,) whether there was a fix.
-        right: (F,) whether it was the right place; counts only where there was one.
+        right: (F,) whether the fix was correct; ignored without a fix.
         way_m: length of the drive.
     """
     stamps = np.asarray(stamps_ns, dtype=np.int64)
@@ -101,7 +101,7 @@ def fix_figures(stamps_ns: npt.ArrayLike, localized: npt.ArrayLike, right: npt.A
 
 
 def frames_to_fix(localized: npt.ArrayLike, right: npt.ArrayLike, start: int) -> int | None:
-    """Images from `start` on, that one included, to the first right fix; None without one."""
+    """Number of images from `start` to the first correct fix, both included; None without one."""
     good = np.asarray(localized, dtype=bool) & np.asarray(right, dtype=bool)
     later = np.flatnonzero(good[start:])
     return int(later[0]) + 1 if len(later) else None
@@ -145,7 +145,7 @@ def nees(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float:
 
 
 def nees_figures(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> NeesFigures:
-    """How honest covariances (F, n, n) of errors (F, n) are; n is 1, 2, 3 or 6."""
+    """Consistency of covariances (F, n, n) with errors (F, n); n is 1, 2, 3 or 6."""
     values = nees(errors, covariances)
     freedom = np.asarray(errors).shape[1]
     if freedom not in CHI2_95:

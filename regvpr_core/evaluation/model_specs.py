@@ -1,4 +1,4 @@
-"""From what the command line calls a model to something that describes pictures.
+"""Model specifications of the command line, and the describers made from them.
 
     gem_vits14, FILE.safetensors, FILE.onnx    our own models
     preset:NAME[@FILE], FILE.yaml[@FILE]       a preset, untrained, or with a checkpoint's weights
@@ -7,7 +7,7 @@
     hub:OWNER/REPO:ENTRY[?size=322x322&…]      any torch.hub entry, also of a local folder
     package.module:function, FILE.py:function  a function from pictures to descriptors
 
-Code of others runs only with leave: torch.hub entries need `allow_code`.
+Foreign code runs only with permission: torch.hub entries need `allow_code`.
 """
 
 from collections.abc import Callable
@@ -42,23 +42,23 @@ from regvpr_core.models.vit import check_weights
 
 FUNCTION = re.compile(r'[A-Za-z_][\w.]*:[A-Za-z_]\w*')
 SEED = 0
-"""Of the weights of untrained presets."""
+"""Seed of the random weights of untrained presets."""
 
 
 def open_describer(
     spec: str, *, device: str = 'auto', precision: str = 'auto', allow_code: bool = False,
     notice: Callable[[str], None] | None = None,
 ) -> Describer:
-    """Make a model ready by what it is called.
+    """Load the model of a specification.
 
     Args:
         spec: as in the module's table.
         device, precision: as for `load_encoder`; the latter only for our own models.
-        allow_code: whether torch.hub may run code of other people.
-        notice: told of downloads.
+        allow_code: whether torch.hub may run foreign code.
+        notice: called with messages about downloads.
 
     Raises:
-        EvaluationError: code of others without leave, or it fails.
+        EvaluationError: foreign code is not permitted, or it fails.
         CheckpointError: unknown name or unusable weights of our own models.
         ConfigError: unknown device or precision.
     """
@@ -85,10 +85,10 @@ def open_describer(
 
 
 def check_spec(spec: str, allow_code: bool) -> None:
-    """Refuse, without loading anything, what `open_describer` would refuse by its name alone.
+    """Check a specification without loading anything.
 
     Raises:
-        EvaluationError: code of others without leave, or an unknown name.
+        EvaluationError: foreign code is not permitted, or the name is unknown.
         CheckpointError: a published model that is not built; says why.
     """
     if spec.startswith('hub:'):
@@ -112,7 +112,10 @@ def _unknown(spec: str) -> EvaluationError:
 
 
 def _hub(spec: str, device: str, allow_code: bool) -> Describer:
-    """`hub:REPO:ENTRY?key=value`; size, mean, std, interpolation and one_by_one are ours."""
+    """Parse `hub:REPO:ENTRY?key=value`.
+
+    size, mean, std, interpolation and one_by_one are not passed to the entry.
+    """
     source, _, query = spec.removeprefix('hub:').partition('?')
     repository, colon, entry = source.rpartition(':')
     if not colon or not repository or not entry.isidentifier():
@@ -139,7 +142,7 @@ def _hub(spec: str, device: str, allow_code: bool) -> Describer:
 
 def _load_hub(name: str, repository: str, entry: str, arguments: dict[str, Any], shown: Shown,
               device: str, allow_code: bool) -> Describer:
-    """A network of torch.hub: a folder is taken as it is, else it is downloaded and kept."""
+    """Load a network by torch.hub from a local folder, else from a cached download."""
     import torch
 
     place = choose_device(device)
@@ -167,7 +170,7 @@ def _load_hub(name: str, repository: str, entry: str, arguments: dict[str, Any],
 
 
 def _preset(path: Path, weights: Path | None, device: str, precision: str) -> Describer:
-    """A model from its settings: untrained, on the backbone at hand, or with a checkpoint."""
+    """Build the model of a preset: untrained on an available backbone, or with a checkpoint."""
     config = from_mapping(ModelConfig, read_yaml(path))
     if weights is None:
         loaded = untrained(config, path.stem)
@@ -180,7 +183,7 @@ def _preset(path: Path, weights: Path | None, device: str, precision: str) -> De
 
 
 def untrained(config: ModelConfig, name: str) -> LoadedModel:
-    """A model whose head has random weights (seed 0), on the backbone's own where they are."""
+    """A model with a random head (seed 0) and pretrained backbone weights if available."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

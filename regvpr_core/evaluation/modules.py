@@ -1,4 +1,4 @@
-"""Networks that are not ours: how they are shown pictures, and what they answer."""
+"""Third-party networks: their input and their output."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ INTERPOLATIONS = ('bilinear', 'bicubic')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """How a network is shown a picture.
+    """Input size and normalisation of a network.
 
-    height, width: pixels, 8 to 4096, whatever the aspect was; None: the picture's own size.
+    height, width: pixels, 8 to 4096, aspect is not kept; None keeps the image size.
     mean, std: per channel of RGB in 0..1. interpolation: bilinear or bicubic, antialiased.
-    one_by_one: each picture in a pass of its own, for networks whose answer depends on the batch.
+    one_by_one: batches of one, for networks whose output depends on the batch.
     """
 
     height: int | None = 322
@@ -46,7 +46,7 @@ class Shown:
                               f'{", ".join(INTERPOLATIONS)}')
 
     def input(self, rgb: RGB) -> Tensor:
-        """Network input (1, 3, height, width) float32 of a picture (H, W, 3) uint8 RGB."""
+        """Network input (1, 3, height, width) float32 of an image (H, W, 3) uint8 RGB."""
         check_rgb(rgb)
         x = torch.from_numpy(np.require(rgb, requirements=['C', 'W'])).permute(2, 0, 1)[None]
         if self.height is not None and self.width is not None:

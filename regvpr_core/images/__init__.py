@@ -1,4 +1,4 @@
-"""Images: found, read and decoded in one way, whoever needs them."""
+"""Finding, reading and decoding of images."""
 
 from regvpr_core.images.files import decode_photo, orientation_of, read
 from regvpr_core.images.finding import find_below, find_images, Found, natural, SUFFIXES

@@ -1,7 +1,7 @@
-"""What a camera writes into a picture file: position, direction, time, orientation.
+"""EXIF metadata of image files: position, heading, time, orientation.
 
 Reads the TIFF structure of EXIF (CIPA DC-008) in JPEG, PNG and WebP files. Sizes, counts and depth
-are bounded: a stranger's file costs at most `MAX_EXIF_BYTES` of memory.
+are bounded: an untrusted file takes at most `MAX_EXIF_BYTES` of memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ Tags = dict[int, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exif:
-    """What is known of a picture; None where it is not.
+    """Metadata of an image; None for unknown values.
 
     lat_deg, lon_deg: WGS84. alt_m: above sea level. heading_deg: the camera's direction,
     clockwise from north (true or magnetic: cameras seldom say). stamp_ns: when it was taken, UTC
@@ -53,7 +53,7 @@ class Exif:
 
 
 def read_exif(path: Path) -> Exif:
-    """EXIF of a JPEG, PNG or WebP file; an empty one where there is none, or it is damaged.
+    """Read the EXIF of a JPEG, PNG or WebP file; empty if absent or damaged.
 
     Raises:
         ImageError: the file cannot be read.
@@ -67,7 +67,7 @@ def read_exif(path: Path) -> Exif:
 
 
 def parse_exif(data: bytes) -> Exif:
-    """Read a TIFF block as it lies in an Exif segment; what makes no sense is left out."""
+    """Parse the TIFF block of an Exif segment; invalid entries are skipped."""
     order = {b'II*\0': '<', b'MM\0*': '>'}.get(data[:4])
     if order is None or not 8 <= len(data) <= MAX_EXIF_BYTES:
         return Exif()
@@ -75,7 +75,7 @@ def parse_exif(data: bytes) -> Exif:
     taken = _tags(data, order, main.get(_EXIF_IFD))
     gps = _tags(data, order, main.get(_GPS_IFD))
     lat, lon = _angle(gps, _LAT, _LAT_REF, 'S', 90.0), _angle(gps, _LON, _LON_REF, 'W', 180.0)
-    void = _text(gps.get(_STATUS)).upper() == 'V'  # the receiver had no fix, and says so
+    void = _text(gps.get(_STATUS)).upper() == 'V'  # the receiver reports no fix
     if lat is None or lon is None or void or (lat == 0.0 and lon == 0.0):
         lat = lon = None
     altitude = _number(gps.get(_ALT))
@@ -90,7 +90,7 @@ def parse_exif(data: bytes) -> Exif:
 
 
 def upright(rgb: RGB, orientation: int) -> RGB:
-    """The picture (H, W, 3) turned and mirrored as its EXIF orientation (1 to 8) asks."""
+    """Rotate and mirror an image (H, W, 3) by its EXIF orientation (1 to 8)."""
     turn: dict[int, Callable[[RGB], RGB]] = {
         2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
         5: lambda p: p.transpose(1, 0, 2), 6: lambda p: p.transpose(1, 0, 2)[:, ::-1],
@@ -99,7 +99,7 @@ def upright(rgb: RGB, orientation: int) -> RGB:
 
 
 def find_exif(file: BinaryIO) -> bytes:
-    """The TIFF block in an open JPEG, PNG or WebP; empty where there is none."""
+    """Find the TIFF block of an open JPEG, PNG or WebP; empty if there is none."""
     start = file.read(12)
     if start[:2] == b'\xff\xd8':
         return _in_jpeg(file)
@@ -157,7 +157,7 @@ def _integer(data: bytes, order: str, offset: int) -> int:
 
 
 def _tags(data: bytes, order: str, offset: Any) -> Tags:
-    """The entries of one directory; those that point outside the data are left out."""
+    """Entries of one directory; entries that point outside the data are skipped."""
     tags: Tags = {}
     if not isinstance(offset, int) or not 8 <= offset <= len(data) - 2:
         return tags
@@ -185,9 +185,9 @@ def _number(value: Any) -> float | None:
 
 
 def _three(value: Any) -> tuple[float, float, float] | None:
-    """Three fractions, as degrees, minutes, seconds and as hours, minutes, seconds.
+    """Convert three fractions (degrees or hours, minutes, seconds) to one number.
 
-    Cameras leave out what they do not need, or write 0/0: fractional degrees have no minutes.
+    Cameras omit unused parts or write 0/0: fractional degrees have no minutes.
     """
     if not isinstance(value, tuple) or len(value) not in (2, 4, 6):
         return None
@@ -197,7 +197,7 @@ def _three(value: Any) -> tuple[float, float, float] | None:
         if denominator:
             parts[i] = number / denominator
         elif number or i == 0 or (i == 1 and value[1] == 1):
-            return None  # x/0 is no number, and whole degrees alone are no position
+            return None  # x/0, or whole degrees alone, which is no usable position
     return parts[0], parts[1], parts[2]
 
 

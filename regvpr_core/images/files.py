@@ -1,4 +1,4 @@
-"""Image files as they are to be seen: decoded, and turned as their EXIF says."""
+"""Image files, decoded and rotated by their EXIF orientation."""
 
 import io
 from pathlib import Path
@@ -10,16 +10,16 @@ from regvpr_core.images.pixels import decode, MAX_FILE_BYTES, RGB
 
 
 def read(path: str | Path) -> RGB:
-    """Read an image file, the way up that its EXIF says.
+    """Read an image file and rotate it by its EXIF orientation.
 
     Raises:
-        ImageError: the file cannot be read, is too large, or is no image.
+        ImageError: the file cannot be read, is too large, or is not an image.
     """
     path = Path(path)
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise ImageError(f'{path}: is no plain file')  # reading a pipe would wait for ever
+            raise ImageError(f'{path}: is no plain file')  # reading a pipe would block
         if state.st_size > MAX_FILE_BYTES:
             raise ImageError(f'{path}: {state.st_size} bytes of image data; expected 1 to '
                              f'{MAX_FILE_BYTES}')
@@ -29,7 +29,7 @@ def read(path: str | Path) -> RGB:
 
 
 def decode_photo(data: bytes, name: str = 'image') -> RGB:
-    """Decode the bytes of an image file, the way up that its EXIF says.
+    """Decode the bytes of an image file and rotate it by its EXIF orientation.
 
     Raises:
         ImageError: as `decode`.
@@ -38,5 +38,5 @@ def decode_photo(data: bytes, name: str = 'image') -> RGB:
 
 
 def orientation_of(data: bytes) -> int:
-    """The EXIF orientation of an image file, 1 to 8; 1 where it says none."""
+    """EXIF orientation of an image file, 1 to 8; 1 if unknown."""
     return parse_exif(find_exif(io.BytesIO(data))).orientation

@@ -1,4 +1,4 @@
-"""Image files below folders, in the order in which people count."""
+"""Search for image files below folders, in natural order."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,11 +11,11 @@ from regvpr_core.errors import ImageError
 
 SUFFIXES = frozenset({'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm',
                       '.pgm', '.pnm'})
-"""Names of image files that are read, in lower case."""
+"""Suffixes of image files that are read, in lower case."""
 
 UNREAD = frozenset({'.heic', '.heif', '.hif', '.avif', '.jxl', '.jp2', '.dng', '.cr2', '.cr3',
                     '.nef', '.arw', '.orf', '.rw2', '.raf', '.gif'})
-"""Names of image files that are not read; a user is told how many there are."""
+"""Suffixes of image files that are not read; the user is told their number."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Found:
 
     @property
     def notes(self) -> list[str]:
-        """What is left out, a line each."""
+        """One line for each suffix that is left out."""
         return [f'{count} {suffix} files are left out: convert them to .jpg or .png'
                 for suffix, count in sorted(self.left_out.items())]
 
@@ -44,12 +44,12 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 def find_below(folder: Path, failed: Callable[[OSError], None] | None = None) -> Found:
     """Names of the image files in and below a folder, image_2 before image_10.
 
-    Links to folders are followed, each folder once. Hidden files are passed over: a Mac leaves
+    Links to folders are followed, each folder once. Hidden files are skipped: macOS leaves
     `._IMG.jpg` beside `IMG.jpg`.
 
     Args:
         folder: where to look.
-        failed: told of a folder that cannot be listed.
+        failed: called with a folder that cannot be listed.
     """
     found = Found()
     visited: set[tuple[int, int]] = set()
@@ -65,20 +65,20 @@ def find_below(folder: Path, failed: Callable[[OSError], None] | None = None) ->
             if suffix in UNREAD:
                 found.left_out[suffix] += 1
             elif os.path.isfile(full) or os.path.islink(full):
-                # A broken link is kept: that it cannot be read is to be said.
+                # A broken link is kept, so that reading it is reported as an error.
                 found.names.append(os.path.relpath(full, folder))
     found.names.sort(key=natural)
     return found
 
 
 def find_images(paths: Iterable[Path], left_out: Counter[str] | None = None) -> list[Path]:
-    """The files named, and the image files below the folders named, each once.
+    """Expand paths to image files, each once.
 
-    In the order given; those of one folder as people count them.
+    In the given order; files of one folder in natural order.
 
     Args:
         paths: files and folders.
-        left_out: is told of image files that are not read, by suffix.
+        left_out: called with the number of unread image files by suffix.
 
     Raises:
         ImageError: a path does not exist, a folder cannot be listed, or there is no image.
@@ -108,7 +108,7 @@ def find_images(paths: Iterable[Path], left_out: Counter[str] | None = None) -> 
 
 
 def _new(folder: str, visited: set[tuple[int, int]]) -> bool:
-    """Whether a folder was not visited yet: links may lead round in a circle."""
+    """Whether a folder is new: links may form a cycle."""
     try:
         state = os.stat(folder)
     except OSError:

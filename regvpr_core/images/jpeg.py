@@ -1,7 +1,7 @@
-"""Whether a JPEG is whole, whatever the decoder makes of one that is not.
+"""Detection of truncated and damaged JPEGs, independent of the decoder.
 
-libjpeg fills what is missing with grey and only warns; OpenCV 4 passes that on, OpenCV 5 refuses
-some of it. Some cameras leave out the end marker, which loses no pixel.
+libjpeg fills missing pixels with grey and only warns; OpenCV 4 returns such images and OpenCV 5
+refuses some. Some cameras omit the end marker, which loses no pixel.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 SOI, EOI = b'\xff\xd8', b'\xff\xd9'
-_PROGRESSIVE = b'\xff\xc2'  # its last scans do not show in a small image
+_PROGRESSIVE = b'\xff\xc2'  # its last scans do not affect a small image
 _SOS, _NO_LENGTH = 0xDA, frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 """A marker in entropy-coded data; there 0xff00 is a byte of it, 0xffd0 to 0xffd7 are restarts."""
 
 _MORE = b''.join(np.random.default_rng(7).integers(0, 255, 512, dtype=np.uint8).tobytes()
                  + bytes((0xFF, 0xD0 + i)) for i in range(8))
-"""Entropy-coded data of no pattern, with restarts: no image goes on like this."""
+"""Random entropy-coded data with restarts, unlike the continuation of any image."""
 
 MAX_MARKERS = 100_000
 FLAT_PX = 8
@@ -28,9 +28,9 @@ Decode = Callable[[bytes], 'npt.NDArray[Any] | None']
 
 
 def end_of(data: bytes) -> tuple[int, bool] | None:
-    """Where the entropy-coded data of the first image ends, and whether an end marker is there.
+    """End of the entropy-coded data of the first image, and whether it has an end marker.
 
-    None where the segments before the pixels are cut off or damaged.
+    None if the segments before the pixels are truncated or damaged.
     """
     at, end = 2, None
     for _ in range(MAX_MARKERS):
@@ -54,10 +54,10 @@ def end_of(data: bytes) -> tuple[int, bool] | None:
 
 
 def whole(data: bytes, decode: Decode, decode_small: Decode) -> 'npt.NDArray[Any] | None':
-    """Decode a JPEG; None where it is damaged, or pixels of it are missing.
+    """Decode a JPEG; None if it is damaged or pixels are missing.
 
     Args:
-        data: the file, which begins with `SOI`.
+        data: the file; it starts with `SOI`.
         decode: bytes to pixels (H, W[, 3]), None where it cannot.
         decode_small: the same at an eighth of the size, to compare.
     """
@@ -71,7 +71,7 @@ def whole(data: bytes, decode: Decode, decode_small: Decode) -> 'npt.NDArray[Any
     pixels = decode(data if marked else data + EOI)
     if pixels is None or (marked and not _flat_end(pixels)):
         return pixels
-    # More entropy-coded data changes pixels only where some are missing.
+    # Appended entropy-coded data changes the image only if pixels are missing.
     compared = decode if _PROGRESSIVE in data[:at] else decode_small
     usual, more = compared(data[:at] + EOI), compared(data[:at] + _MORE + EOI)
     if usual is None or more is None or not np.array_equal(usual, more):
@@ -80,12 +80,12 @@ def whole(data: bytes, decode: Decode, decode_small: Decode) -> 'npt.NDArray[Any
 
 
 def _without_padding(data: bytes) -> bytes:
-    """Zeros behind the data belong to a buffer, or to a file whose end was never written."""
+    """Strip trailing zeros: of a larger buffer, or of a file whose end was not written."""
     data = data.rstrip(b'\0')
     return data + b'\0' if data.endswith(b'\xff') else data
 
 
 def _flat_end(pixels: npt.NDArray[Any]) -> bool:
-    """Whether the last block is of one colour, as that of an image that was cut off is."""
+    """Whether the last block has one colour, as in a truncated image."""
     corner = pixels[-FLAT_PX:, -FLAT_PX:]
     return bool((corner == corner[-1, -1]).all())

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-# OpenCV reads this once, when it is loaded: a small file must not unpack to gigabytes.
+# OpenCV reads this limit on import: a small file must not unpack to gigabytes.
 os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', '100000000')
 
 import cv2
@@ -20,14 +20,14 @@ MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 200_000_000
 
 BITS = (8, 10, 12, 14, 16)
-"""Of a camera's pixels, in containers of 16."""
+"""Possible bit depths of 16-bit pixels."""
 
 
 def check_rgb(rgb: RGB) -> None:
     """Refuse anything but a uint8 (H, W, 3) array of a usable size.
 
     Raises:
-        ImageError: says the shape and type that came.
+        ImageError: names the actual shape and type.
     """
     if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 \
             or rgb.shape[2] != 3:
@@ -37,7 +37,7 @@ def check_rgb(rgb: RGB) -> None:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse sizes that no camera has.
+    """Refuse impossible image sizes.
 
     Raises:
         ImageError: a side is 0 or too large.
@@ -58,9 +58,9 @@ def as_rgb(pixels: npt.NDArray[Any], *, bgr: bool = False, bits: int = 0) -> RGB
 
     Args:
         pixels: (H, W) or (H, W, 1 to 4), uint8 or uint16.
-        bgr: colours come in OpenCV's order.
-        bits: of the 16 that the source is known to use; pixels that use more count as they are.
-            Cameras of 10, 12 and 14 bits put these into the low ones of 16.
+        bgr: channels are in OpenCV's order.
+        bits: known bit depth of uint16 pixels; larger values raise it. Cameras of 10, 12 and 14
+            bits use the low bits of 16.
 
     Raises:
         ImageError: another type or shape.
@@ -91,11 +91,11 @@ def decode(data: bytes | npt.NDArray[np.uint8], name: str = 'image', bits: int =
 
     Args:
         data: the file.
-        name: stands in messages.
-        bits: as `as_rgb`.
+        name: for messages.
+        bits: as in `as_rgb`.
 
     Raises:
-        ImageError: the data is empty, too large, no image, or pixels of it are missing.
+        ImageError: the data is empty, too large or not an image, or pixels are missing.
     """
     return as_rgb_named(decode_pixels(data, name), name, bits)
 
@@ -126,7 +126,7 @@ def decode_pixels(data: bytes | npt.NDArray[np.uint8], name: str = 'image') -> n
 
 
 def as_rgb_named(pixels: npt.NDArray[Any], name: str, bits: int = 0) -> RGB:
-    """`as_rgb` of decoded pixels; `name` stands in the message."""
+    """`as_rgb` of decoded pixels; `name` is used in messages."""
     try:
         return as_rgb(pixels, bgr=True, bits=bits)
     except ImageError as error:
@@ -150,7 +150,7 @@ def encode_jpeg(rgb: RGB, quality: int = 85) -> bytes:
 
 
 def thumbnail(rgb: RGB, longest_side: int) -> RGB:
-    """The image scaled down, by area, so that its longer side is at most `longest_side` pixels."""
+    """Scale an image down by area averaging to at most `longest_side` pixels."""
     scale = longest_side / max(rgb.shape[:2])
     if scale >= 1.0:
         return rgb

@@ -1,4 +1,4 @@
-"""Uncompressed images of cameras, as sensor_msgs/Image names their encodings, to RGB."""
+"""Conversion of raw camera images, with the encodings of sensor_msgs/Image, to RGB."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from regvpr_core.errors import ImageError
 from regvpr_core.images.pixels import as_rgb, check_size, RGB
 
-# Red and blue change places: OpenCV names a Bayer pattern after its second row.
+# Red and blue are swapped: OpenCV names a Bayer pattern by its second row.
 BAYER = {'rggb': cv2.COLOR_BayerBG2RGB, 'bggr': cv2.COLOR_BayerRG2RGB,
          'gbrg': cv2.COLOR_BayerGR2RGB, 'grbg': cv2.COLOR_BayerGB2RGB}
 _UYVY, _YUYV = cv2.COLOR_YUV2RGB_UYVY, cv2.COLOR_YUV2RGB_YUYV
@@ -46,7 +46,7 @@ def raw_rgb(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
             *, big_endian: bool = False, bits: int = 0) -> RGB:
     """Raw pixels as uint8 (H, W, 3) RGB.
 
-    OpenCV's generic encodings count as BGR, as OpenCV means them.
+    OpenCV's generic encodings (8UC3, ...) are taken as BGR.
 
     Args:
         data: (N,) bytes.
@@ -54,7 +54,7 @@ def raw_rgb(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
         width, height: pixels.
         step: bytes of a row, of its first plane; 0 means no padding.
         big_endian: order of the bytes of 16-bit samples.
-        bits: of 16 that the camera is known to use, as `as_rgb`.
+        bits: known bit depth, as in `as_rgb`.
 
     Raises:
         ImageError: unknown encoding, impossible size, or too few bytes.
@@ -85,17 +85,17 @@ def _convert(pixels: npt.NDArray[Any], encoding: str, code: int | None, bits: in
         return as_rgb(pixels, bits=bits)
     try:
         return as_rgb(np.asarray(cv2.cvtColor(pixels, code)), bits=bits)
-    except cv2.error as error:  # an odd width where two pixels share their colour
+    except cv2.error as error:  # an odd width with shared colour samples
         raise ImageError(f'{encoding} image of {pixels.shape[1]}x{pixels.shape[0]}: OpenCV '
                          f'refuses it: {error.err}') from error
 
 
 def _planar(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int, step: int
             ) -> RGB:
-    """Y, U and V planes as RGB: BT.601 of limited range, as cameras send it."""
+    """Convert Y, U, V planes to RGB: BT.601, limited range."""
     colour, swapped, paired = _PLANAR[encoding]
     if colour == 0.5 and height % 3 == 0 and data.size < step * height * 1.4:
-        height = height * 2 // 3  # some drivers count the rows of colour, too
+        height = height * 2 // 3  # some drivers include the chroma rows
     light = _rows(data, encoding, width, height, step, width)
     across, down = (2, 2) if colour == 0.5 else (2, 1) if colour == 1.0 else (1, 1)
     rows, columns = -(-height // down), -(-width // across)
@@ -120,7 +120,7 @@ def _planar(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
 
 def _rows(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int, step: int,
           row_bytes: int) -> npt.NDArray[np.uint8]:
-    """The bytes (height, row_bytes) of rows that are `step` apart, without their padding."""
+    """Bytes (height, row_bytes) of rows with stride `step`, without padding."""
     if step < row_bytes or data.size < step * (height - 1) + row_bytes:
         raise ImageError(f'{encoding} image of {width}x{height} with step {step} has {data.size} '
                          f'bytes of data; expected {max(step, row_bytes) * height}')

@@ -1,7 +1,7 @@
-"""How well the places of a map can be told apart, from the map alone.
+"""Distinctiveness of the places of a map, measured on the map alone.
 
-Each place is compared with the others as if a robot came there and it were not in the map: are the
-keyframes most similar to it those of the same place, or some far away?
+Leave-one-out: each place is a query to the rest of the map. Are the most similar keyframes those
+of the same place, or distant ones?
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ PASS_S = 60.0
 """Keyframes of one source nearer in time than this are of one pass."""
 
 BINS = 200
-"""Of the histograms, over similarities of -1 to 1."""
+"""Number of histogram bins over similarities of -1 to 1."""
 
 MATRIX_SIDE = 400
 KINDS = ('near', 'again', 'far')
-"""A true neighbour of the same pass, a true neighbour of another one, another place."""
+"""Kinds of pairs: neighbours of one pass, neighbours of two passes, different places."""
 
 NEIGHBOURS = {'near': 3, 'again': 4, 'far': 4}
 FAR_CANDIDATES = 48
 
 PAIRS = 50_000_000
 PRODUCTS = 400e9
-"""Most pairs of keyframes compared, and multiplications that may take: about 15 s on two cores."""
+"""Limits on compared pairs and on multiplications: about 15 s on two cores."""
 
 BLOCK_PAIRS = 8_000_000
 FARTHEST_M = 1e12
@@ -40,11 +40,11 @@ COLUMNS = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MapStudy:
-    """What the comparison gave. Positions are indices into `ids`, -1 is none.
+    """Result of the study. Positions are indices into `ids`, -1 for none.
 
-    ids: (N,) of the keyframes looked at: all, or evenly spread ones.
-    queried: (Q,) positions of the places that were compared with all N.
-    neighbours, similarities: by kind, (Q, K) most similar first; far ones are at different places.
+    ids: (N,) of the keyframes used: all, or an even sample.
+    queried: (Q,) positions of the queries, compared with all N.
+    neighbours, similarities: by kind, (Q, K) by falling similarity; far ones at distinct places.
     best: by kind, (Q,) largest similarity, -inf where there is none; `rival`: with a far place of
         another pass.
     matrix: (S, S) largest similarity between bins of `bin_size` places, NaN where none was
@@ -69,18 +69,19 @@ class MapStudy:
 
     @property
     def best_true(self) -> Float32:
-        """(Q,) largest similarity with a true neighbour, -inf where there is none."""
+        """(Q,) largest similarity with a true neighbour, -inf without one."""
         return np.maximum(self.best['near'], self.best['again'])
 
     @property
     def mistaken(self) -> npt.NDArray[np.bool_]:
-        """(Q,) whether a far place is more similar than every true neighbour that there is."""
+        """(Q,) whether a far place is more similar than every true neighbour."""
         return np.isfinite(self.best_true) & (self.best['far'] > self.best_true)
 
     def share_right(self, kind: str) -> tuple[int, float]:
-        """How many places have neighbours of `kind`, and for which share one beats all far ones.
+        """Number of places with neighbours of `kind`, and the share whose best neighbour is more
+        similar than all far places.
 
-        For `again`, both come from other passes only: as for a robot that returns.
+        For `again` both are taken from other passes only, as for a returning robot.
         """
         known = np.isfinite(self.best[kind])
         rivals = self.best['rival' if kind == 'again' else 'far']
@@ -101,12 +102,11 @@ def study(
 
     Args:
         place_map: the map.
-        radius_m, angle_rad: keyframes nearer than both show one place; those beyond twice the
-            radius or the angle do not.
-        most_places: of larger maps, so many evenly spread keyframes are looked at.
-        most_queries: of these, at most so many are compared with all others; fewer where the
-            comparison would take long.
-        progress: told places compared so far and in all.
+        radius_m, angle_rad: keyframes within both show one place; beyond twice the radius or the
+            angle they show different places.
+        most_places: larger maps are sampled evenly to this number of keyframes.
+        most_queries: largest number of queries; fewer if the comparison would take too long.
+        progress: called with places compared and in total.
 
     Raises:
         ConfigError: radius or angle is out of range.
@@ -123,7 +123,7 @@ def study(
     block = max(8, BLOCK_PAIRS // max(count, 1))
     for start in range(0, len(queried), block):
         rows = queried[start:start + block]
-        # 1. all similarities of these places  2. who is who  3. count
+        # 1. similarities of these queries  2. kinds of pairs  3. count
         similarities = _similarities(place_map, ids, rows)
         kinds = geometry.kinds(rows)
         tally.add(start, rows, similarities, kinds, geometry)
@@ -132,12 +132,12 @@ def study(
 
 
 def _spread(count: int, most: int) -> Int64:
-    """Evenly spread numbers from 0 to count - 1, at most `most`."""
+    """At most `most` evenly spaced integers from 0 to count - 1."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64))
 
 
 def _similarities(place_map: PlaceMap, ids: Int64, rows: Int64) -> Float32:
-    """(len(rows), N) similarities; of a place with itself -inf."""
+    """Similarities (len(rows), N); -inf of a place with itself."""
     queries = place_map.centred(ids[rows])
     out = np.empty((len(rows), len(ids)), dtype=np.float32)
     for start in range(0, len(ids), COLUMNS):
@@ -148,7 +148,7 @@ def _similarities(place_map: PlaceMap, ids: Int64, rows: Int64) -> Float32:
 
 
 class _Geometry:
-    """Where and when the places are."""
+    """Poses, times and passes of the places."""
 
     def __init__(
         self, place_map: PlaceMap, ids: Int64, radius_m: float, angle_rad: float
@@ -163,9 +163,9 @@ class _Geometry:
         self._least_cosine = np.cos(angle_rad) if angle_rad < np.pi else -np.inf
 
     def kinds(self, rows: Int64) -> dict[str, npt.NDArray[np.bool_]]:
-        """By kind, (len(rows), N) whether the pair is of it; some pairs are of none.
+        """Masks (len(rows), N) of pairs by kind; some pairs have no kind.
 
-        Besides `KINDS` there is `rival`, a far place of another pass.
+        `rival`, in addition to `KINDS`, is a far place of another pass.
         """
         squared = np.zeros((len(rows), len(self.positions)))
         for axis in range(3):
@@ -183,7 +183,7 @@ class _Geometry:
 
 
 class _Tally:
-    """The result, filled block by block."""
+    """Accumulator of the result, filled block by block."""
 
     def __init__(self, count: int, queries: int) -> None:
         self._neighbours = {kind: np.full((queries, k), -1, dtype=np.int64)
@@ -216,7 +216,7 @@ class _Tally:
         self._add_to_matrix(rows, similarities)
 
     def _add_to_matrix(self, rows: Int64, similarities: Float32) -> None:
-        """Keep the largest similarity of each pair of bins, and whose it is."""
+        """Keep the largest similarity of each pair of bins and the two places."""
         side, size = len(self._matrix), self._bin_size
         padded = np.full((len(rows), side * size), -np.inf, dtype=np.float32)
         padded[:, :similarities.shape[1]] = similarities
@@ -234,7 +234,7 @@ class _Tally:
     def result(
         self, ids: Int64, queried: Int64, radius_m: float, angle_rad: float
     ) -> MapStudy:
-        """The study; a pair that was compared one way only counts both ways."""
+        """Build the study; pairs compared in one direction are made symmetric."""
         better = self._matrix < self._matrix.T
         matrix = np.where(better, self._matrix.T, self._matrix)
         pairs = np.where(better[..., None], self._pairs.transpose(1, 0, 2)[..., ::-1], self._pairs)
@@ -251,7 +251,7 @@ class _Tally:
 
 
 def _best(row: Float32, kind: str, geometry: _Geometry) -> Int64:
-    """The most similar places of a row, best first; far ones one from each place."""
+    """The most similar places of a row, best first; of far ones one per place."""
     wanted = NEIGHBOURS[kind]
     most = min(FAR_CANDIDATES if kind == 'far' else wanted, len(row))
     found = np.argpartition(row, len(row) - most)[len(row) - most:]
@@ -270,6 +270,6 @@ def _best(row: Float32, kind: str, geometry: _Geometry) -> Int64:
 
 
 def _bins(similarities: Float32) -> npt.NDArray[np.int16]:
-    """The bin of each similarity; -inf falls into the first, which no kind counts."""
+    """Bin of each similarity; -inf falls into the first bin, which is not counted."""
     scaled = np.clip((similarities + 1.0) * (BINS / 2), 0, BINS - 1)
     return np.asarray(scaled, dtype=np.int16)

@@ -1,4 +1,4 @@
-"""What speaks against a map, and what its page leaves out."""
+"""Warnings about a map, and notes on what its page leaves out."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ALMOST_THE_SAME = 0.995
 def warnings_of(
     place_map: PlaceMap, found: MapStudy, pictures: dict[str, Any], broken: int
 ) -> list[dict[str, Any]]:
-    """What speaks against the map: a sentence, and positions of places to look at."""
+    """A warning about the map: a sentence, and positions of places to inspect."""
     warnings: list[dict[str, Any]] = []
 
     def warn(text: str, places: list[list[int]] | None = None) -> None:
@@ -61,7 +61,7 @@ def warnings_of(
 
 
 def _pairs(found: MapStudy, rows: npt.NDArray[np.int64]) -> list[list[int]]:
-    """Places and what they are taken for, each pair once, at most `LISTED`."""
+    """Pairs of places that are confused, each pair once, at most `LISTED`."""
     pairs: dict[tuple[int, ...], list[int]] = {}
     for row in rows:
         pair = [int(found.queried[row]), int(found.neighbours['far'][row, 0])]
@@ -74,7 +74,7 @@ def _pairs(found: MapStudy, rows: npt.NDArray[np.int64]) -> list[list[int]]:
 def left_out_of(
     place_map: PlaceMap, found: MapStudy, pictures: dict[str, Any], max_mb: float
 ) -> list[str]:
-    """What a large map does not show here, in sentences."""
+    """Sentences on what the page of a large map leaves out."""
     count, shown, queried = len(place_map), len(found.ids), len(found.queried)
     out = []
     if shown < count:

@@ -1,8 +1,8 @@
-"""Where one map lies in the frame of another, from the places that both have seen.
+"""Alignment of two maps: the transform between their frames, from places seen by both.
 
-Mutual nearest neighbours among the descriptors are matches. Each matched pair of poses says where
-the maps lie to one another, as far as both cameras stood in one spot; RANSAC (Fischler and Bolles,
-1981) finds what most agree on, and a least-squares fit over those refines it.
+Mutual nearest neighbours among the descriptors are matches. Each matched pair of poses gives
+a transform, exact if both cameras stood at the same spot. RANSAC (Fischler and Bolles, 1981) finds
+the transform with most inliers, and a least-squares fit over the inliers refines it.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ Float32 = npt.NDArray[np.float32]
 
 BLOCK = 1024
 ARM_M = 3.0
-"""A camera's axes count as points so far from it: an error of a rad weighs as much as this."""
+"""Lever arm in metres that weighs rotation against position: an error of 1 rad counts as this."""
 
 LOTS = 3
 REFINEMENTS = 20
 LEAST_SCALE_M = 0.2
 
 RIVAL = 0.5
-"""Another transform that so large a share of the inliers fits makes the answer ambiguous."""
+"""The result is ambiguous if another transform has more than this share of the inliers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignmentConfig:
-    """How maps are aligned."""
+    """Settings of the alignment."""
 
     dof: int = setting(4, 'Degrees of freedom: 4 (both maps are level: yaw and translation) or 6.')
     sample: int = setting(4000, 'Keyframes of a map that are compared, spread over it.', 10, 20000)
@@ -60,10 +60,10 @@ class AlignmentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Alignment:
-    """Where map b lies in the frame of map a.
+    """Transform from the frame of map b to the frame of map a.
 
-    T_a_b: (4, 4). matches: places matched. inliers: of them, those that agree.
-    rms_m: of the distances between matched keyframes, which never stood in quite one spot.
+    T_a_b: (4, 4). matches: number of matched places. inliers: number of those that agree.
+    rms_m: RMS distance between matched keyframes; above 0 because the cameras stood apart.
     """
 
     T_a_b: Array
@@ -76,18 +76,18 @@ def align_maps(a: PlaceMap, b: PlaceMap, config: AlignmentConfig) -> Alignment:
     """Estimate `T_a_b` of two open maps of one model.
 
     Raises:
-        MapError: too few matches agree, they are all in one spot, or two answers are as good.
+        MapError: too few inliers, all inliers at one spot, or the result is ambiguous.
     """
     ids_a, ids_b = matches(a, b, config.sample)
     return align_poses(a.T_map_cam[ids_a], b.T_map_cam[ids_b], config, (a.path, b.path))
 
 
 def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
-    """Keyframes that are each other's most similar, among `sample` of each map."""
+    """Mutual nearest neighbours among `sample` keyframes of each map."""
     ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):
         return ids_a[:0], ids_b[:0]
-    # Each map is taken relative to its own mean: by day and at dusk images differ as a whole.
+    # Each map is centred by its own mean: images by day and at dusk differ as a whole.
     centre_b = _mean(b, ids_b)
     rows_a = unit(np.concatenate(list(_blocks(a, ids_a))) - _mean(a, ids_a))
     best_of_b = np.zeros(len(ids_b), dtype=np.int64)
@@ -104,7 +104,7 @@ def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
 
 def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
                 paths: tuple[Path, Path]) -> Alignment:
-    """Estimate `T_a_b` from matched poses (N, 4, 4), many of which may be wrong.
+    """Estimate `T_a_b` from matched poses (N, 4, 4) with many outliers.
 
     Raises:
         MapError: as `align_maps`.
@@ -118,7 +118,7 @@ def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
         raise MapError(f'cannot place {of}: the {count} matched places that agree lie within '
                        f'{reach:.1f} m, at least {config.least_extent_m:g} m are needed; give '
                        f'--transform')
-    # In a small world wrong matches agree too: as many as they do when pairs are drawn by lot.
+    # In a small map wrong matches agree by chance; random pairs show how many.
     chance = max(int(_ransac(T_a, T_b[rng.permutation(len(T_b))], config, rng)[1].sum())
                  for _ in range(LOTS))
     needed = max(config.least_inliers, 2 * chance)
@@ -136,14 +136,14 @@ def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
 
 def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Generator
             ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """The transform with most inliers, refined on them, and which they are."""
+    """The transform with most inliers, refined on them, and the inlier mask."""
     best, best_T = np.zeros(len(T_a), dtype=bool), np.eye(4)
     if len(T_a) < 2:
         return best_T, best
     points_a, points_b = _points(T_a), _points(T_b)
     for _ in range(config.hypotheses):
         pair = rng.choice(len(T_a), 2, replace=False)
-        # A wrong pair shows itself at once: its members are differently far apart in both maps.
+        # A wrong pair of matches is found early: its distances in the two maps differ.
         gap_a, gap_b = (np.linalg.norm(T[pair[0], :3, 3] - T[pair[1], :3, 3]) for T in (T_a, T_b))
         if abs(gap_a - gap_b) > 2 * config.inlier_m:
             continue
@@ -158,7 +158,7 @@ def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Gene
 
 
 def _refined(T: Array, points_a: Array, points_b: Array, dof: int) -> Array:
-    """The fit to points (N, 4, 3), whose wrong ones count little (Geman and McClure, 1985)."""
+    """Robust fit to points (N, 4, 3); outliers get low weights (Geman and McClure, 1985)."""
     for _ in range(REFINEMENTS):
         errors = np.linalg.norm(points_b @ T[:3, :3].T + T[:3, 3] - points_a, axis=-1)
         scale = max(float(np.median(errors)), LEAST_SCALE_M)
@@ -167,9 +167,9 @@ def _refined(T: Array, points_a: Array, points_b: Array, dof: int) -> Array:
 
 
 def fit(points_a: Array, points_b: Array, dof: int, weights: Array | None = None) -> Array:
-    """The rigid transform that brings points_b (..., 3) nearest to points_a, least squares.
+    """Least-squares rigid transform from points_b (..., 3) to points_a.
 
-    Kabsch (1976) for 6 degrees of freedom; for 4 the turn is about z, in closed form. weights:
+    Kabsch (1976) for 6 degrees of freedom; for 4 a closed form with rotation about z. weights:
     (...) of the points.
     """
     a, b = points_a.reshape(-1, 3), points_b.reshape(-1, 3)
@@ -199,7 +199,7 @@ def _agree(T_a_b: Array, T_a: Array, T_b: Array, config: AlignmentConfig
 
 
 def _points(T: Array) -> Array:
-    """Points (N, 4, 3) that stand for poses: the camera, and one out on each of its axes."""
+    """Points (N, 4, 3) that represent poses: the camera centre and a point on each axis."""
     arms = np.swapaxes(T[:, :3, :3], -1, -2) * ARM_M
     return np.concatenate([T[:, None, :3, 3], T[:, None, :3, 3] + arms], axis=1)
 

@@ -1,4 +1,4 @@
-"""A map with shorter descriptors, and what that costs in recall."""
+"""Compression of map descriptors, with the loss in recall."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,30 +17,30 @@ from regvpr_core.search.rows import Float32, Ids
 BLOCK = 256
 
 SAMPLE_A_DIRECTION, LEAST_SAMPLE = 4, 2048
-"""Keyframes that directions are learnt from, spread over the map: so many for each, at least."""
+"""Keyframes to learn from, spread over the map: at least this many per kept direction."""
 
 ASKED = 500
-"""Keyframes asked for their neighbours, spread over the map."""
+"""Number of query keyframes for the report, spread over the map."""
 
 PASS_NS = 60_000_000_000
-"""Keyframes of one source that are less apart in time are of one pass: near-duplicates, which
-any descriptor finds."""
+"""Keyframes of one source closer in time than this, in seconds, belong to one pass. They are near
+duplicates, which any descriptor finds."""
 
 ENOUGH = 20
-"""So many keyframes must have a neighbour of another pass for the recall to be that among them."""
+"""Recall is measured across passes if at least this many keyframes have a neighbour there."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressReport:
-    """What compression cost, leaving one out within the map.
+    """Loss by compression, measured leave-one-out within the map.
 
-    dimension_before, dimension_after: numbers a place. other_passes: keyframes that have a
-    neighbour of another pass were asked for the most similar keyframe of other passes; where the
-    map has too few of these, any keyframe for any other. asked: how many. recall_before,
-    recall_after: share of them that were given one within `radius_m`. same: share that was given
-    the same one as before. size_bytes_before, size_bytes_after: of `descriptors.f16`. The
+    dimension_before, dimension_after: length of a descriptor. other_passes: whether queries are
+    the keyframes with a neighbour of another pass and only other passes are searched; if the map
+    has too few of these, all keyframes. asked: number of queries. recall_before, recall_after:
+    share of queries whose best match is within `radius_m`. same: share of queries whose best
+    match did not change. size_bytes_before, size_bytes_after: of `descriptors.f16`. The
     directions were learnt from the same keyframes, so another drive may lose more.
     """
 
@@ -63,17 +63,17 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
     """Write a map whose descriptors are whitened and shortened by PCA learnt from it.
 
     Args:
-        path: the map; it stays as it is.
-        compress: `pca:NUMBER`.
-        out: the new folder, which appears only when it is whole.
-        radius_m: keyframes nearer than this show one place, in the report.
-        map_id: identity of the new map; '' makes one.
-        finish: last additions to the new map.
-        progress: told of keyframes done and in all.
+        path: the map; it is not changed.
+        compress: `pca:d` with the new length d.
+        out: the new folder, which appears only once it is complete.
+        radius_m: largest distance of keyframes of one place, for the report.
+        map_id: identifier of the new map; '' creates one.
+        finish: called with the writer of the new map at the end.
+        progress: called with keyframes done and in total.
 
     Raises:
-        MapError: the map is compressed already, holds too few keyframes for so many numbers, or
-            `out` exists or cannot be written.
+        MapError: the map is compressed already or has too few keyframes, or `out` exists or
+            cannot be written.
     """
     size = target(compress)
     with PlaceMap.open(path, index='none') as place_map:
@@ -81,12 +81,12 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
         if manifest.compress:
             raise MapError(f'map {path} is compressed already ({manifest.compress}); compress the '
                            f'map it was made from')
-        # 1. Learn the directions.
+        # 1. Learn the projection.
         count = min(len(place_map), max(LEAST_SAMPLE, SAMPLE_A_DIRECTION * size))
         if not count:
             raise MapError(f'map {path} holds no keyframe to learn {size} directions from')
         projection = learn(_read(place_map, _spread(len(place_map), count)), size)
-        # 2. Write every keyframe anew, and what is attached but was learnt from the descriptors.
+        # 2. Write all keyframes, and the attachments that do not depend on the descriptors.
         compressed = replace(manifest, dimension=size, compress=compress,
                              map_id=map_id or new_map_id())
         with new_folder(out) as folder, MapWriter.create(folder, compressed) as writer:
@@ -98,7 +98,7 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
                 progress(len(writer), len(place_map))
             writer.attach('pca', projection.to_bytes())
             finish(writer)
-            # 3. Compare the neighbours before and after; only then the map has its name.
+            # 3. Compare the neighbours before and after, then rename the folder.
             with PlaceMap.open(folder, index='none') as shorter:
                 return _compare(place_map, shorter, projection, radius_m)
 
@@ -129,7 +129,7 @@ def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,
 
 
 def _passes(place_map: PlaceMap, asked: Ids) -> npt.NDArray[np.bool_]:
-    """(A, N) keyframes of the same pass as each of `asked`, itself one of them."""
+    """Mask (A, N) of keyframes in the same pass as each of `asked`, including itself."""
     numbers: dict[str, int] = {}
     source = np.array([numbers.setdefault(name, len(numbers)) for name in place_map.sources])
     stamps = place_map.stamps_ns.astype(np.float64)
@@ -138,7 +138,7 @@ def _passes(place_map: PlaceMap, asked: Ids) -> npt.NDArray[np.bool_]:
 
 
 def _neighbours(place_map: PlaceMap, asked: Ids, left_out: npt.NDArray[np.bool_]) -> Ids:
-    """The most similar keyframe of each of `asked` but those left out, compared as in a search."""
+    """The most similar keyframe of each of `asked`, except the masked ones, as in a search."""
     total = np.zeros(place_map.manifest.dimension)
     for start in range(0, len(place_map), BLOCK):
         total += place_map.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)

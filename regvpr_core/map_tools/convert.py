@@ -1,4 +1,4 @@
-"""The places of a map described by another model: from its thumbnails, or the pictures anew."""
+"""Conversion of a map to another model, from its thumbnails or from the original images."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ Key = TypeVar('Key', bound=Hashable)
 
 @dataclass(slots=True)
 class ConvertReport:
-    """What became of the keyframes. left_out: no picture of them could be had."""
+    """Number of keyframes by image source. left_out: no image was available."""
 
     kept: int = 0
     from_originals: int = 0
@@ -50,20 +50,20 @@ def convert_map(
     batch: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> ConvertReport:
-    """Write a new map with the same places, described by `encoder`.
+    """Write a new map with the same places and descriptors by `encoder`.
 
-    Poses, stamps, names and thumbnails stay; local features and what was learnt from the old
-    descriptors do not. Ids are counted anew where keyframes had to be left out.
+    Poses, stamps, names and thumbnails are copied; local features and data learnt from the old
+    descriptors are not. Ids are renumbered if keyframes are left out.
 
     Args:
         place_map: may be open with the index `none`.
         encoder: of the new model.
         out: the new folder.
-        originals: ids of keyframes and their pictures in full, in any order.
-        thumbnails: describe the keyframes that `originals` does not name from their thumbnails;
-            else leave them out.
+        originals: ids of keyframes with their full images, in any order.
+        thumbnails: describe keyframes without an original from their thumbnails; else leave them
+            out.
         batch: images a network pass.
-        progress: told of keyframes described and in all.
+        progress: called with keyframes described and in total.
 
     Raises:
         MapError: no keyframe could be described, one is damaged, or `out` exists or cannot be
@@ -71,7 +71,7 @@ def convert_map(
     """
     report = ConvertReport()
     with new_folder(out) as folder:
-        # Pictures come in any order, rows are appended in that of the ids: they wait on the disk.
+        # Images come in any order, rows are appended by id: they are buffered on disk.
         shape = (max(len(place_map), 1), encoder.dimension)
         rows = np.memmap(folder.parent / 'rows.f16', dtype='<f2', mode='w+', shape=shape)
         described = np.zeros(len(place_map), dtype=bool)
@@ -109,15 +109,15 @@ def convert_map(
 
 
 def source_of(place_map: PlaceMap, path: Path) -> str | None:
-    """What the map calls a recording or folder; None where no source of it has such a name."""
+    """The map's name of a recording or folder, or None if it has no such source."""
     known = set(place_map.sources)
     return next((name for name in reversed(path_names(path)) if name in known), None)
 
 
 class Recorded:
-    """The keyframes of a map by camera and stamp, to be found in one recording.
+    """Index of keyframes by camera and stamp, for lookup from one recording.
 
-    Only those of the recording's source; of any, where the map has none of its name.
+    Only keyframes of the recording's source; of all sources if the map has none of its name.
     """
 
     def __init__(self, place_map: PlaceMap, path: Path) -> None:
@@ -125,23 +125,22 @@ class Recorded:
         self._ids = _by_key(place_map, path, pairs)
 
     def find(self, camera: str, stamp_ns: int) -> list[int]:
-        """Ids of the keyframes that an image may be of: none, one, or several of a key."""
+        """Ids of keyframes that match an image: none, one, or several with equal keys."""
         return self._ids.get((camera, stamp_ns), [])
 
 
 def from_folder(
     place_map: PlaceMap, folder: Path, unclear: set[int] | None = None
 ) -> Pictures:
-    """The pictures in a folder that keyframes of the map are named after.
+    """Images in a folder whose names match keyframes of the map.
 
-    Only keyframes of the folder's source count; those of any, where the map has none of its name.
-    Names in the map are only compared with those in the folder, never opened: the map may be a
-    stranger's.
+    Only keyframes of the folder's source; of all sources if the map has none of its name. Names
+    from the map are compared with the folder's list and never opened: the map is untrusted.
 
     Args:
-        place_map: whose keyframes are sought.
-        folder: where the pictures lie.
-        unclear: is given the keyframes that share their name, so that no picture is theirs.
+        place_map: the map.
+        folder: folder of the images.
+        unclear: collects keyframes that share a name and therefore match no image.
 
     Raises:
         BagError: the folder cannot be read.
@@ -156,7 +155,7 @@ def from_folder(
 
 
 def _by_key(place_map: PlaceMap, path: Path, keys: Sequence[Key]) -> dict[Key, list[int]]:
-    """Ids by key of the keyframes that may come from a path."""
+    """Ids of the keyframes that may come from a path, by key."""
     source = source_of(place_map, path)
     ids: dict[Key, list[int]] = {}
     for i, (key, of) in enumerate(zip(keys, place_map.sources, strict=True)):

@@ -1,4 +1,4 @@
-"""The places of a map for other programs: CSV, GeoJSON, NPZ."""
+"""Export of places to CSV, GeoJSON or NPZ."""
 
 from collections.abc import Iterator
 import contextlib
@@ -22,24 +22,24 @@ COLUMNS = ('id', 'stamp_ns', 'camera', 'x', 'y', 'z', 'qx', 'qy', 'qz', 'qw', 's
 
 
 def export_map(place_map: PlaceMap, file: Path, *, local: bool = False) -> int:
-    """Write the places of a map to a file, which appears only when it is whole.
+    """Write the places of a map to a file, which appears only once it is complete.
 
-    CSV and GeoJSON have latitude and longitude where the map knows the origin of its frame. NPZ
-    has the descriptors as they are stored, and needs no pickle.
+    CSV and GeoJSON contain latitude and longitude if the map has an origin. NPZ contains the
+    stored descriptors and needs no pickle.
 
     Args:
         place_map: may be open with the index `none`.
         file: ends in .csv, .geojson or .npz.
-        local: GeoJSON of a map without an origin gets metres in the map frame, which is not what
-            the format asks for.
+        local: write GeoJSON of a map without an origin in metres of the map frame, against the
+            specification.
 
     Returns:
         Bytes written.
 
     Raises:
-        ConfigError: another ending, or pyproj is needed and not installed.
+        ConfigError: unknown suffix, or pyproj is needed and not installed.
         MapError: the file exists or cannot be written, a descriptor is damaged, or GeoJSON is
-            wanted of a map without an origin.
+            requested of a map without an origin.
     """
     suffix = file.suffix.lower()
     if suffix not in FORMATS:
@@ -52,7 +52,7 @@ def export_map(place_map: PlaceMap, file: Path, *, local: bool = False) -> int:
                        f'{place_map.manifest.map_frame!r} lies (it was not built from GPS); '
                        f'--local writes metres in that frame instead')
     places = None if suffix == '.npz' or local else _latitudes(place_map)
-    # NumPy gives a name without .npz one.
+    # NumPy appends .npz to other names.
     partial = file.with_name(f'.{file.stem}.partial{suffix}')
     try:
         with _finished(partial, file):
@@ -79,7 +79,7 @@ def _finished(partial: Path, file: Path) -> Iterator[None]:
 
 
 def _latitudes(place_map: PlaceMap) -> Array | None:
-    """Latitude, longitude (deg) and altitude (m) of the keyframes (N, 3), where they are known."""
+    """Latitude, longitude (deg) and altitude (m) of the keyframes (N, 3), or None."""
     from regvpr_core.recordings.geodesy import Origin
 
     values = place_map.manifest.origin
@@ -94,7 +94,7 @@ def _write_csv(place_map: PlaceMap, places: Array | None, stream: TextIO) -> Non
 
 
 def _write_geojson(place_map: PlaceMap, places: Array | None, stream: TextIO) -> None:
-    """RFC 7946: a point a keyframe, longitude first."""
+    """RFC 7946: one point per keyframe, longitude first."""
     stream.write('{"type": "FeatureCollection", "features": [')
     for i, row in enumerate(_rows(place_map)):
         position = place_map.T_map_cam[i, :3, 3] if places is None else places[i, [1, 0, 2]]
@@ -126,7 +126,7 @@ def _write_npz(place_map: PlaceMap, partial: Path) -> None:
 
 
 def _text(names: list[str]) -> npt.NDArray[np.str_]:
-    """Names as an array, whose cells are all as wide as the longest name."""
+    """Names as a fixed-width array; the width is that of the longest name."""
     size = 4 * len(names) * max(map(len, names), default=0)
     if size > MAX_TEXT_BYTES:
         raise MapError(f'a name of {max(map(len, names))} characters would make {len(names)} '

@@ -1,7 +1,7 @@
-"""Whole maps to a Milvus collection and back: how a fleet shares its places.
+"""Transfer of whole maps to and from a Milvus collection, for fleets.
 
-Pushing writes what is not there yet and replaces what differs, so it may be broken off and begun
-again; the manifest is written last, and without it a map is not given out.
+A push writes missing rows and replaces different ones, so it can be interrupted and repeated. The
+manifest is written last; a map without it cannot be pulled.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ from regvpr_core.search.milvus import (
 from regvpr_core.search.rows import Float32, unit
 
 BATCH_BYTES = 8_000_000
-"""Of a request; Milvus takes 64 MB."""
+"""Largest request in bytes; Milvus accepts 64 MB."""
 
 BLOB_BYTES = PICTURE_PIECES // 4 * PIECE_BYTES
 MAX_PARTS = -(-MAX_ATTACHMENT_BYTES // BLOB_BYTES)
@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """written: keyframes sent. there: keyframes that were there already, the same."""
+    """written: keyframes sent. there: keyframes that were there already, unchanged."""
 
     collection: str
     site: str
@@ -67,7 +67,7 @@ class PushReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetMatch:
-    """A place of any map of the collection. similarity: cosine of whole descriptors."""
+    """A place of any map of the collection. similarity: cosine of descriptors, not centred."""
 
     site: str
     map_id: str
@@ -77,16 +77,16 @@ class FleetMatch:
 
 def push(place_map: PlaceMap, collection: Collection, site: str,
          progress: Progress = lambda done, total: None) -> PushReport:
-    """Write a map into a partition, whole: poses, stamps, descriptors, pictures, attachments.
+    """Write a whole map to a partition: poses, stamps, descriptors, thumbnails, attachments.
 
     Args:
         place_map: may be open with the index `none`; every checksum is checked.
-        collection: of the map's model.
-        site: the partition, made where it is absent.
+        collection: collection of the map's model.
+        site: the partition, created if it is absent.
         progress: told of keyframes done and in all.
 
     Raises:
-        MapError: the map is damaged or lies in another partition already, or Milvus refuses.
+        MapError: the map is damaged or is in another partition already, or Milvus fails.
     """
     map_id = check_map_id(place_map.map_id)
     mine = f'map_id == "{map_id}"'
@@ -104,7 +104,7 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
     known = collection.get(manifests, ['value'], site, blobs=True)
     if known and _said(known[0], collection) != state:
         collection.delete(f'pk == "{map_id}/manifest"', site, blobs=True)
-    # 2. Keyframes that are not there, or otherwise.
+    # 2. Keyframes that are missing or differ.
     batch: list[Row] = []
     size = 0
     for i, keyframe in zip(wanted, place_map.keyframes(wanted), strict=True):
@@ -121,7 +121,7 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
             progress(i + 1, len(wanted))
     if any(i >= len(place_map) for i in there):
         collection.delete(f'{mine} and keyframe >= {len(place_map)}', site)
-    # 3. What belongs to the whole, then the word that all of it is there.
+    # 3. Data of the whole map, then the manifest, which marks it complete.
     for name in place_map.attachments():
         value = place_map.attachment(name)
         if value is not None:
@@ -136,21 +136,21 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
 
 def pull(collection: Collection, site: str, out: Path, map_id: str = '',
          progress: Progress = lambda done, total: None) -> int:
-    """Write a map of a partition to a new folder, which appears only when it is whole.
+    """Write a map of a partition to a new folder, which appears only once it is complete.
 
     Args:
-        collection: of the model the map is for.
+        collection: collection of the map's model.
         site: the partition.
         out: the new folder.
-        map_id: which map, where the partition holds several.
+        map_id: selects a map if the partition holds several.
         progress: told of keyframes done and in all.
 
     Returns:
-        How many keyframes it has.
+        Number of keyframes.
 
     Raises:
-        MapError: no such map or several, one that was not pushed to its end or that changed on
-            the way, or `out` exists or cannot be written.
+        MapError: no such map, or several, or it is incomplete or changed during the transfer, or
+            `out` exists or cannot be written.
     """
     state = _choose(collection, site, map_id)
     try:
@@ -185,16 +185,16 @@ def pull(collection: Collection, site: str, out: Path, map_id: str = '',
 
 def find(collection: Collection, descriptor: Float32, k: int,
          sites: Sequence[str] = ()) -> list[FleetMatch]:
-    """The places of all maps of a collection that are most like an image: which site is this?
+    """Find the places of all maps of a collection most similar to an image, to identify the site.
 
-    No map need be at hand: the candidates' descriptors come from Milvus and are compared exactly.
-    Whole descriptors are compared, not centred ones: every map has a centre of its own.
+    Needs no local map: descriptors of the candidates come from Milvus and are compared exactly.
+    Descriptors are not centred, because each map has its own centre.
 
     Args:
-        collection: of the model that gave the descriptor.
+        collection: collection of the model that made the descriptor.
         descriptor: (D,).
         k: how many.
-        sites: partitions to look in; none named: all.
+        sites: partitions to search; empty for all.
 
     Raises:
         MapError: the descriptor has another length or is not finite, or Milvus does not answer.
@@ -222,10 +222,10 @@ def find(collection: Collection, descriptor: Float32, k: int,
 
 
 def any_model(uri: str, collection: str, token_variable: str) -> tuple[str, Model]:
-    """A collection's name and model, for those who have no map of it yet; '' takes the only one.
+    """Name and model of a collection, for a machine without a map of it; '' takes the only one.
 
     Raises:
-        MapError: no such collection, or none of ours.
+        MapError: no such collection, or it is not a collection of this package.
     """
     client = connect(uri, token_variable, create=False)
     with told(uri):
@@ -250,7 +250,7 @@ def any_model(uri: str, collection: str, token_variable: str) -> tuple[str, Mode
 
 
 def _state(place_map: PlaceMap) -> Row:
-    """What a finished push says of a map."""
+    """State record of a completely pushed map."""
     return {
         'manifest': json.loads(manifest_json(place_map.manifest)), 'keyframes': len(place_map),
         'digest': place_map.descriptors_digest,
@@ -259,7 +259,7 @@ def _state(place_map: PlaceMap) -> Row:
 
 
 def _said(row: Row, collection: Collection) -> Row | None:
-    """What a finished push said of a map; None where nobody can read it."""
+    """Parse the state record of a map; None if it is unreadable."""
     try:
         state = table(row, collection.uri)
         return state if isinstance(state['manifest']['map_id'], str) else None
@@ -268,9 +268,9 @@ def _said(row: Row, collection: Collection) -> Row | None:
 
 
 def _maps(collection: Collection, site: str = '') -> Iterator[tuple[str, Row]]:
-    """Partition and state of the maps that were pushed to their end, of one site or of all.
+    """Partition and state of all completely pushed maps, of one site or of all.
 
-    What cannot be read is left out: it must not keep a fleet from its other maps.
+    Unreadable records are skipped, so that the other maps stay available.
     """
     for name in [site] if site else collection.sites():
         for row in collection.get('name == "manifest"', ['value'], name, blobs=True):
@@ -296,7 +296,7 @@ def _choose(collection: Collection, site: str, map_id: str) -> Row:
 
 
 def _there(collection: Collection, mine: str, site: str) -> dict[int, int]:
-    """Keyframes of a map that a partition holds, and their checksums."""
+    """Keyframe ids of a map in a partition, with their checksums."""
     there: dict[int, int] = {}
     for start in range(0, MAX_KEYFRAMES, LISTED):
         rows = collection.get(f'{mine} and keyframe >= {start} and keyframe < {start + LISTED}',
@@ -309,10 +309,10 @@ def _there(collection: Collection, mine: str, site: str) -> dict[int, int]:
 
 
 def _row(map_id: str, i: int, keyframe: Keyframe) -> Row:
-    """A keyframe as a row; `crc` covers all of it."""
+    """Convert a keyframe to a row; `crc` covers all fields."""
     covariance = keyframe.covariance
     record = {
-        'stamp_ns': str(keyframe.stamp_ns),  # JSON knows no 64 bits everywhere
+        'stamp_ns': str(keyframe.stamp_ns),  # some JSON parsers lack 64-bit integers
         'camera': keyframe.camera, 'source': keyframe.source, 'image': keyframe.image,
         'T_map_cam': [float(v) for v in keyframe.T_map_cam[:3].reshape(-1)],
         'covariance': None if covariance is None
@@ -335,7 +335,7 @@ def _row(map_id: str, i: int, keyframe: Keyframe) -> Row:
 
 def _keyframes(collection: Collection, mine: str, site: str, start: int,
                stop: int) -> list[Keyframe]:
-    """Keyframes from `start` to `stop`, each as it was pushed."""
+    """Read keyframes `start` to `stop` and check them."""
     rows = {number(row, 'keyframe', collection.uri): row for row in collection.get(
         f'{mine} and keyframe >= {start} and keyframe < {stop}',
         ['keyframe', 'crc', 'record', 'thumbnail', 'local_features', 'descriptor'], site)}
@@ -353,7 +353,7 @@ def _keyframe(i: int, row: Mapping[str, Any], collection: Collection) -> Keyfram
         record = json.loads(record) if isinstance(record, (str, bytes)) else record
         T = np.eye(4)
         T[:3] = np.asarray(record['T_map_cam'], dtype=np.float64).reshape(3, 4)
-        pose_matrix(T[:3, 3], quat_xyzw(T))  # refuses what is no pose
+        pose_matrix(T[:3, 3], quat_xyzw(T))  # refuses an invalid pose
         for name in ('camera', 'source', 'image'):
             if not isinstance(record[name], str):
                 raise TypeError(f'its {name} is no text')
@@ -376,7 +376,7 @@ def _keyframe(i: int, row: Mapping[str, Any], collection: Collection) -> Keyfram
 
 
 def _attachment(collection: Collection, mine: str, site: str, name: str, crc: int) -> bytes:
-    """An attachment, put together from its pieces."""
+    """Join the pieces of an attachment."""
     check_attachment_name(name)
     value, part, parts = bytearray(), 0, 1
     try:

@@ -1,4 +1,4 @@
-"""Several maps of one model become one, in the frame of the first."""
+"""Merge maps of one model in the frame of the first."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class MergeReport:
-    """What a merged map is made of. notes: what could not be kept."""
+    """Summary of a merge. notes: data that could not be kept."""
 
     keyframes: dict[str, int] = field(default_factory=dict)
     cameras: list[str] = field(default_factory=list)
@@ -37,20 +37,19 @@ def merge_maps(
     rename_cameras: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> MergeReport:
-    """Write the keyframes of all maps to a new one; ids are counted anew, sources are kept.
+    """Write the keyframes of all maps to a new one; ids are renumbered, sources are kept.
 
     Args:
         maps: two or more, of one model; may be open with the index `none`.
-        transforms: `T_first_other` (4, 4) of each map but the first.
+        transforms: `T_first_other` (4, 4) of each map except the first.
         out: the new folder.
-        rename_cameras: a camera that is another one in a later map becomes `NAME_2` there;
-            without it such maps are refused.
+        rename_cameras: rename a camera of a later map to `NAME_2` if its calibration differs; else
+            such maps are refused.
         progress: told of keyframes done and in all.
 
     Raises:
-        MapError: a map is given twice, the maps are of several models or were each compressed on
-            their own, one camera's name stands for two, a keyframe is damaged, or `out` exists
-            or cannot be written.
+        MapError: a map is given twice, the maps are of different models or projections, two
+            cameras share a name, a keyframe is damaged, or `out` exists or cannot be written.
     """
     first = maps[0]
     paths = [place_map.path.resolve() for place_map in maps]
@@ -85,7 +84,7 @@ def check_model(first: PlaceMap, other: PlaceMap) -> None:
     """Refuse maps whose descriptors cannot be compared.
 
     Raises:
-        MapError: they are of two models, or were compressed each on its own.
+        MapError: the models or the projections differ.
     """
     a, b = first.manifest, other.manifest
     if a.fingerprint == b.fingerprint and (
@@ -105,7 +104,7 @@ def check_model(first: PlaceMap, other: PlaceMap) -> None:
 
 
 def _camera_names(maps: Sequence[PlaceMap], rename: bool) -> list[dict[str, str]]:
-    """New names of cameras, for each map; a camera without extrinsics and intrinsics fits any."""
+    """New camera names for each map; a camera without calibration is compatible with any."""
     known: dict[str, tuple[PlaceMap, str]] = {}
     taken = {camera for place_map in maps
              for camera in {*place_map.cameras, *place_map.manifest.extrinsics}}
@@ -169,7 +168,7 @@ def _moved(keyframe: Keyframe, T: Array, renamed: dict[str, str]) -> Keyframe:
 
 
 def _attachments(maps: Sequence[PlaceMap], writer: MapWriter, report: MergeReport) -> None:
-    """The projection of the first map serves all; what else was learnt is learnt again."""
+    """Keep the common projection; other learnt attachments are computed again."""
     if writer.manifest.compress:
         projection = maps[0].attachment('pca')
         if projection is not None:

@@ -1,4 +1,4 @@
-"""A map without the places that nobody can tell apart, or without more of them than wanted."""
+"""Removal of ambiguous or redundant keyframes from a map."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from regvpr_core.maps.writer import MapWriter
 
 BLOCK = 256
 NEIGHBOURS = 24
-"""So many keyframes around one are taken for its own place; more say no more."""
+"""Largest number of nearby keyframes that are compared as the same place."""
 
 Mask = npt.NDArray[np.bool_]
 Progress = Callable[[int, int], None]
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneConfig:
-    """What a map can do without."""
+    """Rules of pruning."""
 
     distance_m: float = setting(
         0.0,
@@ -53,7 +53,7 @@ class PruneConfig:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PruneReport:
-    """What goes, and why. Masks (N,) of keyframes. unjudged: without a neighbour to compare with.
+    """Keyframes to remove, by reason, as masks (N,). unjudged: keyframes without a neighbour.
     """
 
     ambiguous: Mask
@@ -63,34 +63,34 @@ class PruneReport:
 
     @property
     def kept(self) -> npt.NDArray[np.int64]:
-        """Ids of the keyframes that stay."""
+        """Ids of the keyframes to keep."""
         return np.flatnonzero(~(self.ambiguous | self.dense))
 
 
 def choose(place_map: PlaceMap, config: PruneConfig,
            progress: Progress = lambda done, total: None) -> PruneReport:
-    """Say what would go; nothing is written.
+    """Select keyframes to remove; nothing is written.
 
     Args:
-        place_map: open to be searched, where `config.ambiguous` is set.
-        config: what goes.
-        progress: told of keyframes compared and in all.
+        place_map: with a search index if `config.ambiguous` is set.
+        config: rules of pruning.
+        progress: called with keyframes compared and in total.
     """
     nobody = np.zeros(len(place_map), dtype=bool)
     report = PruneReport(ambiguous=nobody, dense=nobody.copy())
     if config.ambiguous:
         report.ambiguous, report.unjudged = _ambiguous(place_map, config, progress)
     if config.distance_m:
-        # What nobody can tell apart keeps no other keyframe out.
+        # Ambiguous keyframes do not make others redundant.
         report.dense = _dense(place_map, config, ~report.ambiguous)
     return report
 
 
 def prune_map(place_map: PlaceMap, report: PruneReport, out: Path) -> None:
-    """Write the keyframes that `choose` keeps to a new map; ids are counted anew.
+    """Write the keyframes that `choose` keeps to a new map; ids are renumbered.
 
     Raises:
-        MapError: none is left, a keyframe is damaged, or `out` exists or cannot be written.
+        MapError: no keyframe is left, one is damaged, or `out` exists or cannot be written.
     """
     ids = report.kept
     if not len(ids):
@@ -112,7 +112,7 @@ def _ambiguous(place_map: PlaceMap, config: PruneConfig, progress: Progress) -> 
     for i in range(len(place_map)):
         own = np.array([j for j in _nearest(tree, positions[i], config.near_m) if j != i],
                        dtype=np.int64)
-        # One that looks the other way shows another view of the place, and says nothing.
+        # A keyframe with another heading shows another view and is not compared.
         own = own[rotation_angle(R[i].T @ R[own]) < config.rotation_rad] if len(own) else own
         if not len(own):
             unjudged += 1
@@ -136,7 +136,7 @@ def _nearest(tree: cKDTree, position: npt.NDArray[np.float64], radius_m: float) 
 
 
 def _dense(place_map: PlaceMap, config: PruneConfig, wanted: Mask) -> Mask:
-    """First come, first kept: those that stand too near to one that is kept go."""
+    """Greedy thinning: remove keyframes too close to an earlier kept one."""
     drop = np.zeros(len(place_map), dtype=bool)
     T = place_map.T_map_cam
     groups: dict[tuple[str, str], list[int]] = {}

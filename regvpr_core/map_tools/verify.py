@@ -1,4 +1,4 @@
-"""Reads every byte of a map that means something, and says what is lost and what still works."""
+"""Verification of a map: reads all its data and reports what is lost and what still works."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -64,14 +64,14 @@ Progress = Callable[[int, int], None]
 
 
 def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyReport:
-    """Check all of a map; it is not changed, and a writer may be at work.
+    """Check a whole map without changing it; a writer may be active.
 
     Args:
         path: the map's folder.
         progress: told of keyframes done and in all.
 
     Raises:
-        MapError: there is no map at all.
+        MapError: the folder is not a map.
     """
     report = VerifyReport()
     if not path.is_dir():
@@ -83,7 +83,7 @@ def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyR
             check_file(path / 'descriptors.f16')
             database = connect(path, writable=False)
             stack.callback(database.close)
-            database.execute('BEGIN')  # one state of the database, whatever a writer does
+            database.execute('BEGIN')  # a consistent snapshot beside a writer
             manifest = read_manifest(path, database)
         except (MapError, sqlite3.Error) as error:
             report.problems.append(str(error))
@@ -92,7 +92,7 @@ def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyR
         _check_pages(database, report)
         _check_keyframes(path, database, manifest, at_least, report, progress)
         _check_attachments(path, database, manifest, report)
-    # A derived index is built again when it is damaged: nothing is lost.
+    # A damaged index is rebuilt from the descriptors: nothing is lost.
     note = index_note(path)
     if note:
         report.notes.append(note)
@@ -106,13 +106,13 @@ def salvage(path: Path, out: Path, report: VerifyReport) -> int:
     Args:
         path: the damaged map.
         out: the new folder.
-        report: of `verify`.
+        report: result of `verify`.
 
     Returns:
-        How many keyframes the new map has.
+        Number of keyframes in the new map.
 
     Raises:
-        MapError: nothing can be saved, or `out` exists or cannot be written.
+        MapError: no keyframe is intact, or `out` exists or cannot be written.
     """
     lost = set(report.lost)
     keep = [i for i in range(report.keyframes) if i not in lost]
@@ -153,7 +153,7 @@ def _check_keyframes(
     path: Path, database: sqlite3.Connection, manifest: Manifest, at_least: int,
     report: VerifyReport, progress: Progress,
 ) -> None:
-    """Every record, row, thumbnail and local features."""
+    """Check records, descriptors, thumbnails and local features."""
     there = _rows_there(path, manifest)
     report.keyframes = _expected(database, there, at_least, report)
     if not (path / 'descriptors.f16').is_file() or there < report.keyframes:
@@ -194,7 +194,7 @@ _POSE = slice(SMALL.index('x'), SMALL.index('qw') + 1)
 
 
 def _check_record(row: tuple[Any, ...]) -> None:
-    """Refuse what a right checksum does not make right: this map may be a stranger's."""
+    """Refuse invalid values with a correct checksum: the map is untrusted."""
     pose = row[_POSE]
     pose_matrix(pose[:3], pose[3:])
     covariance = row[_COVARIANCE]
@@ -206,7 +206,7 @@ def _check_record(row: tuple[Any, ...]) -> None:
 
 def _expected(database: sqlite3.Connection, there: int, at_least: int,
               report: VerifyReport) -> int:
-    """How many keyframes there should be; the descriptors tell where the database cannot."""
+    """Expected number of keyframes, from the descriptors if the database is unreadable."""
     try:
         low, high, count = database.execute(
             'SELECT min(id), max(id), count(*) FROM keyframe').fetchone()
@@ -233,7 +233,7 @@ def _rows_there(path: Path, manifest: Manifest) -> int:
 def _records(
     database: sqlite3.Connection, start: int, stop: int
 ) -> Iterator[tuple[int, tuple[Any, ...] | None]]:
-    """Rows of ids from `start` to `stop`; None where there is none or it cannot be read."""
+    """Rows of ids `start` to `stop`; None for a missing or unreadable row."""
     try:
         found = {row[0]: row for row in database.execute(
             f'SELECT {SELECT_SMALL} FROM keyframe WHERE id >= ? AND id < ?', (start, stop))}
@@ -259,7 +259,7 @@ def _attachments(database: sqlite3.Connection) -> list[str]:
 
 def _check_attachments(path: Path, database: sqlite3.Connection, manifest: Manifest,
                        report: VerifyReport) -> None:
-    """All of them, and that a compressed map has what its descriptors were shortened by."""
+    """Check attachments, and that a compressed map has its projection."""
     try:
         for name in attachment_names(database):
             check_attachment_name(name)
@@ -271,7 +271,7 @@ def _check_attachments(path: Path, database: sqlite3.Connection, manifest: Manif
 
 
 def _try_to_open(path: Path, report: VerifyReport) -> None:
-    """Opening has the last word on whether a map opens."""
+    """Check that the map opens."""
     if report.lost:
         report.refusal = f'{len(report.lost)} keyframes are lost'
     try:

@@ -41,7 +41,7 @@ DATABASE_FILES = ('map.db', 'map.db-wal', 'map.db-shm', 'map.db-journal')
 TABLES = {
     'attachment': 'CREATE TABLE attachment (name TEXT PRIMARY KEY NOT NULL, '
                   'value BLOB NOT NULL, crc32 INTEGER NOT NULL) WITHOUT ROWID',
-    # What is large stands last: SQLite reads a row only as far as it must.
+    # Large columns come last: SQLite reads a row only up to the last requested column.
     'keyframe': 'CREATE TABLE keyframe (id INTEGER PRIMARY KEY, stamp_ns INTEGER NOT NULL, '
                 'camera TEXT NOT NULL, x REAL NOT NULL, y REAL NOT NULL, z REAL NOT NULL, '
                 'qx REAL NOT NULL, qy REAL NOT NULL, qz REAL NOT NULL, qw REAL NOT NULL, '
@@ -51,7 +51,7 @@ TABLES = {
                 'thumbnail BLOB, local_features BLOB)',
     'manifest': 'CREATE TABLE manifest (value TEXT NOT NULL, crc32 INTEGER NOT NULL)',
 }
-"""The schema, word by word: `connect` accepts no other."""
+"""The exact schema; `connect` refuses any other."""
 
 _FORMAT_1 = {('table', 'keyframe'), ('table', 'manifest')}
 _ATTACHMENT_NAME = re.compile(r'[a-z0-9][a-z0-9_.-]{0,63}')
@@ -60,15 +60,15 @@ _ORIGIN = {'lat_deg': 90.0, 'lon_deg': 180.0, 'alt_m': 100_000.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a map says of itself.
+    """Description of a map.
 
-    model, fingerprint: whose descriptors these are. dimension: numbers a descriptor.
+    model, fingerprint: network that made the descriptors. dimension: length D of a descriptor.
     map_frame: the world frame of the poses. extrinsics: camera name to `T_base_cam` as
-    (x, y, z, qx, qy, qz, qw), m. sources: what it was built from. config: of the building.
+    (x, y, z, qx, qy, qz, qw), m. sources: recordings it was built from. config: build settings.
     origin: lat_deg, lon_deg, alt_m of the map frame's origin (x east, y north), where it is
     known. intrinsics: camera name to width, height (pixels), K (9 numbers, row by row), model and
     D of its distortion. features: local features kept for verification ('', 'patch', 'xfeat').
-    compress: of the descriptors for search ('', 'pca:1024').
+    compress: compression of the descriptors for search ('', 'pca:1024').
     """
 
     map_id: str
@@ -88,18 +88,18 @@ class Manifest:
 
 
 def new_map_id() -> str:
-    """A fresh identity for a map."""
+    """Create an identifier for a map."""
     return uuid.uuid4().hex
 
 
 def map_bytes(path: Path) -> int:
-    """Bytes that a map's files take on disk; what SQLite shares between processes is none."""
+    """Size of a map's files on disk in bytes, without SQLite's shared memory file."""
     return sum(file.stat().st_size for file in path.iterdir()
                if file.is_file() and not file.name.endswith('-shm'))
 
 
 def check_file(file: Path) -> None:
-    """Refuse a file of a map that is a link or no file: a map reaches nothing outside its folder.
+    """Refuse a map file that is a link or not a regular file: a map stays inside its folder.
 
     Raises:
         MapError: it is.
@@ -111,7 +111,7 @@ def check_file(file: Path) -> None:
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    """Open a map's database with what a stranger's schema could do switched off.
+    """Open a map's database with the SQLite features disabled that an untrusted file could abuse.
 
     Raises:
         MapError: no map, one of another format, a damaged one, or one that holds anything but the
@@ -140,7 +140,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         _check_schema(path, database)
         if writable:
             database.execute('PRAGMA synchronous=FULL')
-    except (sqlite3.Error, UnicodeError) as error:  # SQLite quotes the bytes that it stumbled over
+    except (sqlite3.Error, UnicodeError) as error:  # SQLite quotes the invalid bytes
         database.close()
         raise MapError(f'map {path} is damaged: {error}') from error
     except BaseException:
@@ -150,7 +150,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def _refuse_journal(file: Path) -> None:
-    """A journal to be rolled back may name a file anywhere, which SQLite then reads and deletes.
+    """A rollback journal may name any file on disk, which SQLite then reads and deletes.
 
     Ours is a log (WAL); a map has a journal only while it is made.
 
@@ -166,7 +166,7 @@ def _refuse_journal(file: Path) -> None:
 def _uri(file: Path, writable: bool) -> str:
     uri = f'{file.absolute().as_uri()}?mode={"rw" if writable else "ro"}'
     if not writable and not os.access(file.parent, os.W_OK):
-        # WAL needs a file beside the database, and where none can be made nobody writes. What a
+        # WAL needs a file beside the database. In a read-only folder nobody writes, but what a
         # crash left in the log would go unseen.
         log = file.with_name('map.db-wal')
         if log.exists() and log.stat().st_size and not file.with_name('map.db-shm').exists():
@@ -178,7 +178,7 @@ def _uri(file: Path, writable: bool) -> str:
 
 
 def _check_schema(path: Path, database: sqlite3.Connection) -> None:
-    """Views, triggers and expressions in tables would run a stranger's SQL when ours is."""
+    """Refuse views, triggers and table expressions: they would run SQL of an untrusted file."""
     version = database.execute('PRAGMA user_version').fetchone()[0]
     schema = database.execute(
         'SELECT type, name, substr(sql, 1, 2000) FROM sqlite_master ORDER BY name LIMIT 10'
@@ -212,7 +212,7 @@ def create_database(file: Path, manifest: Manifest) -> None:
 
 
 def write_manifest(database: sqlite3.Connection, manifest: Manifest) -> None:
-    """Replace the manifest, within the transaction of the caller."""
+    """Replace the manifest within the caller's transaction."""
     text = manifest_json(manifest)
     if len(text) > MAX_MANIFEST_BYTES:
         raise MapError(f'the manifest has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are '
@@ -250,7 +250,7 @@ def read_manifest(path: Path, database: sqlite3.Connection) -> Manifest:
 
 
 def _check_cameras(manifest: Manifest) -> None:
-    """Refuse extrinsics, intrinsics and an origin that nobody could compute with."""
+    """Refuse extrinsics, intrinsics or an origin with invalid values."""
     if not all(isinstance(name, str) for name in manifest.sources):
         raise ValueError('sources are not all names')
     for camera, numbers in manifest.extrinsics.items():
@@ -276,7 +276,7 @@ def _check_cameras(manifest: Manifest) -> None:
 
 
 def check_attachment_name(name: str) -> None:
-    """Refuse a name that no attachment has.
+    """Refuse an invalid attachment name.
 
     Raises:
         MapError: it is not of a-z, 0-9, `_`, `.`, `-`, or has more than 64 of them.
@@ -332,7 +332,7 @@ def memory_map(path: Path, count: int, dimension: int) -> npt.NDArray[np.float16
 
 
 def file_digest(file: Path, start: int = 0) -> str:
-    """SHA-256 (hex) of a file from byte `start` on, for derived files that carry their own."""
+    """SHA-256 (hex) of a file from byte `start` on; derived files store it in their header."""
     digest = hashlib.sha256()
     with file.open('rb') as stream:
         stream.seek(start)
@@ -342,7 +342,7 @@ def file_digest(file: Path, start: int = 0) -> str:
 
 
 def lock_folder(path: Path) -> int:
-    """Take the writer's lock of a map's folder; close the descriptor to give it back.
+    """Take the writer lock of a map's folder; closing the descriptor releases it.
 
     Raises:
         MapError: another process has it, or the folder cannot be written.
@@ -363,15 +363,15 @@ def lock_folder(path: Path) -> int:
 
 
 def note_committed(lock: int, count: int) -> None:
-    """Write into `map.lock` how many keyframes are committed: should fewer be there, some went."""
+    """Write the number of committed keyframes to `map.lock`, to detect lost keyframes."""
     text = f'{count:012d}'
     os.pwrite(lock, f'{text} {zlib.crc32(text.encode()):08x}\n'.encode(), 0)
 
 
 def committed(path: Path) -> int:
-    """How many keyframes `map.lock` says are committed; 0 where it says nothing.
+    """Number of committed keyframes according to `map.lock`; 0 if it is empty.
 
-    To be read before the database: a writer may be at work.
+    Read it before the database, because a writer may be active.
     """
     check_file(path / 'map.lock')
     try:
@@ -383,7 +383,7 @@ def committed(path: Path) -> int:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+    """Sync a folder, so that its file names survive a power cut."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -392,7 +392,7 @@ def sync_folder(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename a finished folder; afterwards it is there, whole, also after a power cut."""
+    """Rename a finished folder and sync, so that it survives a power cut."""
     (partial / 'map.lock').unlink(missing_ok=True)
     for file in partial.iterdir():
         with file.open('rb') as stream:
@@ -403,7 +403,7 @@ def publish(partial: Path, path: Path) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Refuse to write a map where something is.
+    """Refuse a path that exists.
 
     Raises:
         MapError: something is.
@@ -414,7 +414,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `path` when the block ends well, else it vanishes.
+    """A temporary folder to fill; renamed to `path` if the block succeeds, else deleted.
 
     Raises:
         MapError: `path` exists, cannot be written, or is being written by another process.
@@ -425,7 +425,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         lock = lock_folder(staging)
-        # What a killed run left there goes.
+        # Remove what a killed run left there.
         shutil.rmtree(staging / 'map', ignore_errors=True)
         (staging / 'map').mkdir()
         yield staging / 'map'

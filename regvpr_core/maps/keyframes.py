@@ -1,4 +1,4 @@
-"""Which frames of a drive become keyframes."""
+"""Selection of keyframes from the frames of a drive."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array, distance
 
 ROUNDING = 1e-6
-"""A step of exactly the distance counts, whatever transforms made of its last digits."""
+"""Rounding tolerance: a step of exactly the distance is accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyframeConfig:
-    """A frame is kept when it is far enough from the last one that was kept."""
+    """Smallest motion between two keyframes."""
 
     distance_m: float = setting(
         1.0,
@@ -32,14 +32,14 @@ class KeyframeConfig:
 
 
 class KeyframeSelector:
-    """Decides frame by frame, for each camera of its own."""
+    """Selects keyframes frame by frame; each camera is independent."""
 
     def __init__(self, config: KeyframeConfig) -> None:
         self._config = config
         self._last: dict[str, tuple[int, Array]] = {}
 
     def is_new(self, camera: str, T_map_cam: Array, stamp_ns: int = 0) -> bool:
-        """True when the pose (4, 4) is far enough from the last one that was kept."""
+        """True if the pose (4, 4) is far enough from the camera's last keyframe."""
         if camera not in self._last:
             return True
         last_ns, T_last = self._last[camera]
@@ -51,15 +51,15 @@ class KeyframeSelector:
                         and abs(stamp_ns - last_ns) >= config.time_s * 1e9))
 
     def keep(self, camera: str, T_map_cam: Array, stamp_ns: int = 0) -> None:
-        """Make this pose the one to compare with."""
+        """Set the pose of the last keyframe."""
         self._last[camera] = (stamp_ns, T_map_cam)
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, as JSON keeps it to the last bit."""
+        """State for JSON; floats round-trip exactly."""
         return {camera: [stamp_ns, T.reshape(-1).tolist()]
                 for camera, (stamp_ns, T) in self._last.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a state made by `state`."""
         self._last = {camera: (int(stamp_ns), np.array(values, dtype=np.float64).reshape(4, 4))
                       for camera, (stamp_ns, values) in state.items()}

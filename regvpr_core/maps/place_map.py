@@ -1,4 +1,4 @@
-"""A place map opened to be read: poses in memory, descriptors memory-mapped, search."""
+"""A place map opened for reading: poses in memory, descriptors memory-mapped, search."""
 
 from collections.abc import Iterable, Iterator
 import contextlib
@@ -47,7 +47,7 @@ _STAMP, _CAMERA, _COVARIANCE, _SOURCE, _DESCRIPTOR = map(
 
 
 class PlaceMap:
-    """An open map. Readers may be many, also beside a writer; writers one."""
+    """An open map. Many readers and one writer may use a map at the same time."""
 
     def __init__(self, path: Path, manifest: Manifest, database: sqlite3.Connection,
                  index: str = 'auto') -> None:
@@ -62,7 +62,7 @@ class PlaceMap:
     @classmethod
     def open(cls, path: str | Path, fingerprint: str | None = None,
              index: str = 'auto') -> 'PlaceMap':
-        """Open a map to read it.
+        """Open a map for reading.
 
         Every record (poses, stamps, names) is checked; descriptors as far as they are read.
 
@@ -73,7 +73,7 @@ class PlaceMap:
                 descriptor, and such a map has neither `centre` nor `search`.
 
         Raises:
-            MapError: no map, a damaged one, one of a newer format or of another model; says
+            MapError: not a map, damaged, of a newer format or of another model; the message says
                 what to do.
         """
         path = Path(path)
@@ -110,7 +110,7 @@ class PlaceMap:
 
     @property
     def map_id(self) -> str:
-        """Identity of this map, kept for its life."""
+        """Identifier of this map; it never changes."""
         return self.manifest.map_id
 
     def search(
@@ -137,18 +137,18 @@ class PlaceMap:
         if not np.isfinite(away).all():
             raise MapError('a descriptor that is not finite cannot be searched; try the precision '
                            'fp32')
-        # An image that is its session's mean is as like one place as another.
+        # A descriptor equal to the session's mean is equally similar to every place.
         query = unit(away) if away.any() else np.zeros_like(away, dtype=np.float32)
         similarities, ids = self.index.search(query[None], k)
         return similarities[0], ids[0]
 
     @property
     def centre(self) -> Float32:
-        """(D,) what the map's descriptors share; taken off all of them."""
+        """Mean of the map's descriptors (D,), subtracted before comparison."""
         return self._centred.centre
 
     def project(self, descriptor: Float32) -> Float32:
-        """A model's descriptor (..., D) as this map keeps them: itself, or compressed.
+        """Bring a model's descriptor (..., D) to the form stored in this map (compressed or not).
 
         Raises:
             MapError: it has another length than the model's.
@@ -160,17 +160,17 @@ class PlaceMap:
         return self._centred.centred(np.asarray(ids, dtype=np.int64))
 
     def thumbnail(self, keyframe_id: int) -> RGB | None:
-        """The stored picture of a keyframe, if one is.
+        """The thumbnail of a keyframe, or None.
 
         Raises:
             MapError: it has changed since it was written.
-            ImageError: it is no picture.
+            ImageError: it is not an image.
         """
         jpeg = self._blob('thumbnail', MAX_THUMBNAIL_BYTES, keyframe_id)
         return None if jpeg is None else decode(jpeg, f'thumbnail {keyframe_id} of {self.path}')
 
     def local_features(self, keyframe_id: int) -> bytes | None:
-        """The local features stored with a keyframe, encoded, if there are any.
+        """The encoded local features of a keyframe, or None.
 
         Raises:
             MapError: they have changed since they were written.
@@ -178,7 +178,7 @@ class PlaceMap:
         return self._blob('local_features', MAX_LOCAL_FEATURES_BYTES, keyframe_id)
 
     def attachment(self, name: str) -> bytes | None:
-        """What is attached to the map under a name, if anything is.
+        """The attachment of a name, or None.
 
         Raises:
             MapError: it has changed since it was written.
@@ -186,14 +186,14 @@ class PlaceMap:
         return read_attachment(self.path, self._database, name)
 
     def attachments(self) -> list[str]:
-        """Names of what is attached to the map."""
+        """Names of the attachments."""
         try:
             return attachment_names(self._database)
         except sqlite3.Error as error:
             raise MapError(f'map {self.path} is damaged: {error}') from error
 
     def keyframes(self, ids: Iterable[int]) -> Iterator[Keyframe]:
-        """Keyframes as they are stored, to be written to another map: all checksums are checked.
+        """Keyframes in stored form, to be written to another map; all checksums are checked.
 
         Raises:
             MapError: one has changed since it was written.
@@ -213,7 +213,7 @@ class PlaceMap:
 
     @property
     def descriptors_digest(self) -> str:
-        """Name of the descriptors of this map; an index derived from others is stale."""
+        """Checksum of all descriptors; a derived index with another one is stale."""
         return descriptors_digest(self.descriptor_crcs)
 
     def descriptors(self, start: int = 0, stop: int | None = None) -> Float32:
@@ -241,7 +241,7 @@ class PlaceMap:
                 raise self._changed(start + offset)
 
     def copy_to(self, path: Path) -> None:
-        """Write this map to a new folder, which appears only when it is whole.
+        """Write this map to a new folder, which appears only once it is complete.
 
         Raises:
             MapError: the folder exists or cannot be written.
@@ -250,7 +250,7 @@ class PlaceMap:
             with new_folder(path) as folder:
                 with contextlib.closing(sqlite3.connect(folder / 'map.db')) as copy:
                     self._database.backup(copy)
-                    # A writer may have gone on since this map was opened.
+                    # A writer may have appended since this map was opened.
                     copy.execute('DELETE FROM keyframe WHERE id >= ?', (len(self),))
                     copy.commit()
                 with (folder / 'descriptors.f16').open('wb') as file:
@@ -270,13 +270,13 @@ class PlaceMap:
         self.close()
 
     def _load_records(self) -> None:
-        """Read what is small of every keyframe, and check it."""
+        """Read and check the small columns of every keyframe."""
         stamps, values, crcs = [], [], []
         self.cameras: list[str] = []
         self.sources: list[str] = []
         self.images: list[str] = []
         self._covariances: list[bytes | None] = []
-        names: dict[str, str] = {}  # a camera's name is one object, however often it stands there
+        names: dict[str, str] = {}  # one string object for each camera name
         try:
             for row in small_records(self._database, MAX_KEYFRAMES):
                 stamps.append(row[_STAMP])
@@ -299,7 +299,7 @@ class PlaceMap:
         self._rows = memory_map(self.path, len(stamps), self.manifest.dimension)
 
     def _load_index(self, kind: str) -> None:
-        """Make the descriptors searchable; each is checked before it is first used."""
+        """Create the search index; each descriptor is checked before its first use."""
         self._centred = CentredRows(self._rows, self._check_descriptors, str(self.path))
         self._projection = read_projection(self.manifest.compress, self.attachment('pca'),
                                            self.manifest.dimension, str(self.path))

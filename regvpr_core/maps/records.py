@@ -1,11 +1,11 @@
-"""What a map's database keeps of a keyframe, and the checksums that cover it.
+"""Database record of a keyframe and its checksums.
 
-    record_crc32          every stored field but the three below, and their checksums
+    record_crc32          all other fields, and the three checksums below
     descriptor_crc32      the row of descriptors.f16
     thumbnail_crc32       the JPEG
     local_features_crc32  the local features
 
-So poses, names and stamps are checked whenever a map is opened, without reading what is large.
+Opening a map checks poses, names and stamps without reading the large columns.
 """
 
 from collections.abc import Iterator
@@ -25,29 +25,29 @@ COVARIANCE_BYTES = 9 * 8
 
 SMALL = ('id', 'stamp_ns', 'camera', 'x', 'y', 'z', 'qx', 'qy', 'qz', 'qw', 'covariance',
          'source', 'image', 'descriptor_crc32', 'thumbnail_crc32', 'local_features_crc32')
-"""What `record_crc32` covers, in this order."""
+"""Columns covered by `record_crc32`, in this order."""
 
 COLUMNS = (*SMALL, 'record_crc32', 'thumbnail', 'local_features')
 
 _BOUNDED = {
-    # One character too many is fetched, so that a name too long shows itself and costs little.
+    # One character over the limit is fetched, so that a name too long is detected cheaply.
     **{name: f'substr({name}, 1, {MAX_NAME_CHARACTERS + 1})'
        for name in ('camera', 'source', 'image')},
     'covariance': f'substr(covariance, 1, {COVARIANCE_BYTES + 1})',
 }
 SELECT_SMALL = ', '.join(_BOUNDED.get(name, name) for name in (*SMALL, 'record_crc32'))
-"""For SELECT: the small columns and `record_crc32`, cut to their bounds."""
+"""SELECT list: the small columns, truncated to their bounds, and `record_crc32`."""
 
 
 class RecordError(ValueError):
-    """A keyframe's record is not what was written."""
+    """A keyframe's record is damaged."""
 
 
 def record_crc32(small: tuple[Any, ...]) -> int:
     """Checksum of the values of `SMALL`.
 
     Raises:
-        RecordError: a value has a type or a size that no record has.
+        RecordError: a value has an invalid type or size.
     """
     (number, stamp_ns, camera, *pose, covariance, source, image,
      descriptor, thumbnail, features) = small
@@ -73,10 +73,10 @@ def record_crc32(small: tuple[Any, ...]) -> int:
 
 
 def checked(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row of `SELECT_SMALL` whose checksum is right.
+    """Check one row of `SELECT_SMALL`.
 
     Raises:
-        RecordError: it is not, or a value cannot be what was written.
+        RecordError: the checksum is wrong or a value is invalid.
     """
     if record_crc32(row[:-1]) != row[-1]:
         raise RecordError(f'the record of keyframe {row[0]} has changed')
@@ -122,11 +122,11 @@ def blob(database: sqlite3.Connection, column: str, limit: int, keyframe_id: int
 
 
 def changed_descriptors(rows: npt.NDArray[np.float16], crcs: npt.NDArray[np.uint32]) -> list[int]:
-    """Which rows (N, D) do not have their checksums (N,)."""
+    """Indices of rows (N, D) that differ from their checksums (N,)."""
     return [i for i, (row, crc) in enumerate(zip(rows, crcs, strict=True))
             if zlib.crc32(row.tobytes()) != crc]
 
 
 def descriptors_digest(crcs: npt.NDArray[np.uint32]) -> str:
-    """One name for all descriptors of a map; what is derived from them is kept under it."""
+    """One checksum for all descriptors of a map; derived files are stored under it."""
     return hashlib.sha256(np.ascontiguousarray(crcs, dtype='<u4').tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A running session on disk, as a place map that grows: a crash leaves what was committed."""
+"""A running session as a growing place map on disk; committed keyframes survive a crash."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 class SessionMap:
-    """Appends keyframes, a few at a time. All stay in it, whatever goes from memory."""
+    """Appends keyframes in small batches. All keyframes stay, also those dropped from memory."""
 
     BATCH = 8
 
@@ -25,7 +25,7 @@ class SessionMap:
             MapError: the folder exists, or cannot be written.
         """
         self.path = path
-        # Under its name only once it can be opened, however early the process is killed.
+        # The folder gets its name only once the map can be opened.
         with new_folder(path) as folder:
             MapWriter.create(folder, manifest).close()
         self._writer = MapWriter.append_to(path)
@@ -33,10 +33,10 @@ class SessionMap:
 
     def add(self, stamp_ns: int, camera: str, descriptor: Float32, T_odom_cam: Array,
             thumbnail: RGB | None) -> None:
-        """Keep a keyframe; every few are committed.
+        """Append a keyframe; a full batch is committed.
 
         Raises:
-            MapError: the disk is full or gone; what was committed before is safe.
+            MapError: the disk is full or gone; committed keyframes are safe.
         """
         self._waiting.append(Keyframe(
             stamp_ns=stamp_ns, camera=camera, T_map_cam=T_odom_cam, descriptor=descriptor,
@@ -45,7 +45,7 @@ class SessionMap:
             self.flush()
 
     def flush(self) -> None:
-        """Commit what waits.
+        """Commit pending keyframes.
 
         Raises:
             MapError: as `add`.
@@ -55,7 +55,7 @@ class SessionMap:
             self._writer.append(waiting)
 
     def close(self) -> None:
-        """Commit and let the map go."""
+        """Commit and close the map."""
         try:
             self.flush()
         finally:

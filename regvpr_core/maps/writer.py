@@ -1,7 +1,7 @@
 """Appending keyframes to a place map, so that a crash at any moment loses none.
 
-A keyframe is committed when its row in SQLite is: its descriptor was written and synced before.
-What a crash left behind in `descriptors.f16` beyond the committed rows is never read.
+A keyframe is committed with its row in SQLite; its descriptor is written and synced before.
+Rows of `descriptors.f16` beyond the committed keyframes, left by a crash, are never read.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from regvpr_core.maps.records import (
     RecordError,
 )
 
-_NO_TEXT = re.compile('[\0\ud800-\udfff]')  # what a file name of stray bytes turns into
+_NO_TEXT = re.compile('[\0\ud800-\udfff]')  # undecodable bytes of a file name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class Keyframe:
     """One place.
 
     T_map_cam: (4, 4). covariance: (3, 3) m^2 of the position, where known. source: what it came
-    from. image: name of the picture within the source. thumbnail: pixels, or the JPEG as it is
+    from. image: name of the image within the source. thumbnail: pixels, or the JPEG as it is
     to be stored. local_features: as `localization.local_features` encodes them.
     """
 
@@ -69,7 +69,7 @@ class Keyframe:
 
 
 class MapWriter:
-    """Appends keyframes to a map. One at a time: a second writer is refused."""
+    """Appends keyframes to a map. A map has one writer; a second one is refused."""
 
     def __init__(self, path: Path, manifest: Manifest, database: sqlite3.Connection,
                  lock: int) -> None:
@@ -80,7 +80,7 @@ class MapWriter:
         self._lock = lock
         self._count = int(database.execute('SELECT COUNT(*) FROM keyframe').fetchone()[0])
         memory_map(path, self._count, manifest.dimension)  # refuses a file that is too short
-        # Unbuffered: what a full disk did not take is not tried again when the file is closed.
+        # Unbuffered: closing the file does not retry a write that a full disk refused.
         self._file = (path / 'descriptors.f16').open('r+b', buffering=0)
         self._file.truncate(self._count * manifest.dimension * 2)
 
@@ -153,15 +153,15 @@ class MapWriter:
             raise MapError(f'cannot append to map {self.path}: {error}; the keyframes committed '
                            f'before ({self._count}) are safe') from error
         self._count += len(keyframes)
-        with contextlib.suppress(OSError):  # a help for `map verify`, no part of the map
+        with contextlib.suppress(OSError):  # optional; helps `map verify`
             note_committed(self._lock, self._count)
 
     def attach(self, name: str, value: bytes) -> None:
-        """Keep `value` in the map under `name`, in place of what was there; safe as keyframes are.
+        """Store an attachment, replacing one of the same name; as crash-safe as keyframes.
 
         Raises:
-            MapError: the name is none, the value is larger than 256 MiB, there are 64 others, or
-                the disk is full.
+            MapError: the name is invalid, the value is larger than 256 MiB, the map has 64 others,
+                or the disk is full.
         """
         check_attachment_name(name)
         if len(value) > MAX_ATTACHMENT_BYTES:
@@ -180,7 +180,7 @@ class MapWriter:
                            f'before is safe') from error
 
     def attachment(self, name: str) -> bytes | None:
-        """What is attached under a name; None where nothing is.
+        """The attachment of a name, or None.
 
         Raises:
             MapError: it has changed since it was written.
@@ -220,7 +220,7 @@ class MapWriter:
         self.close()
 
     def _checkpoint(self) -> None:
-        """Bring what is committed from the log into the database."""
+        """Move committed data from the write-ahead log into the database."""
         self._database.execute('PRAGMA wal_checkpoint(TRUNCATE)')
 
     def _write(self, data: memoryview, offset: int) -> None:
@@ -232,7 +232,7 @@ class MapWriter:
 
 
 def _check(keyframe: Keyframe) -> None:
-    """Refuse what could not be read back."""
+    """Refuse a keyframe that could not be read back."""
     at = f'the keyframe at {keyframe.stamp_ns} ns'
     if not np.isfinite(keyframe.T_map_cam).all():
         raise MapError(f'the pose of {at} is not finite')
@@ -263,7 +263,7 @@ def _record(number: int, keyframe: Keyframe, row: bytes) -> tuple[Any, ...]:
     features = keyframe.local_features
     small = (
         number, int(keyframe.stamp_ns), keyframe.camera,
-        # SQLite gives 0.0 back for -0.0, which the checksum would take for a change.
+        # SQLite returns 0.0 for -0.0, which would change the checksum.
         *(float(v) + 0.0 for v in (*T[:3, 3], *quat_xyzw(T))),
         None if covariance is None else np.asarray(covariance, dtype='<f8').tobytes(),
         keyframe.source, keyframe.image, zlib.crc32(row),

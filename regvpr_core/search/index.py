@@ -41,12 +41,12 @@ class Index(Protocol):
 
 
 class ExactIndex:
-    """Brute-force search: the reference for every other index, and right for small maps."""
+    """Exhaustive search: the reference for every other index, and fastest for small maps."""
 
     kind = 'exact'
 
     def __init__(self, dimension: int) -> None:
-        # Torch goes first where both are used: their OpenMP runtimes clash in the other order.
+        # Torch is imported before faiss: in the other order their OpenMP runtimes clash.
         faiss = importlib.import_module('faiss')
         self._index: Any = faiss.IndexFlatIP(dimension)
 
@@ -55,18 +55,18 @@ class ExactIndex:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of the rows in memory."""
+        """Memory of the rows in bytes."""
         return 4 * len(self) * int(self._index.d)
 
     def add(self, descriptors: Float32) -> None:
-        """Append descriptors (N, D), unit rows; the ids go on counting from `len(self)`."""
+        """Append descriptors (N, D), unit rows; ids continue from `len(self)`."""
         self._index.add(np.ascontiguousarray(descriptors, dtype=np.float32))
 
     def search(self, queries: Float32, k: int) -> tuple[Float32, Ids]:
         """The k most similar rows for each of (Q, D): similarities and ids (Q, min(k, N)).
 
         Raises:
-            MapError: the queries have another length than the map's descriptors.
+            MapError: the queries differ in length from the map's descriptors.
         """
         if queries.ndim != 2 or queries.shape[1] != self._index.d:
             raise MapError(f'descriptors of shape {queries.shape} cannot be searched in a map '
@@ -81,18 +81,18 @@ class ExactIndex:
 
 def open_index(kind: str, rows: CentredRows, folder: Path, map_id: str, digest: str, model: Model,
                rabitq: RabitqConfig | None = None) -> Index:
-    """Make the rows of a map searchable, and find their centre.
+    """Create the index of a map and compute the centre of its rows.
 
     Args:
         kind: one of `KINDS`.
-        rows: of the map; their centre is set.
-        folder: of the map, where a RaBitQ index is kept when that can be written.
-        map_id, digest: of the map and its descriptors; an index of others is stale.
-        model: whose descriptors they are.
-        rabitq: of the index `rabitq`; None takes the defaults.
+        rows: rows of the map; their centre is set.
+        folder: folder of the map, in which a RaBitQ index is stored if it is writable.
+        map_id, digest: of the map and its descriptors; a stored index of others is stale.
+        model: model of the descriptors.
+        rabitq: settings of the index `rabitq`; None takes the defaults.
 
     Raises:
-        MapError: no such kind, a row has changed, no room, or Milvus cannot be reached.
+        MapError: unknown kind, a damaged row, too little memory, or Milvus is not reachable.
     """
     if kind == 'auto':
         kind = choose(len(rows), rows.dimension)
@@ -112,7 +112,7 @@ def open_index(kind: str, rows: CentredRows, folder: Path, map_id: str, digest: 
 
 
 def choose(count: int, dimension: int) -> str:
-    """The index that `auto` is for so many places."""
+    """The index kind that `auto` selects for a number of places."""
     if 4 * count * dimension <= EXACT_BYTES:
         return 'exact'
     return 'gpu' if device_holds(count, dimension) else 'rabitq'
@@ -120,9 +120,9 @@ def choose(count: int, dimension: int) -> str:
 
 def _rabitq(rows: CentredRows, folder: Path, map_id: str, digest: str,
             config: RabitqConfig) -> RabitqIndex:
-    """From its file where that is of these rows, else built and kept."""
+    """Load the index file if it fits these rows, else build and store it."""
     faiss: Any = importlib.import_module('faiss')
-    # What the query and the search may choose does not change the codes.
+    # Settings of the query and the search do not affect the codes.
     key = index_key([map_id, len(rows), rows.dimension, digest, config.code_bits,
                      faiss.__version__])
     files = index_files(folder, key)

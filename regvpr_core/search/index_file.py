@@ -1,14 +1,13 @@
-"""The codes of a RaBitQ index, kept so that a large map opens without reading its descriptors.
+"""File of RaBitQ codes, so that a large map opens without reading its descriptors.
 
     line of ASCII: 'regvpr index 1 KEY SHA256', padded with spaces to 256 bytes
     centre   D x float32
     codes    N x B x uint8
 
-It is `index.rabitq` in the map's folder, or, where that cannot be written, in the user's cache. A
-file of another key, length or digest is not used and is written anew, so it may be deleted at any
-time. What is read is a block of numbers of a length known beforehand: no parser sees a stranger's
-bytes, `faiss.read_index` least of all, and wrong codes can at worst find wrong candidates, which
-are then ranked by the rows themselves.
+It is `index.rabitq` in the map's folder or, if that is read-only, in the user's cache. A file with
+another key, length or digest is rebuilt, so it may be deleted at any time. Security: the file is a
+block of numbers of known length and is never given to a parser such as `faiss.read_index`. Wrong
+codes can only yield wrong candidates, which are then ranked by the rows themselves.
 """
 
 import contextlib
@@ -32,22 +31,22 @@ Codes = npt.NDArray[np.uint8]
 
 
 def index_key(parts: list[object]) -> str:
-    """A name for all that the codes depend on."""
+    """Key over everything that the codes depend on."""
     return hashlib.sha256('\n'.join(map(str, parts)).encode()).hexdigest()
 
 
 def index_files(folder: Path, key: str) -> list[Path]:
-    """Where an index of this key may be, the preferred place first."""
+    """Possible paths of the index file, preferred first."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     return [folder / FILE_NAME, cache / 'regvpr' / 'index' / f'{key[:32]}.rabitq']
 
 
 def read_index(file: Path, key: str, count: int, dimension: int,
                code_bytes: int) -> tuple[Float32, Codes] | None:
-    """Centre (D,) and codes (N, B); None where the file is absent, stale or damaged."""
+    """Centre (D,) and codes (N, B), or None if the file is absent, stale or damaged."""
     size = HEADER_BYTES + 4 * dimension + count * code_bytes
     try:
-        # Neither a link nor a pipe that would never end.
+        # Refuse links, and pipes, which would block.
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, 'rb') as stream:
             status = os.fstat(descriptor)
@@ -67,7 +66,7 @@ def read_index(file: Path, key: str, count: int, dimension: int,
 
 
 def write_index(files: list[Path], key: str, centre: Float32, codes: Codes) -> Path | None:
-    """Write to the first place that takes it; None where none does: the map works without."""
+    """Write to the first writable path and return it, or None; the map works without the file."""
     parts = [np.ascontiguousarray(centre, dtype='<f4').view(np.uint8), codes.reshape(-1)]
     digest = _digest(key)
     for part in parts:
@@ -75,7 +74,7 @@ def write_index(files: list[Path], key: str, centre: Float32, codes: Codes) -> P
     header = f'{MAGIC} {key} {digest.hexdigest()}'.encode('ascii')
     for number, file in enumerate(files):
         with contextlib.suppress(OSError):
-            if number:  # the map's own folder is there or not
+            if number:  # only the cache folder is created
                 file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             handle, name = tempfile.mkstemp(prefix=f'{FILE_NAME}.', dir=file.parent)
             try:
@@ -93,14 +92,14 @@ def write_index(files: list[Path], key: str, centre: Float32, codes: Codes) -> P
 
 
 def _digest(key: str, body: bytes | memoryview = b'') -> Any:
-    """Of the key and what follows, so that no byte of either changes unseen."""
+    """Digest over the key and the data."""
     digest = hashlib.sha256(key.encode())
     digest.update(body)
     return digest
 
 
 def index_note(folder: Path) -> str:
-    """What is wrong with the index in a map's folder by its own digest; empty where nothing is."""
+    """Describe damage of the index file in a map's folder; empty if there is none."""
     file = folder / FILE_NAME
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -4,11 +4,11 @@ One collection holds the places of one model, a partition those of one site:
 
     COLLECTION        pk, map_id, keyframe, crc, record (JSON), thumbnail, local_features,
                       descriptor (float32, as in descriptors.f16)
-    COLLECTION_maps   what belongs to a whole map or to the collection, in pieces: the model's
+    COLLECTION_maps   data of a whole map or the collection, in pieces: the model's
                       fingerprint, manifests, attachments
 
-Nothing here waits for the network but `Collection` and `MilvusIndex`; a robot's callback uses
-neither with a cluster (docs/fleet.md).
+Only `Collection` and `MilvusIndex` wait for the network; a robot's callback never uses them with
+a cluster (docs/fleet.md).
 """
 
 import base64
@@ -32,12 +32,12 @@ from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
 TOKEN_VARIABLE = 'REGVPR_MILVUS_TOKEN'
 TIMEOUT_S = 10.0
 MAX_LIMIT = 16_384
-"""Most hits or rows that Milvus gives for one request."""
+"""Largest number of hits or rows that Milvus returns for one request."""
 
 MAX_DIMENSION = 32_768
 CANDIDATES = 200
-"""Hits ranked again. Milvus compares whole descriptors, a map centred ones, so the best by the
-one are not always the best by the other."""
+"""Number of hits to re-rank. Milvus compares whole descriptors and a map compares centred ones, so
+their orders differ."""
 
 PICTURE_PIECES, PIECE = 64, 65_535
 PIECE_BYTES = 48_000  # 64,000 characters of base64
@@ -53,7 +53,7 @@ INDEX_PARAMETERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Whose descriptors a collection holds; others are refused. compress: as in a manifest."""
+    """Model of the descriptors in a collection; others are refused. compress: as in a manifest."""
 
     name: str
     fingerprint: str
@@ -62,7 +62,7 @@ class Model:
 
     @property
     def collection(self) -> str:
-        """The collection's name where none is given."""
+        """Default name of the collection."""
         name = re.sub(r'[^A-Za-z0-9]+', '_', f'{self.name}_{self.compress}').strip('_')[:60]
         return f'regvpr_{name}_{self.fingerprint[:8]}'
 
@@ -71,7 +71,7 @@ def check_site(name: str) -> str:
     """A partition's name.
 
     Raises:
-        MapError: Milvus would not take it.
+        MapError: the name is invalid in Milvus.
     """
     if not _NAME.fullmatch(name):
         raise MapError(f'{name!r} cannot name a partition; expected letters, digits and _, no '
@@ -80,10 +80,10 @@ def check_site(name: str) -> str:
 
 
 def check_map_id(map_id: str) -> str:
-    """A map's identity as it may stand in a filter.
+    """Check a map's identifier for use in a filter expression.
 
     Raises:
-        MapError: it may not.
+        MapError: the identifier is invalid.
     """
     if not _ID.fullmatch(map_id):
         raise MapError(f'map id {map_id[:80]!r} is not letters, digits, _ and -, as ours are')
@@ -99,15 +99,15 @@ class Collection:
 
         Args:
             uri: http(s)://HOST:PORT, or the path of a Milvus Lite file.
-            model: whose descriptors.
+            model: model of the descriptors.
             name: of the collection; '' takes `model.collection`.
             token_variable: environment variable with the cluster's token (user:password).
-            create: the index type of `INDEX_PARAMETERS` to make it with where it is absent;
-                '' refuses.
+            create: index type of `INDEX_PARAMETERS` for a new collection; '' refuses an absent
+                one.
 
         Raises:
-            MapError: pymilvus is absent, the server away, the token wrong, the collection absent
-                or of another model.
+            MapError: pymilvus is not installed, the server is not reachable, the token is wrong,
+                or the collection is absent or of another model.
         """
         self.uri, self.model = uri, model
         self.name = check_site(name or model.collection)
@@ -124,7 +124,7 @@ class Collection:
 
     def close(self) -> None:
         """Release the connection."""
-        with contextlib.suppress(Exception), _silent():  # nothing is lost by it
+        with contextlib.suppress(Exception), _silent():  # a failed close loses nothing
             self._client.close()
 
     def __enter__(self) -> 'Collection':
@@ -139,7 +139,7 @@ class Collection:
             return sorted(set(self._client.list_partitions(self.name)) - {'_default'})
 
     def add_site(self, site: str) -> None:
-        """Make a partition where it is absent."""
+        """Create a partition if it is absent."""
         with told(self.uri):
             for name in (self.name, self._blobs):
                 if not self._client.has_partition(name, check_site(site)):
@@ -153,7 +153,7 @@ class Collection:
 
     def get(self, condition: str, fields: Sequence[str], site: str = '', blobs: bool = False,
             limit: int = MAX_LIMIT) -> list[dict[str, Any]]:
-        """Rows that meet a condition, in no order; at most `limit`."""
+        """Rows that match a filter, unordered; at most `limit`."""
         with told(self.uri):
             found = self._client.query(
                 self._blobs if blobs else self.name, filter=condition, limit=limit,
@@ -161,7 +161,7 @@ class Collection:
             return [dict(row) for row in found]
 
     def delete(self, condition: str, site: str, blobs: bool = False) -> None:
-        """Take rows out of a partition."""
+        """Delete rows of a partition."""
         with told(self.uri):
             self._client.delete(self._blobs if blobs else self.name, filter=condition,
                                 partition_name=site)
@@ -219,12 +219,12 @@ class Collection:
             'pk': text | {'max_length': 160, 'is_primary': True}, 'map_id': text,
             'name': text | {'max_length': 80}, 'part': {'datatype': kinds.INT64},
             'parts': {'datatype': kinds.INT64}, 'crc': {'datatype': kinds.INT64}, 'value': pieces,
-            'nothing': {'datatype': kinds.FLOAT_VECTOR, 'dim': 2}}  # Milvus wants a vector
+            'nothing': {'datatype': kinds.FLOAT_VECTOR, 'dim': 2}}  # a required field
         for name, fields, vector, kind in ((self._blobs, blobs, 'nothing', 'FLAT'),
                                            (self.name, places, 'descriptor', index_type)):
             if self._client.has_collection(name):
                 continue
-            # The description is for people; Milvus Lite keeps none, so the row `model` counts.
+            # Milvus Lite stores no description, so the row `model` is used.
             schema = self._client.create_schema(enable_dynamic_field=False, description=json.dumps(
                 {'regvpr': 'places' if kind != 'FLAT' or name == self.name else 'maps',
                  'model': self.model.name, 'fingerprint': self.model.fingerprint}))
@@ -238,7 +238,7 @@ class Collection:
                                            consistency_level='Strong')
 
     def _check(self) -> None:
-        """Refuse a collection of another length before Milvus does so in its own words."""
+        """Refuse a collection of another descriptor length with a clear message."""
         fields = {field['name']: field for field in
                   self._client.describe_collection(self.name)['fields']}
         length = fields.get('descriptor', {}).get('params', {}).get('dim')
@@ -257,22 +257,22 @@ def _model_row(model: Model) -> dict[str, Any]:
 
 
 class MilvusIndex:
-    """Candidates from Milvus, ranked again by the map's own rows."""
+    """Candidates from Milvus, re-ranked by the map's own rows."""
 
     kind = 'milvus'
     resident_bytes = 0
 
     def __init__(self, rows: CentredRows, where: str, map_id: str, model: Model,
                  digest: str) -> None:
-        """Find a map's places in a collection.
+        """Connect to a map's places in a collection.
 
         Args:
-            rows: of the map, with their centre.
-            where: URI, or URI#COLLECTION. The token is that of `REGVPR_MILVUS_TOKEN`.
+            rows: rows of the map, with their centre.
+            where: URI, or URI#COLLECTION. The token is read from `REGVPR_MILVUS_TOKEN`.
             map_id, model, digest: of the map and its descriptors.
 
         Raises:
-            MapError: as `Collection`; or the map is not there, or as it was at another time.
+            MapError: as `Collection`; or the map is absent or differs from the pushed one.
         """
         self._rows = rows
         uri, _, name = where.partition('#')
@@ -297,7 +297,7 @@ class MilvusIndex:
         """The k most similar rows for each of (Q, D), unit: similarities, ids (Q, min(k, N)).
 
         Raises:
-            MapError: Milvus does not answer, or gives fewer places than the map has.
+            MapError: Milvus does not answer, or returns fewer places than the map has.
         """
         k = min(k, len(self))
         if k == 0:
@@ -317,18 +317,18 @@ class MilvusIndex:
 
 
 def cut(value: bytes) -> list[str]:
-    """Bytes as pieces of base64 that each fit a text of Milvus."""
+    """Split bytes into base64 pieces that fit a text field of Milvus."""
     return [base64.b64encode(value[start:start + PIECE_BYTES]).decode('ascii')
             for start in range(0, len(value), PIECE_BYTES)]
 
 
 def joined(pieces: Sequence[str]) -> bytes:
-    """What `cut` was given."""
+    """Join the pieces made by `cut`."""
     return b''.join(base64.b64decode(piece, validate=True) for piece in pieces)
 
 
 def table(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
-    """The JSON table that a row holds as its value.
+    """Parse the JSON table in the value of a row.
 
     Raises:
         MapError: it holds none.
@@ -343,7 +343,7 @@ def table(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
 
 
 def number(row: Mapping[str, Any], name: str, uri: str) -> int:
-    """A whole number of 64 bits in a row.
+    """Parse a 64-bit integer of a row.
 
     Raises:
         MapError: it holds none.
@@ -356,7 +356,7 @@ def number(row: Mapping[str, Any], name: str, uri: str) -> int:
 
 
 def model_of(row: Mapping[str, Any], uri: str) -> Model:
-    """The model that the row `model` of a collection names.
+    """Parse the row `model` of a collection.
 
     Raises:
         MapError: it names none.
@@ -371,10 +371,11 @@ def model_of(row: Mapping[str, Any], uri: str) -> Model:
 
 
 def connect(uri: str, token_variable: str, *, create: bool) -> Any:
-    """A client of pymilvus.
+    """Connect a pymilvus client.
 
     Raises:
-        MapError: pymilvus is absent, a file is where no file can be, or nobody answers.
+        MapError: pymilvus is not installed, the file path is unusable, or the server does not
+            answer.
     """
     try:
         with _silent():
@@ -397,9 +398,9 @@ def connect(uri: str, token_variable: str, *, create: bool) -> Any:
 
 @contextlib.contextmanager
 def told(uri: str) -> Iterator[None]:
-    """What Milvus refuses, or answers in no form of its own, becomes one line.
+    """Convert errors and malformed answers of Milvus to a `MapError` of one line.
 
-    Its log and the token are not told.
+    The message contains neither its log nor the token.
     """
     failures: Any = importlib.import_module('pymilvus.exceptions')
     grpc: Any = importlib.import_module('grpc')
@@ -410,7 +411,7 @@ def told(uri: str) -> Iterator[None]:
             ConnectionError, TimeoutError) as error:
         text = str(getattr(error, 'message', '') or error)
         lowered = text.lower()
-        # pymilvus calls a refused token a server that is away; only the cause knows.
+        # pymilvus reports a refused token as an unreachable server; only the cause tells.
         code = getattr(error.__cause__ or error, 'code', None)
         refused = callable(code) and code() in (
             grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -432,7 +433,7 @@ def told(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """pymilvus logs what it raises, with its traceback; the error alone is told."""
+    """Silence pymilvus: it logs a traceback for each error that it raises."""
     loggers = [logging.getLogger(name) for name in ('pymilvus', 'milvus_lite')]
     before = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""PCA whitening of descriptors: how they become shorter.
+"""PCA whitening, which shortens descriptors.
 
 Jegou and Chum, ECCV 2012: y = W (x - mean), rows of W the leading directions of the descriptors'
 spread, each scaled to a variance of one, then length 1 again. Deviation: a variance below a
@@ -28,10 +28,10 @@ class Projection:
     matrix: Float32 | None = None
 
     def apply(self, descriptors: Float32) -> Float32:
-        """Descriptors (..., D) to (..., d), unit rows; without a matrix, themselves.
+        """Project descriptors (..., D) to (..., d), unit rows; unchanged without a matrix.
 
         Raises:
-            MapError: they have another length.
+            MapError: the descriptors have another length.
         """
         if self.matrix is None or self.mean is None:
             return descriptors
@@ -41,17 +41,17 @@ class Projection:
         return unit((descriptors - self.mean) @ self.matrix)
 
     def to_bytes(self) -> bytes:
-        """As it is attached to a map (safetensors)."""
+        """Serialise for the map attachment (safetensors)."""
         tensors = {'mean': self.mean, 'matrix': self.matrix}
         return bytes(safetensors.numpy.save(
             {name: value for name, value in tensors.items() if value is not None}))
 
 
 def target(compress: str) -> int:
-    """Numbers a descriptor keeps, of `pca:1024`.
+    """Parse the length d of `pca:d`.
 
     Raises:
-        MapError: it is written otherwise.
+        MapError: the text has another form.
     """
     match = _NAME.fullmatch(compress)
     if not match:
@@ -63,7 +63,7 @@ def read_projection(compress: str, value: bytes | None, dimension: int, name: st
     """The projection of a map, from its manifest and its attachment `pca`.
 
     Raises:
-        MapError: they do not belong together.
+        MapError: manifest and attachment disagree.
     """
     if not compress:
         return Projection()
@@ -84,10 +84,10 @@ def read_projection(compress: str, value: bytes | None, dimension: int, name: st
 
 
 def learn(descriptors: Float32, size: int) -> Projection:
-    """Directions from descriptors (N, D), N > size.
+    """Learn a projection to `size` numbers from descriptors (N, D), N > size.
 
     Raises:
-        MapError: there are too few of them, or they are no longer than `size`.
+        MapError: there are too few descriptors, or D is not larger than `size`.
     """
     count, dimension = descriptors.shape
     if not size < dimension:

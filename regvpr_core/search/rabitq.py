@@ -1,10 +1,10 @@
-"""Search by one-bit codes, then by the rows themselves.
+"""Search by one-bit codes, then re-rank by the rows.
 
 RaBitQ (Gao and Long, SIGMOD 2024) keeps the signs of a rotated row, one bit a number, and two
 figures that make its estimate of a cosine unbiased; FAISS scans the codes with the query in a few
-bits. What the estimate ranks first is ranked again by the exact cosines of the rows, which stay in
-their file. Deviations: the rotation is two rounds of signs and Hadamard blocks, because a random
-one of 8448 x 8448 takes 285 MB and more time than the search; faiss's own pads 8448 to 16384.
+bits. The best by the estimate are re-ranked by the exact cosines of the rows, which stay on disk.
+Deviation: the rotation is two rounds of signs and Hadamard blocks, because a random matrix of
+8448 x 8448 takes 285 MB and more time than the search, and that of faiss pads 8448 to 16384.
 """
 
 from collections.abc import Iterator
@@ -28,17 +28,18 @@ FAST_SCAN_DIMENSION = 1024
 the sums overflow: at 8448 numbers it finds 0.26 of the ten nearest, plain codes all of them."""
 
 CANDIDATES, CANDIDATES_DIMENSION = 128, 8448
-"""Rows ranked again for few matches, at the length that this was measured for."""
+"""Least number of rows to re-rank, for the descriptor length at which it was measured."""
 
 COARSE_BITS, COARSE_PLACES = 2048, 16_384
-"""Rows twice as long or longer, in maps of so many places or more, are first compared by so many
-of their bits: any part of the rotated numbers is a random projection of the row."""
+"""Coarse stage: in maps of at least this many places, rows at least twice this long are first
+compared by this many bits. Any part of the rotated numbers is a random projection of the row."""
 
 COARSE_CANDIDATES, COARSE_SHARE = 1024, 10
-"""So many pass, or so many times those whose rows are read; these are compared by all bits."""
+"""Coarse shortlist: at least this many rows, or this multiple of the rows to re-rank, are compared
+by all bits."""
 
 FINE_QUERY_BITS = 4
-"""Of the query, when it is compared by all bits with few."""
+"""Bits per number of the query for the shortlist."""
 
 MANY_ROWS = 1024
 """More than a query makes: 33 of 256 numbers at 8448."""
@@ -46,7 +47,7 @@ MANY_ROWS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RabitqConfig:
-    """How rows are coded and codes are searched."""
+    """Settings of coding and search."""
 
     code_bits: int = setting(1, 'Bits for each number of a stored row.', 1, 9)
     query_bits: int = setting(2, 'Bits for each number of the query.', 1, 8)
@@ -62,9 +63,9 @@ class RabitqConfig:
 class Rotation:
     """A fixed pseudo-random rotation of R^D, D padded with zeros to a multiple of 64.
 
-    It spreads what few numbers carry over all of them, as one-bit codes need. Of descriptors
-    whose numbers differ tenfold in size, 0.96 of the ten nearest are found among 200 candidates
-    without it, all with it.
+    One-bit codes need information spread evenly over all numbers. For descriptors whose numbers
+    differ tenfold in size, 200 candidates contain 0.96 of the ten nearest without the rotation
+    and all of them with it.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -76,7 +77,7 @@ class Rotation:
         self.bytes = self._signs.nbytes + self._order.nbytes
 
     def apply(self, rows: Float32) -> Float32:
-        """Rows (N, D) to (N, padded); lengths and cosines stay."""
+        """Rotate rows (N, D) to (N, padded); lengths and cosines are unchanged."""
         turned = np.zeros((len(rows), self.padded), np.float32)
         turned[:, :rows.shape[1]] = rows
         for signs in self._signs:
@@ -88,8 +89,8 @@ class Rotation:
 def hadamard(rows: Float32) -> Float32:
     """Rows (N, 2^k) times the Hadamard matrix of length-1 rows.
 
-    It is the Kronecker product of two of half the exponent. For a query these are products so
-    small that BLAS stays in the calling thread.
+    Computed as a Kronecker product of two smaller ones. For a query these products are so small
+    that BLAS stays in the calling thread.
     """
     side = rows.shape[1]
     inner = 1 << (side.bit_length() - 1) // 2
@@ -110,7 +111,7 @@ def _matrix(side: int) -> Float32:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """FAISS searches in the calling thread alone."""
+    """Limit FAISS to the calling thread."""
     faiss: Any = importlib.import_module('faiss')
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -124,7 +125,7 @@ def encode(rows: CentredRows, config: RabitqConfig) -> Codes:
     """Codes (N, bytes) of all rows.
 
     Raises:
-        MapError: a row has changed.
+        MapError: a row is damaged.
     """
     rotation = Rotation(rows.dimension)
     coder = _coder(rotation.padded, config)
@@ -137,7 +138,7 @@ def encode(rows: CentredRows, config: RabitqConfig) -> Codes:
 
 
 def code_bytes(dimension: int, config: RabitqConfig) -> int:
-    """Bytes of a row's code."""
+    """Size of a row's code in bytes."""
     return int(_coder(Rotation(dimension).padded, config).code_size)
 
 
@@ -147,14 +148,14 @@ class RabitqIndex:
     kind = 'rabitq'
 
     def __init__(self, rows: CentredRows, codes: Codes, config: RabitqConfig) -> None:
-        """Make the codes that `encode` gave for the rows searchable; they are copied."""
+        """Index the codes that `encode` made of the rows; they are copied."""
         self._rows = rows
         self._config = config
         self._rotation = Rotation(rows.dimension)
         self._index = _searchable(codes, self._rotation.padded, config)
         coarse = _coarse_codes(codes, self._rotation.padded, config)
         self._coarse = None if coarse is None else _filled(coarse, COARSE_BITS, config)
-        # For each row, besides: whether it was checked, and two figures of its length.
+        # Per row also: whether it was checked, and two length factors.
         self.resident_bytes = codes.nbytes + 9 * len(rows) + self._rotation.bytes + (
             0 if coarse is None else coarse.nbytes)
 
@@ -165,7 +166,7 @@ class RabitqIndex:
         """The k most similar rows for each of (Q, D), unit: similarities, ids (Q, min(k, N)).
 
         Raises:
-            MapError: a candidate's row has changed since it was written.
+            MapError: the row of a candidate is damaged.
         """
         k = min(k, len(self))
         if k == 0:
@@ -177,7 +178,7 @@ class RabitqIndex:
         return np.stack([s for s, _ in found]), np.stack([i for _, i in found])
 
     def _find(self, turned: Float32, count: int) -> Ids:
-        """The ids (Q, count) whose codes are most similar to rotated queries."""
+        """Ids (Q, count) of the codes most similar to rotated queries."""
         if self._coarse is None:
             return np.asarray(self._index.search(turned, count)[1])
         many = min(max(COARSE_CANDIDATES, COARSE_SHARE * count), len(self))
@@ -186,7 +187,7 @@ class RabitqIndex:
                          for query, ids in zip(turned, first, strict=True)])
 
     def _find_among(self, turned: Float32, ids: Ids, count: int) -> Ids:
-        """The best of some ids, by all bits."""
+        """Re-rank a shortlist of ids by all bits."""
         faiss: Any = importlib.import_module('faiss')
         passed = np.zeros(len(self), dtype=bool)
         passed[ids] = True
@@ -197,17 +198,17 @@ class RabitqIndex:
         return np.asarray(self._index.search(turned[None], count, params=parameters)[1][0])
 
     def _candidates(self, k: int) -> int:
-        # The estimate's error falls with the root of the length, so short rows need more.
+        # The estimate's error falls with the root of the length: short rows need more.
         least = self._config.candidates or int(CANDIDATES * max(
             1.0, (CANDIDATES_DIMENSION / self._rows.dimension) ** 0.5))
         if self._coarse is not None and not self._config.candidates:
-            least //= 2  # the query is compared in more bits then
+            least //= 2  # the query has more bits then
         return min(max(least, min(4 * k, 2 * k + 2 * CANDIDATES)), len(self))
 
 
 def _coder(padded: int, config: RabitqConfig) -> Any:
-    """An empty index that codes rows around the origin: they are centred already."""
-    # Torch goes first where both are used: their OpenMP runtimes clash in the other order.
+    """Create an empty index centred at the origin, because the rows are centred already."""
+    # Torch is imported before faiss: in the other order their OpenMP runtimes clash.
     if importlib.util.find_spec('torch'):
         importlib.import_module('torch')
     faiss: Any = importlib.import_module('faiss')
@@ -220,7 +221,7 @@ def _coder(padded: int, config: RabitqConfig) -> Any:
 def _searchable(codes: Codes, padded: int, config: RabitqConfig) -> Any:
     faiss: Any = importlib.import_module('faiss')
     index = _filled(codes, padded, config)
-    # Fast-scan looks the query up in 8 bits.
+    # Fast-scan quantises the query to 8 bits.
     return faiss.IndexRaBitQFastScan(index) if padded <= FAST_SCAN_DIMENSION else index
 
 
@@ -233,10 +234,9 @@ def _filled(codes: Codes, padded: int, config: RabitqConfig) -> Any:
 
 
 def _coarse_codes(codes: Codes, padded: int, config: RabitqConfig) -> Codes | None:
-    """The first bits of each code and its two figures; None where it is not worth it.
+    """First bits of each code with its two factors, or None if a coarse stage does not pay.
 
-    The figures are those of the whole row: for a part of it they differ by a factor that is
-    nearly the same for all.
+    The factors are those of the whole row; for a part they differ by a nearly constant factor.
     """
     if padded < 2 * COARSE_BITS or len(codes) < COARSE_PLACES or config.code_bits != 1:
         return None

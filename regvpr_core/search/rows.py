@@ -1,11 +1,10 @@
-"""The descriptors of a map as they are compared: unit rows seen from their mean, read when needed.
+"""Descriptors of a map in the form used for comparison: centred unit rows, read on demand.
 
 Rows stay in the memory-mapped file. Each is checked against its checksum before it is first used.
 
-A search runs in one thread, here and in `index_rabitq`. A second would save little, and where
-other processes keep the cores busy, as on a robot, threads that wait for each other at every step
-make a search of 1 ms last 75 ms (seen with a load of 6 on two cores). Hence `einsum` and small
-pieces, in which neither BLAS nor torch takes more threads.
+A search runs in one thread, here and in `rabitq`. On a busy machine, threads that wait for each
+other at every step slow a search of 1 ms to 75 ms (seen with a load of 6 on two cores). Hence
+`einsum` and small blocks, for which neither BLAS nor torch starts more threads.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,28 +18,28 @@ import numpy.typing as npt
 from regvpr_core.errors import MapError
 
 BLOCK = 1024
-"""Rows read at once, so that a large map never stands in memory."""
+"""Rows per block, so that a large map is never read into memory as a whole."""
 
 PIECE = 32_768
-"""Numbers that torch converts in the calling thread."""
+"""Largest block that torch converts in the calling thread, in numbers."""
 
 CENTRE_PRIOR = 10.0
-"""Keyframes' worth of a mean of zero in a map's mean descriptor."""
+"""Weight of the prior mean of zero in a map's mean descriptor, in keyframes."""
 
 Float32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Changed = Callable[[Ids, npt.NDArray[np.float16]], None]
-"""Given ids and their rows as read, raises MapError where one is not what was written."""
+"""Checks rows as read against their ids; raises MapError if one is damaged."""
 
 
 class CentredRows:
-    """Rows (N, D) of `descriptors.f16`, scaled to length 1, less their centre, to length 1 again.
+    """Rows (N, D) of `descriptors.f16`: normalised, centred, normalised again.
 
-    What all images of a map share says nothing about the place, so it is taken off.
+    The mean is common to all images of a map and says nothing about the place.
     """
 
     def __init__(self, rows: npt.NDArray[np.float16], check: Changed, name: str = '') -> None:
-        """Nothing is read yet. `check` refuses changed rows; `name` of the map is for errors."""
+        """Nothing is read yet. check: refuses damaged rows. name: of the map, for messages."""
         self._rows = rows
         self._name = name
         self._check = check
@@ -54,16 +53,16 @@ class CentredRows:
 
     @property
     def dimension(self) -> int:
-        """Numbers a row."""
+        """Length D of a row."""
         return int(self._rows.shape[1])
 
     def find_centre(self) -> None:
-        """Read and check every row, and take the mean of them as the centre.
+        """Read and check every row, and set the centre to their mean.
 
-        A few keyframes say little about what is shared: their mean counts for less.
+        The mean of a few keyframes is unreliable and is shrunk towards zero.
 
         Raises:
-            MapError: a row has changed or has no direction.
+            MapError: a row is damaged or zero.
         """
         total = np.zeros(self.dimension)
         for start in range(0, len(self), BLOCK):
@@ -75,7 +74,7 @@ class CentredRows:
         self.set_centre((total / (len(self) + CENTRE_PRIOR)).astype(np.float32))
 
     def set_centre(self, centre: Float32) -> None:
-        """Take a centre (D,) that `find_centre` gave for the same rows."""
+        """Set a centre (D,) that `find_centre` computed for the same rows."""
         self.centre: Float32 = centre
         self._squared = float(centre @ centre)
         self._scale[:] = 0.0
@@ -86,7 +85,7 @@ class CentredRows:
         Raises:
             MapError: one has changed since it was written.
         """
-        block = np.array(self._rows[_slice(ids)])  # a copy: what is checked is what is used
+        block = np.array(self._rows[_slice(ids)])  # a copy: checked data is used
         new = ~self._checked[ids]
         if new.any():
             self._check(ids[new], block[new])
@@ -94,16 +93,16 @@ class CentredRows:
         return as_float32(block)
 
     def centred(self, ids: Ids) -> Float32:
-        """Rows (len(ids), D) as they are compared, length 1."""
+        """Centred unit rows (len(ids), D)."""
         return unit(unit(self.read(ids)) - self.centre)
 
     def blocks(self) -> Iterator[Float32]:
-        """All rows as they are compared, some at a time, in order."""
+        """All centred unit rows, block by block, in order."""
         for start in range(0, len(self), BLOCK):
             yield self.centred(np.arange(start, min(start + BLOCK, len(self))))
 
     def similarities(self, query: Float32, ids: Ids) -> Float32:
-        """Cosines (len(ids),) of a unit query (D,) with rows as they are compared."""
+        """Cosines (len(ids),) of a unit query (D,) with centred rows."""
         rows = self.read(ids)
         new = self._scale[ids] == 0.0
         if new.any():
@@ -113,29 +112,29 @@ class CentredRows:
                           * self._offset[ids], dtype=np.float32)
 
     def _measure(self, rows: Float32, ids: Ids) -> None:
-        """Remember 1 / (|row| |unit row - centre|) and 1 / |unit row - centre|."""
+        """Cache 1 / (|row| |unit row - centre|) and 1 / |unit row - centre|."""
         length = np.sqrt(np.einsum('nd,nd->n', rows, rows))
         shared = np.einsum('nd,d->n', rows, self.centre) / length
-        # |unit row - centre|^2; the centre is a mean of unit rows, shrunk, so it is never one.
+        # |unit row - centre|^2 > 0: the centre is a shrunk mean of unit rows, shorter than 1.
         apart = np.sqrt(np.maximum(1.0 - 2.0 * shared + self._squared, 1e-12))
         self._scale[ids], self._offset[ids] = 1.0 / (length * apart), 1.0 / apart
 
     def best(self, query: Float32, candidates: Ids, k: int) -> tuple[Float32, Ids]:
-        """The k most similar of the candidates by their rows: similarities and ids, best first."""
-        ids = np.sort(candidates[candidates >= 0])  # ascending: the file is read forwards
+        """Re-rank candidates by their rows: similarities and ids of the best k."""
+        ids = np.sort(candidates[candidates >= 0])  # ascending, so that the file is read forwards
         similarities = self.similarities(query, ids)
         order = np.argsort(-similarities, kind='stable')[:k]
         return similarities[order], ids[order]
 
 
 def nothing(queries: int) -> tuple[Float32, Ids]:
-    """What so many queries find in an empty map."""
+    """Empty result for a number of queries."""
     return np.zeros((queries, 0), np.float32), np.zeros((queries, 0), np.int64)
 
 
 def as_float32(block: npt.NDArray[np.float16]) -> Float32:
-    """Rows (N, D) of half precision in single; torch, where it is installed, does it up to twenty
-    times as fast as NumPy.
+    """Convert rows (N, D) from float16 to float32; torch, if installed, is up to twenty times as
+    fast as NumPy.
     """
     if block.size < PIECE or importlib.util.find_spec('torch') is None:
         return block.astype(np.float32)
@@ -149,13 +148,13 @@ def as_float32(block: npt.NDArray[np.float16]) -> Float32:
 
 
 def _slice(ids: Ids) -> Ids | slice:
-    """Ids that count on are read as one piece."""
+    """A slice for consecutive ids, which are read as one block."""
     if len(ids) > 1 and ids[-1] - ids[0] == len(ids) - 1 and bool((np.diff(ids) == 1).all()):
         return slice(int(ids[0]), int(ids[-1]) + 1)
     return ids
 
 
 def unit(rows: npt.NDArray[Any]) -> Float32:
-    """Vectors (..., D) scaled to length 1; NaN where there is no direction."""
+    """Scale vectors (..., D) to length 1; NaN for zero vectors."""
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)

@@ -4,12 +4,15 @@ import array
 from collections.abc import Callable, Iterator
 import contextlib
 import fcntl
+import functools
 import os
 from pathlib import Path
 import random
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,10 +32,17 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from regvpr_ros.msg import LocalizationStatus, PlaceMatches
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from regvpr_core.cli import main
+from regvpr_core.recordings.bags import Bag
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the forks, which import it too
+from forked import ForkedProcess
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 START_S = 100.0
+LOST_S = 20.0
 
 
 def executable(name: str) -> str:
@@ -44,11 +54,10 @@ def executable(name: str) -> str:
 
 
 class Process:
-    """A program with its output kept."""
+    """A process with its output kept."""
 
-    def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def __init__(self, process: subprocess.Popen[str] | ForkedProcess) -> None:
+        self.process = process
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -160,11 +169,11 @@ def domain() -> Iterator[None]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    """Start an installed executable; it is stopped at the end of the test."""
+    """Start `localize` or `replay` as a fork; it is stopped at the end of the test."""
     started: list[Process] = []
 
     def run(name: str, *arguments: object) -> Process:
-        started.append(Process([executable(name), *map(str, arguments)]))
+        started.append(Process(ForkedProcess(name, [*map(str, arguments)])))
         return started[-1]
 
     yield run
@@ -178,7 +187,8 @@ def run_program() -> Iterator[Callable[[list[str]], Process]]:
     started: list[Process] = []
 
     def run(command: list[str]) -> Process:
-        started.append(Process(command))
+        started.append(Process(subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
         return started[-1]
 
     yield run
@@ -218,6 +228,29 @@ def heard(listener: Listener) -> Heard:
 
 
 @pytest.fixture
+def play(listener: Listener, heard: Heard) -> Callable[[Path], None]:
+    """Publish a bag in step with the node: an image waits for the answer to the one before.
+
+    So no image is dropped on a busy machine, and nobody waits on an idle one.
+    """
+    kinds = {f'{kind.__module__.partition(".")[0]}/msg/{kind.__name__}': kind
+             for kind in (Image, CompressedImage, CameraInfo, Odometry)}
+
+    def run(path: Path) -> None:
+        with Bag(path) as bag:
+            topics = {topic.name: topic.type for topic in bag.topics(*kinds)}
+            senders = {name: listener.node.create_publisher(kinds[kind], name, 200)
+                       for name, kind in topics.items()}
+            assert until(lambda: all(s.get_subscription_count() for s in senders.values()))
+            for name, _, _, message in bag.serialized(*senders):
+                before = len(heard.matches)
+                senders[name].publish(message)
+                if topics[name].endswith('Image'):  # best effort: one that is lost is passed over
+                    until(lambda before=before: len(heard.matches) > before, LOST_S)
+    return run
+
+
+@pytest.fixture
 def node(start: Callable[..., Process]) -> Callable[..., Process]:
     """Start the localize node on a map."""
     def run(place_map: Path, *more: str, compressed: bool = False) -> Process:
@@ -227,6 +260,33 @@ def node(start: Callable[..., Process]) -> Callable[..., Process]:
                      '-p', f'compressed:={str(compressed).lower()}', '-r', f'{topic}:={source}',
                      '-r', 'odom:=/odom', *more)
     return run
+
+
+@pytest.fixture(scope='session')
+def made(small_model: Path, make_bag: Callable[..., Path], frames: Callable[..., list[Any]],
+         tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, Path]]:
+    """Bag and map of a straight drive of so many metres, made once a worker; not to be changed."""
+    @functools.cache
+    def make(count: int) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp('drive')
+        bag = make_bag(folder / 'bag', frames(count))
+        assert main(['map', 'build', str(bag), '--out', str(folder / 'map'),
+                     '--model', str(small_model)]) == 0
+        return bag, folder / 'map'
+    return make
+
+
+@pytest.fixture
+def line(made: Callable[[int], tuple[Path, Path]], tmp_path: Path) -> tuple[Path, Path]:
+    """A bag of 30 m with 30 images, and a map of it with the small model."""
+    bag, place_map = made(30)
+    return bag, shutil.copytree(place_map, tmp_path / 'map')
+
+
+@pytest.fixture
+def place_map(made: Callable[[int], tuple[Path, Path]], tmp_path: Path) -> Path:
+    """A map of 12 places with the small model."""
+    return shutil.copytree(made(12)[1], tmp_path / 'map')
 
 
 class Camera:

@@ -35,28 +35,36 @@ def build(bag: Path, out: Path, *more: str) -> Path:
 
 
 def drive(
-    bag: Path, place_map: Path, node: Callable[..., Any], start: Callable[..., Any], heard: Any,
-    wait_until: Callable[..., bool], frames: int, rate: str, compressed: bool,
+    bag: Path, place_map: Path, node: Callable[..., Any], play: Callable[[Path], None], heard: Any,
+    wait_until: Callable[..., bool], frames: int, compressed: bool,
 ) -> None:
-    """Replay a bag to the node until it has spoken of its last images."""
+    """Play a bag to the node until it has spoken of its last images."""
     process = node(place_map, compressed=compressed)
     assert wait_until(lambda: heard.status), process.output
-    replay = start('replay', bag, '--rate', rate)
-    assert replay.wait() == 0, replay.output
+    play(bag)
     done = ('images processed', 'dropped for newer ones', 'bad images')
     assert wait_until(lambda: sum(map(heard.count, done)) >= heard.count('images received') > 0)
     assert len(heard.matches) >= 0.7 * frames, process.output
 
 
+@pytest.fixture(scope='module')
+def town_map(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Town, Path]:
+    """A town, and a map made of a lap by day."""
+    folder, town = tmp_path_factory.mktemp('town'), Town(TownConfig(seed=3))
+    day = write_lap(town, LapConfig(condition='day', seed=1, frames=110), folder, name='day')
+    return town, build(day.bag, folder / 'map', '--pose-topic', '/ground_truth')
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.xdist_group('town')
 def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
-    weights, tmp_path, node, start, heard, wait_until,
+    town_map, tmp_path, node, play, heard, wait_until,
 ):
-    town = Town(TownConfig(seed=3))
-    day = write_lap(town, LapConfig(condition='day', seed=1, frames=110), tmp_path, name='day')
+    town, place_map = town_map
     dusk = write_lap(town, LapConfig(condition='dusk', seed=2, frames=100, start_m=5.4,
                                      lateral_m=0.3), tmp_path, name='dusk')
-    place_map = build(day.bag, tmp_path / 'map', '--pose-topic', '/ground_truth')
-    drive(dusk.bag, place_map, node, start, heard, wait_until, 100, '1', True)
+    drive(dusk.bag, place_map, node, play, heard, wait_until, 100, True)
 
     truth = read_tum(dusk.truth)
     localized = [m for m in heard.matches if m.state == PlaceMatches.LOCALIZED]
@@ -71,21 +79,22 @@ def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
     assert np.median(errors) < 1.5
 
 
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.xdist_group('town')
 def test_streets_that_were_never_mapped_give_no_pose(
-    weights, tmp_path, node, start, heard, wait_until,
+    town_map, tmp_path, node, play, heard, wait_until,
 ):
-    town = Town(TownConfig(seed=3))
-    day = write_lap(town, LapConfig(condition='day', seed=1, frames=110), tmp_path, name='day')
+    town, place_map = town_map
     away = write_lap(town, LapConfig(condition='day', seed=2, route='unmapped', frames=70),
                      tmp_path, name='away')
-    place_map = build(day.bag, tmp_path / 'map', '--pose-topic', '/ground_truth')
-    drive(away.bag, place_map, node, start, heard, wait_until, 70, '1', True)
+    drive(away.bag, place_map, node, play, heard, wait_until, 70, True)
     print(f'unmapped streets: {len(heard.priors)} poses in {len(heard.matches)} images')
     assert len(heard.priors) <= 0.05 * len(heard.matches)
 
 
 def test_a_second_lap_through_an_office_finds_the_pictures_of_the_first(
-    real_data, make_bag, bag_frame, weights, tmp_path, node, start, heard, wait_until,
+    real_data, make_bag, bag_frame, weights, tmp_path, node, play, heard, wait_until,
 ):
     folder = real_data('rtabmap_samples')
     loops = cv2.imread(str(folder / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
@@ -94,7 +103,7 @@ def test_a_second_lap_through_an_office_finds_the_pictures_of_the_first(
     frames = [bag_frame((1000 + i) * 10**9, rgb, _along(i)) for i, rgb in enumerate(pictures)]
     place_map = build(make_bag(tmp_path / 'one', frames[:first]), tmp_path / 'map')
     second = make_bag(tmp_path / 'two', frames[first:], compressed=True, odometry=False)
-    drive(second, place_map, node, start, heard, wait_until, 84 - first, '3', True)
+    drive(second, place_map, node, play, heard, wait_until, 84 - first, True)
 
     found, true, accepted, right = 0, 0, 0, 0
     with PlaceMap.open(place_map) as opened:
@@ -116,7 +125,7 @@ def test_a_second_lap_through_an_office_finds_the_pictures_of_the_first(
 
 
 def test_a_campus_drive_is_localized_between_the_pictures_of_the_map(
-    real_data, make_bag, bag_frame, weights, tmp_path, node, start, heard, wait_until,
+    real_data, make_bag, bag_frame, weights, tmp_path, node, play, heard, wait_until,
 ):
     folder = real_data('rwrc_campus')
     rows = list(csv.reader((folder / 'data.csv').open()))
@@ -128,7 +137,7 @@ def test_a_campus_drive_is_localized_between_the_pictures_of_the_map(
     place_map = build(make_bag(tmp_path / 'even', frames[::2], storage='sqlite3'),
                       tmp_path / 'map')
     odd = make_bag(tmp_path / 'odd.bag', frames[1::2], storage='ros1')
-    drive(odd, place_map, node, start, heard, wait_until, 36, '4', False)
+    drive(odd, place_map, node, play, heard, wait_until, 36, False)
 
     truth = {frame.stamp_ns // 10**9: frame.T_map_base for frame in frames}
     best = [max(m.matches, key=lambda match: match.similarity) for m in heard.matches]

@@ -23,14 +23,6 @@ from regvpr_core.cli import main
 from regvpr_core.maps.place_map import PlaceMap
 
 
-@pytest.fixture
-def place_map(make_bag, frames, small_model, tmp_path) -> Path:
-    """A map of 12 places."""
-    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(12))), '--out',
-                 str(tmp_path / 'map'), '--model', str(small_model)]) == 0
-    return tmp_path / 'map'
-
-
 def newest(heard) -> float:
     """Stamp of the newest message of matches, s."""
     stamp = heard.matches[-1].header.stamp
@@ -101,7 +93,8 @@ sys.exit(localize_node.main())
 
 
 def test_images_are_localized_on_the_old_map_while_a_slow_one_is_read(
-    place_map, frames, small_model, heard, listener, camera, wait_until, tmp_path, run_program,
+    place_map, made, frames, small_model, heard, listener, camera, wait_until, tmp_path,
+    run_program,
 ):
     program = tmp_path / 'slow.py'
     program.write_text(SLOW)
@@ -112,7 +105,7 @@ def test_images_are_localized_on_the_old_map_while_a_slow_one_is_read(
     assert wait_until(lambda: len(heard.matches) > 3), process.output
     first_map = heard.matches[-1].map_id
     other = tmp_path / 'other'
-    assert main(['map', 'build', str(tmp_path / 'bag'), '--out', str(other),
+    assert main(['map', 'build', str(made(12)[0]), '--out', str(other),
                  '--model', str(small_model), '--set', 'thumbnail_px=0']) == 0
     before = len(heard.matches)
     started = time.monotonic()
@@ -243,18 +236,18 @@ def repeat(wait_until, publisher, message, done) -> bool:
     return wait_until(again)
 
 
-def kill_and_restart(count: int, seed: int, start, heard, camera, frames, wait_until,
-                     place_map, small_model, tmp_path) -> int:
+def kill_and_restart(count: int, seed: int, program, run_program, heard, camera, frames,
+                     wait_until, place_map, small_model, tmp_path) -> int:
     """End nodes by SIGINT or SIGKILL at random moments; how many keyframes sessions kept."""
     rng = random.Random(seed)
     camera.drive(frames(12), period_s=0.05)
     kept = 0
     for number in range(count):
         session = tmp_path / f'session{number}'
-        process = start(
-            'localize', '--ros-args', '-p', f'map:={place_map}', '-p', f'model:={small_model}',
-            '-p', 'mode:=both', '-p', f'session_path:={session}',
-            '-r', 'image:=/camera/image_raw')
+        process = run_program([
+            program('localize'), '--ros-args', '-p', f'map:={place_map}', '-p',
+            f'model:={small_model}', '-p', 'mode:=both', '-p', f'session_path:={session}',
+            '-r', 'image:=/camera/image_raw'])
         early = number % 3 == 2
         if early:  # at any moment of the start
             time.sleep(rng.uniform(0.0, 6.0))
@@ -274,19 +267,19 @@ def kill_and_restart(count: int, seed: int, start, heard, camera, frames, wait_u
 
 
 def test_nodes_ended_at_random_moments_leave_whole_sessions_and_start_again(
-    start, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
+    program, run_program, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
 ):
-    assert kill_and_restart(3, 0, start, heard, camera, frames, wait_until, place_map,
-                            small_model, tmp_path) > 0
+    assert kill_and_restart(3, 0, program, run_program, heard, camera, frames, wait_until,
+                            place_map, small_model, tmp_path) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_node_restarted_fifty_times_starts_every_time(
-    start, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
+    program, run_program, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
 ):
-    assert kill_and_restart(50, 1, start, heard, camera, frames, wait_until, place_map,
-                            small_model, tmp_path) > 50
+    assert kill_and_restart(50, 1, program, run_program, heard, camera, frames, wait_until,
+                            place_map, small_model, tmp_path) > 50
 
 
 def resources(pid: int) -> tuple[int, int, float]:

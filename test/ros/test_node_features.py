@@ -7,14 +7,11 @@ import cv2
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
-import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from regvpr_ros.msg import PlaceMatches
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
-
-from regvpr_core.cli import main
 
 
 def raw(rgb: np.ndarray, stamp_s: int, frame: str = 'camera_optical') -> Image:
@@ -46,13 +43,6 @@ def setting(name: str, value) -> Parameter:
     kind = {float: ('double_value', ParameterType.PARAMETER_DOUBLE),
             str: ('string_value', ParameterType.PARAMETER_STRING)}[type(value)]
     return Parameter(name=name, value=ParameterValue(type=kind[1], **{kind[0]: value}))
-
-
-@pytest.fixture
-def place_map(make_bag, frames, small_model, tmp_path):
-    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(12))), '--out',
-                 str(tmp_path / 'map'), '--model', str(small_model)]) == 0
-    return tmp_path / 'map'
 
 
 def test_two_cameras_of_one_moment_give_one_message_and_people_can_watch(
