@@ -25,6 +25,18 @@ class CheckpointError(RegvprError):
     """A weights file is missing, damaged or fits another architecture."""
 
 
+class MissingWeightsError(CheckpointError):
+    """No file with the weights of a backbone is on this machine."""
+
+
+class UnknownModelError(CheckpointError):
+    """No model has this name."""
+
+
+class OnnxFileError(CheckpointError):
+    """A file cannot be opened as an ONNX model."""
+
+
 class ExportError(RegvprError):
     """An exported model does not reproduce the model that it was made from."""
 

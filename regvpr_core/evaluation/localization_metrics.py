@@ -107,17 +107,6 @@ def frames_to_fix(localized: npt.ArrayLike, right: npt.ArrayLike, start: int) ->
     return int(later[0]) + 1 if len(later) else None
 
 
-def position_errors_m(T_estimated: Float, T_true: Float) -> Float:
-    """Distances (F,) of positions of poses (F, 4, 4), m."""
-    return np.asarray(np.linalg.norm(T_estimated[:, :3, 3] - T_true[:, :3, 3], axis=1))
-
-
-def heading_errors_rad(T_estimated: Float, T_true: Float) -> Float:
-    """Angles (F,) between headings (x ahead, z up) of poses (F, 4, 4), rad, 0 to pi."""
-    yaw = [np.arctan2(T[:, 1, 0], T[:, 0, 0]) for T in (T_estimated, T_true)]
-    return np.asarray(np.abs((yaw[0] - yaw[1] + np.pi) % (2.0 * np.pi) - np.pi))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeesFigures:
     """mean: of the normalised error squared over its degrees of freedom: 1 where covariances are

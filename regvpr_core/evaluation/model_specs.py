@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from regvpr_core.config import find_settings, from_mapping, nearest, read_yaml
-from regvpr_core.errors import CheckpointError, EvaluationError
+from regvpr_core.errors import CheckpointError, EvaluationError, UnknownModelError
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
@@ -77,10 +77,8 @@ def open_describer(
         return _function(spec, _import_module(path), name)
     try:
         encoder = load_encoder(spec, device, precision, download=True, notice=notice)
-    except CheckpointError as error:
-        if str(error).startswith('unknown model'):
-            raise _unknown(spec) from error
-        raise
+    except UnknownModelError as error:
+        raise _unknown(spec) from error
     return EncoderDescriber(encoder)
 
 

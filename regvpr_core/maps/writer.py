@@ -34,7 +34,6 @@ from regvpr_core.maps.files import (
     read_attachment,
     read_manifest,
     sync_folder,
-    write_manifest,
 )
 from regvpr_core.maps.records import (
     COLUMNS,
@@ -186,24 +185,6 @@ class MapWriter:
             MapError: it has changed since it was written.
         """
         return read_attachment(self.path, self._database, name)
-
-    def set_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest; identity, model and length of the descriptors stay.
-
-        Raises:
-            MapError: one of them differs, or the disk is full.
-        """
-        for name in ('map_id', 'fingerprint', 'dimension'):
-            if getattr(manifest, name) != getattr(self.manifest, name):
-                raise MapError(f'map {self.path} has {name} {getattr(self.manifest, name)}; it '
-                               f'cannot become {getattr(manifest, name)}')
-        try:
-            with self._database:
-                write_manifest(self._database, manifest)
-            self._checkpoint()
-        except sqlite3.Error as error:
-            raise MapError(f'cannot write the manifest of map {self.path}: {error}') from error
-        self.manifest = manifest
 
     def close(self) -> None:
         """Release the map to other writers."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import nearest, to_mapping
-from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.errors import CheckpointError, ConfigError, OnnxFileError
 from regvpr_core.images import RGB
 from regvpr_core.models.added import (
     confirm,
@@ -94,12 +94,13 @@ def add_onnx(path: Path, name: str, preprocessing: Preprocessing | None,
     try:
         engine = OnnxEngine(part, 'cpu', 'auto', None)
         dimension = check_descriptors(describing(engine), str(path))
-    except CheckpointError as error:
+    except OnnxFileError as error:  # the original could be opened
         part.unlink()
-        if 'no ONNX model' in str(error):  # the original could be opened
-            raise CheckpointError(
-                f'{path} keeps its weights in other files beside it; make it one file: '
-                f"onnx.save(onnx.load('{path.name}'), 'one_file.onnx')") from error
+        raise CheckpointError(
+            f'{path} keeps its weights in other files beside it; make it one file: '
+            f"onnx.save(onnx.load('{path.name}'), 'one_file.onnx')") from error
+    except CheckpointError:
+        part.unlink()
         raise
     return confirm(part, name), dimension
 

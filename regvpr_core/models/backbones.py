@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import safetensors
 
 from regvpr_core.config import nearest
-from regvpr_core.errors import CheckpointError
+from regvpr_core.errors import CheckpointError, MissingWeightsError
 from regvpr_core.models.downloads import (
     cache_folder,
     check_file,
@@ -166,7 +166,7 @@ def find_backbone(
             return read_source(source.installed, source)
     wanted = ' or '.join(source.file for source in sources_of(backbone, origin))
     exactly = f'{backbone} --origin {origin}' if origin else backbone
-    raise CheckpointError(
+    raise MissingWeightsError(
         f'no weights for backbone {backbone} ({wanted}). Get them with `regvpr weights fetch '
         f'{exactly}`, or put the file into a folder named in REGVPR_WEIGHTS, or give its path')
 
@@ -212,9 +212,8 @@ def fetch_backbone(
     for source in sources_of(backbone, origin):
         try:
             return find_backbone(backbone, source.origin)
-        except CheckpointError as error:
-            if 'no weights for backbone' not in str(error):
-                raise
+        except MissingWeightsError:
+            pass
         try:
             path = cache_folder() / source.file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +227,7 @@ def fetch_backbone(
             problems.append(f'{source.origin}: {error}')
             if notice:
                 notice(problems[-1])
-    raise CheckpointError(f'no weights for backbone {backbone}: {"; ".join(problems)}')
+    raise MissingWeightsError(f'no weights for backbone {backbone}: {"; ".join(problems)}')
 
 
 def take_backbone(path: Path) -> BackboneWeights:

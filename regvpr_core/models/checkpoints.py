@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from regvpr_core.config import from_mapping, nearest, to_mapping
-from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.errors import CheckpointError, ConfigError, MissingWeightsError, UnknownModelError
 from regvpr_core.models.backbones import (
     BackboneWeights,
     fetch_backbone,
@@ -136,18 +136,18 @@ def load_model(
     if peer is not None:
         return _load_peer(*peer)
     checkpoints = [read_checkpoint(file) for file in checkpoint_files(name_or_path)]
-    problems = []
+    problems: list[CheckpointError] = []
     # What is on this machine serves before anything is downloaded.
     for fetch in (False, True) if download else (False,):
         for checkpoint in checkpoints:
             try:
                 return _assemble(checkpoint, backbone_path, fetch, progress, notice)
             except CheckpointError as error:
-                problems.append(str(error))
+                problems.append(error)
     problems = problems[-len(checkpoints):]
-    if len(checkpoints) > 1 and all('no weights for backbone' in problem for problem in problems):
+    if len(checkpoints) > 1 and all(isinstance(p, MissingWeightsError) for p in problems):
         find_backbone(checkpoints[0].config.backbone)  # the advice for weights of any origin
-    raise CheckpointError('; '.join(dict.fromkeys(problems)))
+    raise CheckpointError('; '.join(dict.fromkeys(map(str, problems))))
 
 
 def checkpoint_files(name_or_path: str | Path) -> list[Path]:
@@ -169,7 +169,7 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
             f'{text} has no published weights (its authors released none): give a checkpoint file '
             f'in place of the name')
     known = (*MODELS, *CATALOGUE, *ALIASES, *UNPUBLISHED)
-    raise CheckpointError(f'unknown model {text!r}{nearest(text, known)}')
+    raise UnknownModelError(f'unknown model {text!r}{nearest(text, known)}')
 
 
 def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:

@@ -32,8 +32,7 @@ class ModelConfig:
     last_block: int | None = setting(
         None,
         'Block, counted from 0, whose output goes to the aggregator without the final LayerNorm; '
-        'None for all blocks and the final LayerNorm, as DINOv2 gives its features.',
-        0, max(size.depth for size in VIT_CONFIGS.values()) - 1)
+        'None for all blocks and the final LayerNorm, as DINOv2 gives its features.')
     second: str | None = setting(
         None,
         'Second trunk, frozen, that sees the same input; its maps go to an aggregator for two '

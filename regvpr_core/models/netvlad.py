@@ -7,7 +7,6 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from regvpr_core.config import check_settings, setting
-from regvpr_core.errors import ConfigError
 from regvpr_core.models.salad import patch_rows
 from regvpr_core.models.transport import full_precision
 
@@ -31,25 +30,6 @@ class NetVlad(nn.Module):
         self.assign = nn.Linear(width, config.clusters)
         self.centroids = nn.Parameter(torch.empty(config.clusters, width))
         nn.init.uniform_(self.centroids)
-
-    @torch.no_grad()
-    def start_from(self, centroids: Tensor, alpha: float) -> None:
-        """Take centroids (clusters, width) of unit patch tokens, as k-means gives them.
-
-        Args:
-            centroids: becomes both the centroids and the soft assignment of the paper's
-                equation 3, w = 2 alpha c and b = -alpha |c|^2.
-            alpha: sharpness of the assignment.
-
-        Raises:
-            ConfigError: another number or width of centroids.
-        """
-        if centroids.shape != self.centroids.shape:
-            raise ConfigError(f'centroids have shape {tuple(centroids.shape)}; expected '
-                              f'{tuple(self.centroids.shape)}')
-        self.centroids.copy_(centroids)
-        self.assign.weight.copy_(2 * alpha * centroids)
-        self.assign.bias.copy_(-alpha * centroids.square().sum(dim=1))
 
     def forward(self, class_token: Tensor, patch_tokens: Tensor) -> Tensor:
         """(B, width) and (B, width, h, w) to descriptors (B, clusters * width), unit rows."""

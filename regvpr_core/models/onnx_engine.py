@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import nearest
-from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.errors import CheckpointError, ConfigError, OnnxFileError
 from regvpr_core.images import RGB
 from regvpr_core.models.downloads import cache_folder
 from regvpr_core.models.preprocessing import numpy_input
@@ -169,4 +169,4 @@ def open_session(ort: Any, path: Path, options: Any, wanted: list[Any]) -> Any:
         return ort.InferenceSession(str(path), options, providers=wanted)
     except (state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.InvalidGraph,
             state.NoSuchFile, state.NotImplemented, state.RuntimeException) as error:
-        raise CheckpointError(f'{path} is truncated or no ONNX model: {error}') from error
+        raise OnnxFileError(f'{path} is truncated or no ONNX model: {error}') from error

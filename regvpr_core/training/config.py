@@ -186,7 +186,7 @@ class TrainConfig:
     recompute_blocks: int = setting(
         0,
         'Last blocks whose activations are computed again in the backward pass: less memory, '
-        'more time. At most the number of blocks.', 0, max(v.depth for v in VIT_CONFIGS.values()))
+        'more time. At most the number of blocks.')
     seed: int = setting(1, 'Seed of weights, batches and augmentation.', 0, 2**31)
     workers: int = setting(4, 'Threads that read images.', 1, 128)
     save_steps: int = setting(

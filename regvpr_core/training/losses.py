@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn, Tensor
 
 from regvpr_core.errors import TrainingError
@@ -34,8 +33,3 @@ class PlaceLoss(nn.Module):
             rows = descriptors.float()
             loss: Tensor = self._loss(rows, places, self._miner(rows, places))
             return loss + 0.0 * rows.sum()  # a gradient (of zero) also where there is no pair
-
-
-def place_labels(places: Any, device: torch.device) -> Tensor:
-    """Labels as a tensor."""
-    return torch.as_tensor(places, device=device)

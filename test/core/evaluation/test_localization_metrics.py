@@ -7,10 +7,8 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.evaluation.localization_metrics import (
     fix_figures,
     frames_to_fix,
-    heading_errors_rad,
     nees,
     nees_figures,
-    position_errors_m,
     precision_recall,
 )
 
@@ -58,15 +56,6 @@ def test_frames_to_a_fix_count_the_first_one():
     assert frames_to_fix([1, 0, 0, 1, 1], [1, 1, 1, 0, 1], start=1) == 4
     assert frames_to_fix([1, 0], [1, 1], start=0) == 1
     assert frames_to_fix([1, 0], [1, 1], start=1) is None
-
-
-def test_errors_of_position_and_heading():
-    a, b = np.tile(np.eye(4), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1))
-    a[0, :3, 3] = [3.0, 4.0, 0.0]
-    for T, angle in ((a[1], 3.0), (b[1], -3.0)):
-        T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    np.testing.assert_allclose(position_errors_m(a, b), [5.0, 0.0])
-    np.testing.assert_allclose(heading_errors_rad(a, b), [0.0, 2 * np.pi - 6.0], atol=1e-12)
 
 
 def test_normalised_errors_by_hand():

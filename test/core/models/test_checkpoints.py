@@ -142,7 +142,7 @@ def test_an_unknown_model_names_the_near_one(name, message):
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (lambda a: a.update(format_version=2), 'has format 2; this version reads up to 1: update'),
+    (lambda a: a.update(format_version=3), 'has format 3; this version reads up to 2: update'),
     (lambda a: a.update(format_version='x'), 'the record in it cannot be used'),
     (lambda a: a.pop('name') and a, "the record in it cannot be used: 'name'"),
     (lambda a: a.update(config=7), 'expected a table of settings, got 7'),
