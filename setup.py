@@ -25,7 +25,7 @@ setup(
     package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'map_report/assets/*',
                                   'presets/*/*.yaml']},
     install_requires=[
-        'apsw',
+        'lz4',
         'backports.zstd; python_version < "3.14"',
         'faiss-cpu>=1.7.4',
         'numpy>=1.21',

@@ -106,6 +106,8 @@ def _recording_side(path: Path, tum: Path | None, options: argparse.Namespace, f
     origin = Origin(**first.origin) if first is not None and first.origin else None
     with open_source(path, wanted, GpsConfig(), MAX_POSE_GAP_S, origin) as source:
         say(console, f'{path}: {summary(source)}', 'dim')
+        for note in source.notes:
+            say(console, f'{path}: {note}')
         for frame in source.frames():
             if frame.T_map_cam is None:
                 unposed += 1

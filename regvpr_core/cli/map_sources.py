@@ -34,6 +34,10 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
                        help='poses of the camera, 12 numbers a line, in the order of the images')
     poses.add_argument('--table', type=Path, metavar='FILE',
                        help='of a folder: image x y z qx qy qz qw, or image x y yaw, …')
+    parser.add_argument('--pose-frame', metavar='FRAME', help='world frame of the poses to take, '
+                        'where one topic has poses in several (or WORLD:BODY)')
+    parser.add_argument('--tf-topic', metavar='TOPIC', help='a TF topic of the namespace to take, '
+                        'where the bag has TF of several robots')
     parser.add_argument('--times', type=Path, metavar='FILE', help='times of the poses of --kitti')
     parser.add_argument('--extrinsics', type=float, nargs=7, action='append', default=[],
                         metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
@@ -55,6 +59,7 @@ def source_options(options: argparse.Namespace) -> 'SourceOptions':
 
     return SourceOptions(
         image_topics=options.image_topic, pose_topic=options.pose_topic,
+        pose_frame=options.pose_frame, tf_topic=options.tf_topic,
         tf_frame=options.tf_frame, tum=options.tum, kitti=options.kitti, times=options.times,
         table=options.table, extrinsics=options.extrinsics, base_frame=options.base_frame,
         bag_time=options.bag_time, map_frame=options.map_frame or '')

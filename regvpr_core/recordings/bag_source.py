@@ -3,32 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regvpr_core.errors import BagError
 from regvpr_core.geometry import Array, quat_xyzw
+from regvpr_core.recordings.bag_files import bag_files
 from regvpr_core.recordings.bags import (
     Bag,
-    bag_files,
-    Camera,
     CAMERA_INFO_TYPE,
     camera_name,
     IMAGE_TYPES,
     NAVSAT_TYPE,
     parse_extrinsics,
     PoseSource,
-    TF_TYPES,
     Topic,
 )
+from regvpr_core.recordings.camera_axes import axes_notes
+from regvpr_core.recordings.camera_frames import Camera, camera_frames
 from regvpr_core.recordings.frames import GPS_WORLD, PosedSource
 from regvpr_core.recordings.geodesy import GpsConfig, Origin
 from regvpr_core.recordings.gps_poses import gps_poses
+from regvpr_core.recordings.heads import clock_notes, Head, head_of
 from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.pose_messages import POSE_TYPES
-from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
+from regvpr_core.recordings.runs import RunPoses
+from regvpr_core.recordings.tf_choice import TfChoice
+from regvpr_core.recordings.trajectory import gap_limit_s, make_trajectory, Trajectory
+from regvpr_core.recordings.transforms import plain, TransformChain, TransformTree
 
 BASE_FRAMES = ('base_link', 'base_footprint')
 DIGEST_BYTES = 65_536
@@ -38,8 +41,9 @@ DIGEST_BYTES = 65_536
 class BagOptions:
     """What the user says of a bag; None or empty leaves it to what is found.
 
-    image_topics: one a camera. pose_topic: of one of the pose types, or NavSatFix. tf_frame: the
-    poses are those of the camera in this frame of TF. trajectory: poses by time, of the base.
+    image_topics: one a camera. pose_topic: of one of the pose types, or NavSatFix; pose_frame: the
+    world of the poses to take from it. tf_frame: the poses are those of the camera in this frame
+    of TF, on the topics in the namespace of tf_topic. trajectory: poses by time, of the base.
     ordered: poses (N, 4, 4) of the first image, the second, …; stamps_ns: (N,) of them, if known.
     poses_name: what to call these. base_frame: the frame whose poses are known. extrinsics:
     x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of
@@ -49,7 +53,9 @@ class BagOptions:
 
     image_topics: Sequence[str] = ()
     pose_topic: str | None = None
+    pose_frame: str | None = None
     tf_frame: str | None = None
+    tf_topic: str | None = None
     trajectory: Trajectory | None = None
     ordered: Array | None = None
     stamps_ns: Sequence[int] | None = None
@@ -64,29 +70,40 @@ class BagOptions:
 def open_bag(
     bag: Bag, options: BagOptions, gps: GpsConfig, origin: Origin | None = None
 ) -> PosedSource:
-    """Choose topics, poses and extrinsics of an open bag.
+    """Choose topics, poses and extrinsics of an open bag, and check that they fit together.
 
     Raises:
         BagError: there is nothing to choose or too much; says what there is and which option
             chooses. Or the poses are of another time than the images.
     """
+    # 1. The image topics, and what their first messages say.
     topics = choose_images(bag, options.image_topics)
-    cameras, poses, origin_of_extrinsics = _cameras(bag, topics, options, gps, origin)
+    heads = {topic.name: head_of(bag, topic) for topic in topics}
+    # 2. The poses, and where each camera sits on the body that has them.
+    cameras, poses, origin_of_extrinsics = _cameras(bag, topics, heads, options, gps, origin)
+    # 3. Clocks, spacing and axes: refused where nothing would come of it, noted where it is odd.
+    notes = [*bag.notes, *poses.notes]
     for camera in cameras:
-        _check_coverage(bag, camera, options.bag_time)
-    world = GPS_WORLD if poses.origin else poses.world_frame
-    notes = list(poses.notes)
-    if not options.bag_time and not bag.first_header(topics[0])[0]:
-        notes.append(f'the stamps on {topics[0].name} are 0: the times of recording are taken')
+        _check_coverage(bag, camera, heads[camera.topic.name], options.bag_time)
+    if not options.bag_time:
+        notes += clock_notes(heads[topics[0].name], _pose_head(bag, poses))
+    notes += [note for camera in cameras for note in (
+        *_gap_notes(camera, options.max_gap_s), *axes_notes(
+            camera_name(camera.topic.name), _axes(camera)))]
+    if isinstance(poses.trajectory, RunPoses):
+        notes.append(f'the clock of {poses.name} was set back: its stamps are of '
+                     f'{len(poses.trajectory.runs)} runs, kept apart by the times of recording '
+                     f'(--bag-time goes by these alone)')
     return PosedSource(
-        name=bag.name, poses=f'{poses.name}, extrinsics {origin_of_extrinsics}', world=world,
-        frames=lambda: bag.camera_frames(cameras, options.max_gap_s, bag_time=options.bag_time),
+        name=bag.name, poses=f'{poses.name}, extrinsics {origin_of_extrinsics}',
+        world=GPS_WORLD if poses.origin else poses.world_frame, body=poses.body_frame,
+        frames=lambda: camera_frames(bag, cameras, options.max_gap_s, bag_time=options.bag_time),
         total=sum(topic.count for topic in topics),
         cameras=[camera_name(topic.name) for topic in topics],
         extrinsics={camera_name(camera.topic.name): _seven(camera.T_base_cam)
                     for camera in cameras if camera.T_base_cam is not None},
         intrinsics=_intrinsics(bag, topics), origin=poses.origin,
-        identity=_identity(bag, topics, poses, options), notes=notes)
+        identity=_identity(bag, topics, poses, options), notes=list(dict.fromkeys(notes)))
 
 
 def choose_images(bag: Bag, wanted: Sequence[str]) -> list[Topic]:
@@ -116,25 +133,29 @@ def choose_poses(
         BagError: several; lists them.
     """
     if options.trajectory is not None:
-        return PoseSource(options.trajectory, '', '', options.poses_name)
+        return PoseSource(options.trajectory, '', '', options.poses_name,
+                          notes=list(options.trajectory.notes))
     there = [topic for topic in bag.topics(*POSE_TYPES, NAVSAT_TYPE) if topic.count]
     if options.pose_topic is None and not there:
         return None
     topic = bag.choose('pose', (*POSE_TYPES, NAVSAT_TYPE), options.pose_topic,
                        '--pose-topic (or give --tf-frame FRAME, --tum FILE)')
     if topic.type == NAVSAT_TYPE:
-        return gps_poses(bag, topic, gps, origin, bag_time=options.bag_time)
-    return bag.poses(topic, bag_time=options.bag_time)
+        return gps_poses(bag, topic, gps, origin, bag_time=options.bag_time,
+                         frame=options.pose_frame)
+    return bag.poses(topic, bag_time=options.bag_time, frame=options.pose_frame)
 
 
 def _cameras(
-    bag: Bag, topics: list[Topic], options: BagOptions, gps: GpsConfig, origin: Origin | None
+    bag: Bag, topics: list[Topic], heads: dict[str, Head], options: BagOptions, gps: GpsConfig,
+    origin: Origin | None,
 ) -> tuple[list[Camera], PoseSource, str]:
     """The cameras with their poses, the poses, and where the extrinsics are from."""
     if options.extrinsics and len(options.extrinsics) != len(topics):
         raise BagError(f'{len(options.extrinsics)} extrinsics for {len(topics)} image topics; '
                        f'give --extrinsics once for each --image-topic, in their order')
     given = [parse_extrinsics(list(values)) for values in options.extrinsics]
+    tf = TfChoice(bag, options.tf_topic, bag_time=options.bag_time)
     if options.ordered is not None:
         poses: PoseSource | None = PoseSource(
             _ordered(bag, topics, options), '', '', options.poses_name)
@@ -143,19 +164,24 @@ def _cameras(
     else:
         poses = choose_poses(bag, options, gps, origin)
     if poses is None:
-        return _cameras_in_tf(bag, topics, options)
+        return _cameras_in_tf(bag, topics, heads, options, tf)
     cameras: list[Camera] = []
     words: list[str] = []
     for number, topic in enumerate(topics):
+        head, mount = heads[topic.name], None
         if given:
             T: Array | None = given[number]
             word = 'as given'
         else:
-            T, word = _find_extrinsics(bag, topic, options.base_frame or poses.body_frame)
-        T_body_cam = np.eye(4) if T is None else T
-        if options.camera_poses:
-            T_body_cam = _beside(bag, topic, cameras, T)
-        cameras.append(Camera(topic, poses, T_body_cam, T))
+            T, mount, word = _find_extrinsics(tf.tree(topic.name), head.frame,
+                                              options.base_frame or poses.body_frame)
+        if mount is not None and not options.camera_poses:
+            cameras.append(Camera(topic, poses, mount, None, head.frame, head.bits))
+        else:
+            T_body_cam = np.eye(4) if T is None else T
+            if options.camera_poses:
+                T_body_cam = _beside(bag, topic, cameras, T)
+            cameras.append(Camera(topic, poses, T_body_cam, T, head.frame, head.bits))
         words.append(word)
     return cameras, poses, '; '.join(dict.fromkeys(words))
 
@@ -172,56 +198,110 @@ def _beside(bag: Bag, topic: Topic, cameras: list[Camera], T_base_cam: Array | N
 
 
 def _cameras_in_tf(
-    bag: Bag, topics: list[Topic], options: BagOptions
+    bag: Bag, topics: list[Topic], heads: dict[str, Head], options: BagOptions, tf: TfChoice,
 ) -> tuple[list[Camera], PoseSource, str]:
     """Each camera with its own way through TF; the extrinsics are those of the base, if known."""
-    tree = bag.transforms(moving=True, bag_time=options.bag_time)
-    notes = [f'{tree.bad} transforms make no sense: left out'] if tree.bad else []
+    notes: list[str] = []
     cameras: list[Camera] = []
     for number, topic in enumerate(topics):
-        frame = bag.first_header(topic)[1]
-        world = options.tf_frame or tree.root(frame)
-        chain = tree.chain(world, frame)
-        if chain is None or not chain.moves:
-            if options.tf_frame is None:
-                raise BagError(f'{bag.path} has no pose topics, and no TF in which the camera '
-                               f'({frame or "no frame_id"}) moves; it has: {bag.listed()}; give '
-                               f'--tum FILE or --kitti FILE')
-            raise BagError(f'TF in {bag.path} knows no moving chain from {world!r} to the camera '
-                           f'{frame!r}; its frames: {", ".join(tree.frames) or "none"}')
+        tree, head = tf.tree(topic.name), heads[topic.name]
+        notes += [f'{tree.bad} transforms make no sense: left out'] if tree.bad else []
+        notes += tree.contradictions
+        chain = _chain_from(bag, tree, head.frame, options)
+        chain.refuse_jumping()
+        if chain.runs > 1:
+            notes.append(f'the clock of TF was set back: its stamps are of {chain.runs} runs, '
+                         f'kept apart by the times of recording (--bag-time goes by these alone)')
         source = PoseSource(chain, chain.parent, chain.child,
-                            f'TF {chain.parent} -> {chain.child}', notes=notes)
-        bases = [options.base_frame] if options.base_frame else list(BASE_FRAMES)
-        T_base_cam = next((T for base in bases if (T := tree.static(base, frame)) is not None),
-                          None)
+                            f'TF {chain.parent} -> {chain.child}')
+        T_base_cam = None
+        for base in [options.base_frame] if options.base_frame else BASE_FRAMES:
+            mount = tree.chain(base, head.frame)
+            T_base_cam = None if mount is None else mount.constant()
+            if mount is not None and T_base_cam is None:
+                notes.append(f'{base} -> {head.frame} moves: the poses follow it, and the map '
+                             f'keeps no extrinsics of the camera')
+            if mount is not None:
+                break
         if options.extrinsics:
             T_base_cam = parse_extrinsics(list(options.extrinsics[number]))
-        cameras.append(Camera(topic, source, np.eye(4), T_base_cam))
+        cameras.append(Camera(topic, source, np.eye(4), T_base_cam, head.frame, head.bits))
     first = cameras[0].poses
     name = ', '.join(camera.poses.name for camera in cameras)
-    return cameras, replace(first, name=name), (
+    return cameras, replace(first, name=name, notes=list(dict.fromkeys(notes))), (
         'in TF' if all(camera.T_base_cam is not None for camera in cameras)
         else 'of the base unknown')
 
 
-def _find_extrinsics(bag: Bag, topic: Topic, body_frame: str) -> tuple[Array | None, str]:
-    """`T_body_cam` and where it came from; None where it is not known."""
-    camera_frame = bag.first_header(topic)[1]
-    bases = [body_frame] if body_frame else list(BASE_FRAMES)
-    tree = bag.transforms(moving=False)
-    for base in bases:
+def _chain_from(bag: Bag, tree: TransformTree, frame: str, options: BagOptions) -> TransformChain:
+    """The moving chain from the world to a camera.
+
+    Raises:
+        BagError: there is none, or several worlds.
+    """
+    worlds = [options.tf_frame] if options.tf_frame else tree.roots(frame)
+    chains = [chain for world in worlds
+              if (chain := tree.chain(world, frame)) is not None and chain.moves]
+    if len(chains) > 1:
+        picks = ' or '.join(f'--tf-frame {chain.parent}' for chain in chains)
+        raise BagError(f'TF in {bag.path} leads to the camera {frame!r} from several frames: '
+                       f'{", ".join(chain.parent for chain in chains)}; choose one with {picks}')
+    if chains:
+        return chains[0]
+    if options.tf_frame is None:
+        raise BagError(f'{bag.path} has no pose topics, and no TF in which the camera '
+                       f'({frame or "no frame_id"}) moves; it has: {bag.listed()}; give '
+                       f'--tum FILE or --kitti FILE')
+    raise BagError(f'TF in {bag.path} knows no moving chain from {options.tf_frame!r} to the '
+                   f'camera {frame!r}; its frames: {", ".join(tree.frames) or "none"}')
+
+
+def _find_extrinsics(tree: TransformTree, camera_frame: str, body_frame: str
+                     ) -> tuple[Array | None, TransformChain | None, str]:
+    """`T_body_cam`, or the mount where that moves, and where it came from; None where unknown."""
+    for base in [body_frame] if body_frame else BASE_FRAMES:
+        if camera_frame and plain(base) == camera_frame:
+            return np.eye(4), None, f'none: the poses are those of {camera_frame}'
         T = tree.static(base, camera_frame)
         if T is not None:
-            return T, f'from /tf_static ({base} -> {camera_frame})'
-    # Transforms that never change are on /tf in older recordings.
-    if any(not topic.name.endswith('tf_static') for topic in bag.topics(*TF_TYPES)):
-        tree = bag.transforms(moving=True)
-        for base in bases:
-            chain = tree.chain(base, camera_frame)
-            T = chain.constant() if chain else None
-            if T is not None:
-                return T, f'from /tf ({base} -> {camera_frame})'
-    return None, 'unknown (--extrinsics): the poses are taken as those of the camera'
+            return T, None, f'from /tf_static ({base} -> {camera_frame})'
+        chain = tree.chain(base, camera_frame)
+        if chain is None:
+            continue
+        T = chain.constant()
+        if T is not None:
+            return T, None, f'from /tf ({base} -> {camera_frame})'
+        return None, chain, (f'from /tf at each stamp: {base} -> {camera_frame} moves, and the '
+                             f'map keeps none')
+    return None, None, 'unknown (--extrinsics): the poses are taken as those of the camera'
+
+
+def _pose_head(bag: Bag, poses: PoseSource) -> Head | None:
+    """The first messages with the poses; None where they come from TF or a file."""
+    topic = next((topic for topic in bag.topics(*POSE_TYPES, NAVSAT_TYPE)
+                  if topic.name == poses.name), None)
+    return head_of(bag, topic) if topic else None
+
+
+def _gap_notes(camera: Camera, max_gap_s: float) -> list[str]:
+    """A line where the poses come so seldom that images between them have none."""
+    spacing = camera.poses.trajectory.spacing_s
+    limit = gap_limit_s(spacing, max_gap_s)
+    if spacing <= limit:
+        return []
+    return [f'the poses of {camera.poses.name} come every {spacing:.1f} s; images between poses '
+            f'more than {limit:.1f} s apart have none: --set max_pose_gap_s={1.5 * spacing:.0f} '
+            f'takes them']
+
+
+def _axes(camera: Camera) -> Array | None:
+    """A rotation whose third column is where the camera looks, in a frame with z up."""
+    if camera.T_base_cam is not None:
+        return camera.T_base_cam
+    chain = camera.poses.trajectory
+    if not isinstance(chain, TransformChain) or not len(chain.stamps_ns):
+        return None
+    return chain.at(int(chain.stamps_ns[0]), 0.0)
 
 
 def _ordered(bag: Bag, topics: list[Topic], options: BagOptions) -> Trajectory:
@@ -237,14 +317,15 @@ def _ordered(bag: Bag, topics: list[Topic], options: BagOptions) -> Trajectory:
         count = 0 if poses is None else len(poses)
         raise BagError(f'{options.poses_name} has {count} poses, but there are {len(times)} '
                        f'{what}')
-    return make_trajectory(list(times), poses)
+    whole = np.isfinite(poses).all(axis=(1, 2))
+    return make_trajectory(np.asarray(times)[whole], poses[whole])
 
 
-def _check_coverage(bag: Bag, camera: Camera, bag_time: bool) -> None:
+def _check_coverage(bag: Bag, camera: Camera, head: Head, bag_time: bool) -> None:
     """Refuse poses that cover no image, before any weights are loaded."""
-    start, _ = bag.first_header(camera.topic)
-    if bag_time or not start:
-        start = bag.start_ns
+    start = bag.start_ns
+    if not bag_time and head.offset_s is not None:
+        start -= round(head.offset_s * 1e9)
     end = start + bag.duration_ns
     span = camera.poses.trajectory.stamps_ns
     first, last = (int(span[0]), int(span[-1])) if len(span) else (0, 0)
@@ -281,7 +362,7 @@ def _identity(bag: Bag, topics: list[Topic], poses: PoseSource, options: BagOpti
               ) -> dict[str, Any]:
     """What tells this bag from a changed one: size, and the ends of its files."""
     digest, size = hashlib.sha256(), 0
-    for file in _all_files(bag.path):
+    for file in bag_files(bag.path):
         length = file.stat().st_size
         size += length
         with file.open('rb') as data:
@@ -295,12 +376,6 @@ def _identity(bag: Bag, topics: list[Topic], poses: PoseSource, options: BagOpti
         digest.update(np.ascontiguousarray(trajectory.poses).tobytes())
     return {'name': bag.name, 'bytes': size, 'images': [topic.name for topic in topics],
             'poses': poses.name, 'bag time': options.bag_time, 'digest': digest.hexdigest()[:16]}
-
-
-def _all_files(path: Path) -> list[Path]:
-    if path.is_dir() and (path / 'metadata.yaml').exists():
-        return sorted(file for file in path.iterdir() if file.is_file())
-    return bag_files(path)
 
 
 def _seven(T: Array) -> list[float]:

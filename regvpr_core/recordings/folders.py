@@ -16,6 +16,7 @@ from regvpr_core.images import find_below, Found, read, SUFFIXES
 from regvpr_core.images.exif import Exif, read_exif
 from regvpr_core.recordings.frames import GPS_WORLD, NO_POSE, PosedFrame, PosedSource
 from regvpr_core.recordings.geodesy import (
+    fill_heights,
     GpsConfig,
     headings,
     on_one_plane,
@@ -26,13 +27,15 @@ from regvpr_core.recordings.geodesy import (
 )
 from regvpr_core.recordings.image_records import (
     is_posed_name,
+    no_pose_table,
     read_names,
     read_table,
     Record,
     stamp_of_name,
     text_of_name,
 )
-from regvpr_core.recordings.trajectory import Trajectory
+from regvpr_core.recordings.runs import refuse_jumping
+from regvpr_core.recordings.trajectory import gap_limit_s, make_trajectory, Trajectory
 
 TABLES = frozenset({'.csv', '.tsv'})
 
@@ -105,6 +108,7 @@ def open_folder(
         raise BagError('; '.join([f'{folder} holds no image ({", ".join(sorted(SUFFIXES))})',
                                   *notes]))
     if options.ordered is not None or options.trajectory is not None:
+        notes += options.trajectory.notes if options.trajectory is not None else ()
         frames = _of_trajectory(folder, names, options)
         return _source(folder, frames, options.poses_name, '', options, notes, None, names)
     records, poses_name, lone = _records(folder, names, options, notes)
@@ -121,6 +125,8 @@ def open_folder(
         world = GPS_WORLD
         origin = _project(folder, records, gps, origin, timed, notes)
     poses = _poses(records, gps, lone, notes)
+    if timed:
+        _check_motion(folder, records, poses)
     frames = [_frame(folder, record, T, options, lone, timed)
               for record, T in zip(records, poses, strict=True)]
     return _source(folder, frames, poses_name, world, options, notes,
@@ -130,7 +136,12 @@ def open_folder(
 def _records(folder: Path, names: list[str], options: FolderOptions, notes: list[str]
              ) -> tuple[list[Record], str, bool]:
     """The pictures with what is known of them, where from, and whether they are no drive."""
-    tables = [options.table] if options.table else find_tables(folder)
+    tables = [options.table] if options.table else []
+    for path in [] if tables else find_tables(folder):
+        if problem := no_pose_table(path):
+            notes.append(f'{path.name} is no table of poses: not used ({problem})')
+        else:
+            tables.append(path)
     if len(tables) > 1:
         raise BagError(f'{folder} has several tables; choose one with --table: '
                        f'{", ".join(path.name for path in tables)}')
@@ -147,7 +158,8 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
     if not any(record.place for record in records):
         raise BagError(
             f'{folder} has {len(names)} pictures and no poses: no table (.csv), no names such as '
-            f'@east@north@.jpg, no GPS position in the pictures; give --table, --tum or --kitti')
+            f'@east@north@.jpg, no GPS position in the pictures; give --table, --tum or --kitti'
+            f'{"; " if notes else ""}{"; ".join(notes)}')
     # One clock for all: that of the camera, else that of GPS, else the order of the names.
     for clock in ('stamp_ns', 'gps_stamp_ns'):
         stamps = [getattr(exif, clock) for exif in exifs]
@@ -188,6 +200,11 @@ def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin
             record.place, record.problem = None, 'its position is not on the Earth'
     there, places = [record for record in there if record.place], places[valid]
     stamps = np.array([record.stamp_ns for record in there], dtype=np.int64) if timed else None
+    places[:, 2], filled = fill_heights(
+        places[:, 2], np.array([record.stamp_ns for record in there], dtype=np.int64))
+    if filled:
+        notes.append(f'{filled} images in {folder} have no altitude: that of their neighbours is '
+                     f'taken')
     origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, stamps,
                                            EXIF_RESOLUTION_S)
     found = iter(positions.tolist())
@@ -209,6 +226,10 @@ def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
     if not used:
         return [None] * len(records)
     positions = np.array([record.position for record in used])
+    positions[:, 2], filled = fill_heights(
+        positions[:, 2], np.array([record.stamp_ns or 0 for record in used], dtype=np.int64))
+    if filled:
+        notes.append(f'{filled} images have no height: that of their neighbours is taken')
     without = [record.quat_xyzw is None and record.yaw_rad is None for record in used]
     motion = np.full(len(used), np.nan)
     if any(without):
@@ -226,6 +247,16 @@ def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
     return [next(found) if not record.problem and record.position else None for record in records]
 
 
+def _check_motion(folder: Path, records: list[Record], poses: list[Array | None]) -> None:
+    """Refuse poses that are in millimetres, or whose stamps are in another unit."""
+    posed = [(record.camera, record.stamp_ns or 0, T) for record, T in
+             zip(records, poses, strict=True) if T is not None]
+    for camera in {camera for camera, _, _ in posed}:
+        group = [(stamp, T) for name, stamp, T in posed if name == camera]
+        refuse_jumping(make_trajectory([stamp for stamp, _ in group],
+                                       [T for _, T in group]), f'the images in {folder}')
+
+
 def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> list[PosedFrame]:
     """Pictures with the poses of a file: by their order, or by the time that names them."""
     stamps = [stamp_of_name(name) for name in names]
@@ -238,7 +269,10 @@ def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> li
             raise BagError(f'{len(given)} times for the {len(names)} pictures of {folder}')
         return [_frame(folder, Record(name=name, stamp_ns=(
                     int(given[i]) if given is not None else
-                    i * SECOND if None in stamps else stamps[i])), options.ordered[i], options)
+                    i * SECOND if None in stamps else stamps[i]), problem='' if np.isfinite(
+                        options.ordered[i]).all() else 'its pose is not finite'),
+                       options.ordered[i] if np.isfinite(options.ordered[i]).all() else None,
+                       options)
                 for i, name in enumerate(names)]
     trajectory = options.trajectory
     if trajectory is None or all(stamp is None for stamp in stamps):
@@ -247,7 +281,8 @@ def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> li
     timed = sorted((stamp, name) for stamp, name in zip(stamps, names, strict=True)
                    if stamp is not None)
     frames = [_frame(folder, Record(name=name, stamp_ns=stamp, problem=NO_POSE),
-                     trajectory.at(stamp, options.max_gap_s), options) for stamp, name in timed]
+                     trajectory.at(stamp, gap_limit_s(trajectory.spacing_s, options.max_gap_s)),
+                     options) for stamp, name in timed]
     return frames + [_frame(folder, Record(name=name, stamp_ns=0, problem='no time in its name'),
                             None, options)
                      for stamp, name in zip(stamps, names, strict=True) if stamp is None]
@@ -298,7 +333,8 @@ def _identity(folder: Path, names: list[str], poses: str, options: FolderOptions
             bytes_ = -1
         size += max(bytes_, 0)
         digest.update(f'{text_of_name(name)}\n{bytes_}\n'.encode())
-    for table in [options.table] if options.table else find_tables(folder):
+    tables = [path for path in find_tables(folder) if not no_pose_table(path)]
+    for table in [options.table] if options.table else tables:
         digest.update(table.read_bytes())
     if options.ordered is not None:
         digest.update(options.ordered.tobytes())

@@ -49,7 +49,8 @@ class PosedSource:
     """A recording or folder, ready to be built from.
 
     name: as the map's keyframes name it. poses: where the poses come from, in words. world: name
-    of the frame that they are in, '' where the source does not say. frames: gives all images in
+    of the frame that they are in, '' where the source does not say; body: of the frame that they
+    are of. frames: gives all images in
     order, the same each time. total: how many they are. cameras: their names. extrinsics: camera
     name to `T_base_cam` as seven numbers, where known. intrinsics: camera name to width, height,
     K, model, D. origin: of the world frame on the Earth. identity: what tells this source from a
@@ -61,6 +62,7 @@ class PosedSource:
     world: str
     frames: Callable[[], Iterator[PosedFrame]]
     total: int
+    body: str = ''
     cameras: Sequence[str] = ()
     extrinsics: dict[str, list[float]] = field(default_factory=dict)
     intrinsics: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -15,6 +15,15 @@ MAX_REACH_M = 1_000_000.0
 
 MIN_SEGMENT = 5
 
+HIGHEST_M = 20_000.0
+"""No receiver is higher, m: some write 99999 for an altitude that they do not know."""
+
+ZERO_IS_FAR_M = 20.0
+"""Where the median height is further from 0, a height of just 0 is one that is not known, m."""
+
+NEAR_S = 60.0
+"""A missing height is interpolated from heights so near in time, s."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpsConfig:
@@ -99,6 +108,42 @@ def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.
     with np.errstate(invalid='ignore'):
         return np.asarray((np.abs(lat) <= 90.0) & (np.abs(lon) <= 360.0)
                           & ((lat != 0.0) | (lon != 0.0)))
+
+
+def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike) -> tuple[Array, int]:
+    """Heights (N,) without those that are missing, and how many were.
+
+    Missing are NaN, what no receiver can be at, and a 0 among heights that are far from it.
+    Those near a known one in time are interpolated, others get the median of all; all are 0 where
+    none is known.
+    """
+    heights = np.asarray(heights_m, dtype=float).copy()
+    times = np.asarray(stamps_ns, dtype=float) / 1e9
+    with np.errstate(invalid='ignore'):
+        known = np.isfinite(heights) & (np.abs(heights) < HIGHEST_M)
+    nonzero = known & (heights != 0.0)
+    if nonzero.any() and abs(float(np.median(heights[nonzero]))) > ZERO_IS_FAR_M:
+        known = nonzero
+    missing = ~known
+    if not missing.any():
+        return heights, 0
+    if not known.any():
+        return np.zeros_like(heights), 0
+    order = np.argsort(times[known], kind='stable')
+    at, of = times[known][order], heights[known][order]
+    near = np.abs(times[missing][:, None] - at[_nearest(at, times[missing])][:, None])[:, 0]
+    heights[missing] = np.where(near <= NEAR_S, np.interp(times[missing], at, of),
+                                float(np.median(of)))
+    return heights, int(missing.sum())
+
+
+def _nearest(sorted_times: Array, times: Array) -> npt.NDArray[np.int64]:
+    """Numbers of the nearest of some sorted times."""
+    after = np.clip(np.searchsorted(sorted_times, times), 1, max(len(sorted_times) - 1, 1))
+    after = np.minimum(after, len(sorted_times) - 1)
+    before = np.maximum(after - 1, 0)
+    closer = np.abs(sorted_times[before] - times) <= np.abs(sorted_times[after] - times)
+    return np.asarray(np.where(closer, before, after), dtype=np.int64)
 
 
 def on_one_plane(

@@ -1,10 +1,13 @@
 """Poses from the fixes of a GPS receiver in a bag."""
 
+from collections import Counter
+
 import numpy as np
 
 from regvpr_core.errors import BagError
 from regvpr_core.recordings.bags import Bag, PoseSource, Topic
 from regvpr_core.recordings.geodesy import (
+    fill_heights,
     GpsConfig,
     headings,
     on_one_plane,
@@ -15,13 +18,15 @@ from regvpr_core.recordings.geodesy import (
 from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.pose_messages import position_covariance
 from regvpr_core.recordings.trajectory import make_trajectory
+from regvpr_core.recordings.transforms import plain
 
 NO_FIX = -1
 UNKNOWN_COVARIANCE = 0
 
 
 def gps_poses(
-    bag: Bag, topic: Topic, gps: GpsConfig, origin: Origin | None, *, bag_time: bool = False
+    bag: Bag, topic: Topic, gps: GpsConfig, origin: Origin | None, *, bag_time: bool = False,
+    frame: str | None = None,
 ) -> PoseSource:
     """Poses of the antenna, x ahead and z up, from a NavSatFix topic.
 
@@ -30,19 +35,28 @@ def gps_poses(
     none is given.
 
     Raises:
-        BagError: there is no fix that can be used, or they do not fit one map.
+        BagError: there is no fix that can be used, they are of several receivers, or they do not
+            fit one map.
         ConfigError: pyproj is not installed.
     """
-    fixes, covariances, stamps, frame, total = [], [], [], '', 0
-    for _, _, time_ns, message in bag.messages(topic.name):
+    fixes, covariances, stamps, frames, total = [], [], [], Counter[str](), 0
+    for _, _, time_ns, message in bag.messages(topic):
+        of = plain(str(message.header.frame_id))
+        if frame is not None and of != plain(frame):
+            continue
         total += 1
         if message.status.status <= NO_FIX:
             continue
+        frames[of] += 1
         fixes.append((message.latitude, message.longitude, message.altitude))
         known = message.position_covariance_type != UNKNOWN_COVARIANCE
         covariances.append(position_covariance(message.position_covariance if known else None))
         stamps.append(time_ns if bag_time else stamp_ns(message.header.stamp) or time_ns)
-        frame = message.header.frame_id.lstrip('/')
+    named = [name for name in frames if name]
+    if len(named) > 1:
+        raise BagError(f'the fixes on {topic.name} are of several frames: '
+                       f'{", ".join(f"{name} ({frames[name]} fixes)" for name in named)}; choose '
+                       f'one with {" or ".join(f"--pose-frame {name}" for name in named)}')
     places = np.array(fixes, dtype=np.float64).reshape(-1, 3)
     valid = valid_fix(places[:, 0], places[:, 1])
     if not valid.any():
@@ -51,6 +65,7 @@ def gps_poses(
     # In time order, one fix a stamp: else a late message would look like a jump.
     times, order = np.unique(np.array(stamps, dtype=np.int64)[valid], return_index=True)
     places, spread = places[valid][order], np.array(covariances)[valid][order]
+    places[:, 2], filled = fill_heights(places[:, 2], times)
     origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, times)
     yaw = headings(positions, gps.heading_step_m)
     notes = []
@@ -58,7 +73,10 @@ def gps_poses(
         notes.append(f'{left} of {total} messages on {topic.name} hold no fix: left out')
     if jumps := int((~keep).sum()):
         notes.append(f'{jumps} fixes on {topic.name} are jumps: left out')
+    if filled:
+        notes.append(f'{filled} fixes on {topic.name} have no altitude: that of their neighbours '
+                     f'is taken')
     if np.isnan(yaw).any():
         notes.append(f'the receiver on {topic.name} never moves: its heading is taken as east')
     return PoseSource(make_trajectory(times[keep], yaw_poses(positions, yaw), spread[keep]),
-                      '', frame, topic.name, origin, notes)
+                      '', next(iter(named), ''), topic.name, origin, notes)

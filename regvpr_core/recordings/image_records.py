@@ -14,11 +14,13 @@ import re
 import numpy as np
 
 from regvpr_core.errors import BagError
+from regvpr_core.images import SUFFIXES
 from regvpr_core.recordings.geodesy import from_utm, yaw_of_heading
 from regvpr_core.recordings.trajectory import nanoseconds
 
 MAX_TABLE_BYTES = 500_000_000
 MAX_COORDINATE = 1e9
+MAX_YAW_RAD = 2 * math.pi + 0.01
 
 HEADERLESS = {
     3: 'image x y', 4: 'image x y yaw', 8: 'image x y z qx qy qz qw',
@@ -80,6 +82,21 @@ def read_table(file: Path) -> list[Record]:
     if not records:
         raise BagError(f'{file} holds no image')
     return records
+
+
+def no_pose_table(file: Path) -> str:
+    """Why a table cannot be one of images and poses, by its first line; '' where it can."""
+    try:
+        first = next(iter(_rows(file)), None)
+        if first is None:
+            return 'it is empty'
+        columns, is_header = _columns(file, first[1])
+        suffix = posixpath.splitext(first[1][0])[1].lower()
+        if not is_header and suffix not in SUFFIXES:
+            return f'it has no header with the column image, and {first[1][0]!r} is no image'
+        return '' if 'image' in columns else 'it has no column image'
+    except BagError as error:
+        return str(error).removeprefix(f'{file} ')
 
 
 def is_posed_name(name: str) -> bool:
@@ -170,13 +187,15 @@ def _record(row: dict[str, str]) -> Record:
     """One row; a number that is not finite makes a problem, a word that is none an error."""
     record = Record(name=_inside(row['image']), camera=row.get('camera', ''))
     numbers = {key: float(row[key]) for key in NUMBERS & row.keys() if row[key]}
-    if any(not abs(value) <= MAX_COORDINATE for key, value in numbers.items() if key != 'alt'):
+    if any(not abs(value) <= MAX_COORDINATE for key, value in numbers.items()
+           if key not in ('alt', 'z')):
         record.problem = 'its pose is not finite'
         return record
     if 'lat' in numbers and 'lon' in numbers:
         record.place = (numbers['lat'], numbers['lon'], numbers.get('alt', math.nan))
     elif 'x' in numbers and 'y' in numbers:
-        record.position = (numbers['x'], numbers['y'], numbers.get('z', 0.0))
+        unknown = math.nan if 'z' in row else 0.0
+        record.position = (numbers['x'], numbers['y'], numbers.get('z', unknown))
     else:
         record.problem = 'the table has no position for it'
     if numbers.keys() >= set(QUATERNION):
@@ -186,6 +205,9 @@ def _record(row: dict[str, str]) -> Record:
             record.problem = 'its quaternion is all zeros'
     elif 'yaw' in numbers:
         record.yaw_rad = numbers['yaw']
+        if abs(record.yaw_rad) > MAX_YAW_RAD:
+            raise ValueError(f'a yaw of {record.yaw_rad:g} is no angle in rad; name the column '
+                             f'yaw_deg if it is in degrees')
     elif 'yaw_deg' in numbers:
         record.yaw_rad = math.radians(numbers['yaw_deg'])
     elif 'heading' in numbers:
@@ -218,7 +240,8 @@ def _named(name: str) -> Record:
     words += [''] * (15 - len(words))
     heading, height = _finite(words[9]), _finite(words[12])
     return Record(
-        name=name, position=(float(words[1]), float(words[2]), height or 0.0),
+        name=name, position=(float(words[1]), float(words[2]),
+                             math.nan if height is None else height),
         yaw_rad=None if heading is None else float(yaw_of_heading(heading)),
         stamp_ns=_moment(words[13]))
 

@@ -1,6 +1,6 @@
 """Pose messages of a recording as arrays; what makes no sense is left out and counted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from regvpr_core.errors import BagError
 from regvpr_core.geometry import Array
 from regvpr_core.recordings.messages import pose_T, stamp_ns
-from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
+from regvpr_core.recordings.runs import poses_of, RunPoses
+from regvpr_core.recordings.trajectory import Trajectory
+from regvpr_core.recordings.transforms import plain
 
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 POSE_TYPES = (ODOMETRY_TYPE, 'geometry_msgs/msg/PoseStamped',
@@ -18,33 +20,45 @@ POSE_TYPES = (ODOMETRY_TYPE, 'geometry_msgs/msg/PoseStamped',
 
 @dataclass(slots=True)
 class PoseTable:
-    """Poses in the order of the messages. bad: how many were left out; why: the first of them."""
+    """Poses of one body in one world, in the order of the messages.
 
-    stamps_ns: list[int] = field(default_factory=list)
-    poses: list[Array] = field(default_factory=list)
-    covariances: list[Array] = field(default_factory=list)
+    recorded_ns: when each was recorded. bad: how many were left out; why: the first of them.
+    """
+
     world_frame: str = ''
     body_frame: str = ''
+    stamps_ns: list[int] = field(default_factory=list)
+    recorded_ns: list[int] = field(default_factory=list)
+    poses: list[Array] = field(default_factory=list)
+    covariances: list[Array] = field(default_factory=list)
     bad: int = 0
     why: str = ''
 
-    def trajectory(self) -> Trajectory:
+    @property
+    def frames(self) -> str:
+        """Its two frames, in words."""
+        return ' -> '.join(frame for frame in (self.world_frame or 'no frame', self.body_frame)
+                           if frame)
+
+    def trajectory(self) -> Trajectory | RunPoses:
         """The poses by time, with the covariances of their positions where any is known."""
         known = any(np.isfinite(c).all() for c in self.covariances)
-        return make_trajectory(self.stamps_ns, np.array(self.poses),
-                               np.array(self.covariances) if known else None)
+        return poses_of(self.stamps_ns, self.recorded_ns, np.array(self.poses),
+                        np.array(self.covariances) if known else None)
 
 
-def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> PoseTable:
-    """Read (bag time in ns, message) of the types in `POSE_TYPES`.
+def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> list[PoseTable]:
+    """Read (bag time in ns, message) of `POSE_TYPES`: a table for each pair of frames.
 
     A stamp of zero counts as the bag's time, and with `bag_time` every stamp does.
     """
-    table = PoseTable()
+    tables: dict[tuple[str, str], PoseTable] = {}
     for time_ns, message in messages:
         pose, covariance = message.pose, None
         if hasattr(pose, 'pose'):
             pose, covariance = pose.pose, pose.covariance
+        frames = (plain(message.header.frame_id), plain(getattr(message, 'child_frame_id', '')))
+        table = tables.setdefault(frames, PoseTable(*frames))
         try:
             table.poses.append(pose_T(pose))
         except BagError as error:
@@ -52,10 +66,39 @@ def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> PoseTa
             table.why = table.why or str(error)
             continue
         table.stamps_ns.append(time_ns if bag_time else stamp_ns(message.header.stamp) or time_ns)
+        table.recorded_ns.append(time_ns)
         table.covariances.append(position_covariance(covariance))
-        table.world_frame = message.header.frame_id.lstrip('/')
-        table.body_frame = getattr(message, 'child_frame_id', '').lstrip('/')
-    return table
+    return list(tables.values())
+
+
+def one_pair(tables: Sequence[PoseTable], wanted: str | None, topic: str
+             ) -> tuple[PoseTable, list[str]]:
+    """The table of the pair of frames that is wanted, or the only one; and notes.
+
+    Messages without a frame are left out where others have one.
+
+    Raises:
+        BagError: several pairs; lists them with the option that picks one. Or none is wanted's.
+    """
+    filled = [table for table in tables if table.poses]
+    named = [table for table in filled if table.world_frame] or filled
+    notes = [f'{len(table.poses)} poses on {topic} name no frame: left out'
+             for table in filled if table not in named]
+    chosen = [table for table in named if wanted is None or wanted in (
+        table.world_frame, f'{table.world_frame}:{table.body_frame}')]
+    listed = ', '.join(f'{table.frames} ({len(table.poses)} poses)' for table in named)
+    if not chosen and wanted is not None:
+        raise BagError(f'{topic} has no poses in frame {wanted!r}; it has: {listed or "none"}')
+    if len(chosen) > 1:
+        names = [table.world_frame for table in chosen]
+        picks = ' or '.join(dict.fromkeys(
+            f'--pose-frame {table.world_frame}' if names.count(table.world_frame) == 1 else
+            f'--pose-frame {table.world_frame}:{table.body_frame}' for table in chosen))
+        raise BagError(f'the poses on {topic} are in several frames: {listed}; choose one with '
+                       f'{picks}')
+    if wanted is not None and len(named) > 1:
+        notes.append(f'{topic} has poses in several frames: {listed}; those in {wanted} are taken')
+    return (chosen[0] if chosen else PoseTable()), notes
 
 
 def position_covariance(values: Any) -> Array:

@@ -6,10 +6,9 @@ import stat
 
 from regvpr_core.config import nearest
 from regvpr_core.errors import BagError
+from regvpr_core.images.finding import SUFFIXES
+from regvpr_core.recordings.bag_files import bag_suffix
 
-BAG_SUFFIXES = ('.bag', '.mcap', '.db3')
-IMAGE_SUFFIXES = frozenset(
-    {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm'})
 TABLE_SUFFIXES = frozenset({'.csv', '.tsv', '.txt', '.tum', '.kitti', '.json'})
 SHOWN = 5
 MAX_LOOKED_AT = 10_000
@@ -51,11 +50,11 @@ def check_source(path: Path) -> None:
     elif suffix in TABLE_SUFFIXES:
         raise BagError(f'{path} is a table, not a recording; give the folder of images and '
                        f'--table {path}, or the bag and --tum {path}')
-    elif suffix in IMAGE_SUFFIXES:
+    elif suffix in SUFFIXES:
         raise BagError(f'{path} is one image; give its folder {path.parent}')
     elif suffix == '.yaml':
         raise BagError(f'{path} is the description of a bag; give its folder {path.parent}')
-    elif suffix not in BAG_SUFFIXES:
+    elif not bag_suffix(path):
         raise BagError(f'{path} is no recording; expected a ROS 1 .bag, a rosbag2 folder, .mcap, '
                        f'.db3 or a folder of images')
 
@@ -65,10 +64,10 @@ def _check_folder(folder: Path) -> None:
     if (folder / 'metadata.yaml').is_file():
         return
     entries = sorted(folder.iterdir())
-    bags = [entry for entry in entries if entry.suffix in BAG_SUFFIXES
-            or (entry / 'metadata.yaml').is_file()]
-    # Files of one format are the parts of one recording.
-    if len(bags) > 1 and (len({bag.suffix for bag in bags}) > 1 or bags[0].is_dir()):
+    bags = [entry for entry in entries if bag_suffix(entry) or (entry / 'metadata.yaml').is_file()]
+    # Files of one kind are one recording, split, that has lost its metadata.yaml.
+    kinds = {bag_suffix(bag) if bag.is_file() else '' for bag in bags}
+    if len(bags) > 1 and (len(kinds) > 1 or '' in kinds):
         shown = ', '.join(str(bag) for bag in bags[:SHOWN])
         more = f' and {len(bags) - SHOWN} more' if len(bags) > SHOWN else ''
         raise BagError(f'{folder} holds {len(bags)} bags; give one or more of them: {shown}{more}')
@@ -77,7 +76,7 @@ def _check_folder(folder: Path) -> None:
             raise BagError(f'{folder} holds the bag {bags[0].name}; give {bags[0]}')
         return
     for number, file in enumerate(folder.rglob('*')):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
+        if file.suffix.lower() in SUFFIXES:
             return
         if number >= MAX_LOOKED_AT:
             return

@@ -9,8 +9,9 @@ from typing import Any
 
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import pose_matrix
+from regvpr_core.recordings.bag_files import bag_suffix
 from regvpr_core.recordings.bag_source import BagOptions, open_bag
-from regvpr_core.recordings.bags import Bag, BAG_SUFFIXES
+from regvpr_core.recordings.bags import Bag
 from regvpr_core.recordings.camera_conflicts import refuse_conflicts
 from regvpr_core.recordings.folders import FolderOptions, open_folder
 from regvpr_core.recordings.frames import common_world, PosedSource
@@ -18,7 +19,8 @@ from regvpr_core.recordings.geodesy import GpsConfig, Origin
 from regvpr_core.recordings.source_names import distinct
 from regvpr_core.recordings.trajectory import make_trajectory, read_kitti, read_times, read_tum
 
-FOR_BAGS = ('image_topics', 'pose_topic', 'tf_frame', 'base_frame', 'bag_time')
+FOR_BAGS = ('image_topics', 'pose_topic', 'pose_frame', 'tf_topic', 'tf_frame', 'base_frame',
+            'bag_time')
 NAMES = {'image_topics': '--image-topic'}
 
 
@@ -29,14 +31,18 @@ class SourceOptions:
     None, False or empty leaves it to what is found.
 
     image_topics: one for each camera. pose_topic: of one of the pose types, or NavSatFix.
-    tf_frame: the poses are those of the camera in this frame of TF. tum, kitti, times: files of
-    poses. table: of a folder. extrinsics: x y z qx qy qz qw of each camera in the base frame.
-    base_frame: the frame whose poses are known. bag_time: stamps are the times of recording.
-    map_frame: name of the world frame; '' takes that of the sources, which must agree.
+    pose_frame: the world of its poses, or WORLD:BODY, where it has several. tf_topic: a TF topic
+    of the namespace that holds. tf_frame: the poses are those of the camera in this frame of TF.
+    tum, kitti, times: files of poses. table: of a folder. extrinsics: x y z qx qy qz qw of each
+    camera in the base frame. base_frame: the frame whose poses are known. bag_time: stamps are the
+    times of recording. map_frame: name of the world frame; '' takes that of the sources, which
+    must agree.
     """
 
     image_topics: Sequence[str] = ()
     pose_topic: str | None = None
+    pose_frame: str | None = None
+    tf_topic: str | None = None
     tf_frame: str | None = None
     tum: Path | None = None
     kitti: Path | None = None
@@ -116,6 +122,7 @@ def open_source(
     with Bag(path) as bag:
         yield open_bag(bag, BagOptions(
             image_topics=options.image_topics, pose_topic=options.pose_topic,
+            pose_frame=options.pose_frame, tf_topic=options.tf_topic,
             tf_frame=options.tf_frame, extrinsics=options.extrinsics,
             base_frame=options.base_frame, bag_time=options.bag_time, max_gap_s=max_gap_s,
             **_pose_file(options, of_bag=True)), gps, origin)
@@ -125,7 +132,7 @@ def is_folder(path: Path) -> bool:
     """Whether a path is a folder of images: one without a bag in it."""
     if not os.path.isdir(path) or (path / 'metadata.yaml').exists():
         return False
-    return not any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
+    return not any(bag_suffix(file) for file in path.iterdir())
 
 
 def summary(source: PosedSource) -> str:
@@ -133,6 +140,7 @@ def summary(source: PosedSource) -> str:
     images = source.identity.get('images')
     where = f'images {", ".join(images)}' if images else f'{source.total} images'
     world = f' in {source.world}' if source.world else ''
+    world = f' of {source.body}{world}' if source.body else world
     world = ' on the Earth' if source.origin else world
     return f'{where}, poses {source.poses}{world}'
 

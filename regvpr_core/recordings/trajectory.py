@@ -3,17 +3,27 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.errors import BagError
-from regvpr_core.geometry import Array, interpolate, pose_matrix, quat_xyzw
+from regvpr_core.geometry import (
+    Array,
+    interpolate,
+    MIN_QUATERNION,
+    pose_matrix,
+    quat_xyzw,
+)
 
 MAX_TRAJECTORY_BYTES = 2_000_000_000
 MAX_STAMP_S = 2**31 - 1
 """Nanoseconds of later stamps do not fit into 64 bits."""
+
+OWN_SPACINGS, LONGEST_GAP_S = 2.5, 5.0
+"""Gaps of so many times a source's own spacing are interpolated over, up to so long, s."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,22 +32,29 @@ class Trajectory:
 
     stamps_ns: (N,) int64, strictly rising. poses: (N, 4, 4) float64, `T_world_body`.
     covariances: (N, 3, 3) m^2 of the positions, NaN where unknown; None where none is known.
+    notes: what was left out of a file, a line each.
     """
 
     stamps_ns: npt.NDArray[np.int64]
     poses: Array
     covariances: Array | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
+
+    @property
+    def spacing_s(self) -> float:
+        """Median time from one pose to the next, s; 0 where there is but one."""
+        return float(np.median(np.diff(self.stamps_ns))) / 1e9 if len(self) > 1 else 0.0
 
     @property
     def length_m(self) -> float:
         """Metres along the straight lines between the poses."""
         return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum())
 
-    def at(self, stamp_ns: int, max_gap_s: float) -> Array | None:
-        """Pose (4, 4) at a time, interpolated on SE(3).
+    def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
+        """Pose (4, 4) at a time, interpolated on SE(3); when it was recorded does not matter.
 
         None where the time is not covered, or the two poses around it are more than `max_gap_s`
         apart: what lies between them is then not known.
@@ -52,7 +69,7 @@ class Trajectory:
             return None
         return interpolate(self.poses[after - 1], self.poses[after], fraction)
 
-    def covariance_at(self, stamp_ns: int) -> Array | None:
+    def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
         """Covariance (3, 3) of the position at a time that is covered, where it is known."""
         place = self._between(stamp_ns)
         if self.covariances is None or place is None:
@@ -74,8 +91,17 @@ class Trajectory:
         return after, (stamp_ns - t_0) / (t_1 - t_0)
 
 
+def gap_limit_s(spacing_s: float, max_gap_s: float) -> float:
+    """The longest gap to interpolate over: `max_gap_s`, or more for a source that is slow itself.
+
+    A receiver that sends one fix a second, give or take, loses none. A `max_gap_s` of 0 is kept.
+    """
+    return max(max_gap_s, min(OWN_SPACINGS * spacing_s, LONGEST_GAP_S)) if max_gap_s else 0.0
+
+
 def make_trajectory(
-    stamps_ns: npt.ArrayLike, poses: npt.ArrayLike, covariances: npt.ArrayLike | None = None
+    stamps_ns: npt.ArrayLike, poses: npt.ArrayLike, covariances: npt.ArrayLike | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Trajectory:
     """Sort by time and keep the first of several poses with one stamp."""
     stamps = np.asarray(stamps_ns, dtype=np.int64)
@@ -83,30 +109,40 @@ def make_trajectory(
     return Trajectory(
         stamps, np.asarray(poses, dtype=np.float64).reshape(-1, 4, 4)[first],
         None if covariances is None else
-        np.asarray(covariances, dtype=np.float64).reshape(-1, 3, 3)[first])
+        np.asarray(covariances, dtype=np.float64).reshape(-1, 3, 3)[first], notes)
 
 
 def read_tum(path: Path) -> Trajectory:
     """Read `stamp_s x y z qx qy qz qw` lines; `#` starts a comment.
 
-    Stamps are read as decimals, so nanoseconds survive.
+    Stamps are read as decimals, so nanoseconds survive. Poses that are not finite or have no
+    rotation are left out, and a note of the trajectory says so.
 
     Raises:
         BagError: the file cannot be read, a line has no eight numbers, or there is no pose.
     """
-    stamps, rows = [], []
+    stamps, rows, bad = [], [], []
     for number, line, words in _lines(path):
         try:
             if len(words) != 8:
                 raise ValueError(f'{len(words)} columns')
+            row = [float(word) for word in words[1:]]
+            if not all(map(math.isfinite, row)) or math.hypot(*row[3:]) < MIN_QUATERNION:
+                bad.append(number)
+                continue
             stamps.append(nanoseconds(words[0]))
-            rows.append([float(word) for word in words[1:]])
+            rows.append(row)
         except ValueError as error:
+            why = f' ({error})' if 'seconds' in str(error) else ''
             raise BagError(f'{path}, line {number}: expected stamp x y z qx qy qz qw, '
-                           f'got {line[:80]!r}') from error
+                           f'got {line[:80]!r}{why}') from error
+    if not rows:
+        raise BagError(f'{path} holds no pose that is finite')
+    notes = (f'{len(bad)} of {len(bad) + len(rows)} poses in {path} are not finite: left out '
+             f'(the first in line {bad[0]})',) if bad else ()
     table = np.array(rows)
     try:
-        return make_trajectory(stamps, pose_matrix(table[:, :3], table[:, 3:]))
+        return make_trajectory(stamps, pose_matrix(table[:, :3], table[:, 3:]), notes=notes)
     except ValueError as error:
         raise BagError(f'{path}: {error}') from error
 
@@ -115,7 +151,8 @@ def read_kitti(path: Path) -> Array:
     """Read KITTI poses (N, 4, 4): a line of 12 numbers each, the rows of `T_world_cam`'s (3, 4).
 
     As in the KITTI odometry benchmark the world is the first camera's optical frame (z ahead,
-    y down). Stamps are elsewhere: `read_times`, or the images' own.
+    y down). Stamps are elsewhere: `read_times`, or the images' own. A pose with a NaN in it is all
+    NaN.
 
     Raises:
         BagError: the file cannot be read, a line has no twelve numbers, or the nine of the
@@ -129,6 +166,9 @@ def read_kitti(path: Path) -> Array:
             T = np.eye(4)
             T[:3] = np.array([float(word) for word in words]).reshape(3, 4)
             R = T[:3, :3]
+            if np.isnan(T).any():  # a tracker that was lost; the order is that of the images
+                poses.append(np.full((4, 4), np.nan))
+                continue
             if not (np.isfinite(T).all() and np.linalg.det(R) > 0.0
                     and np.abs(R @ R.T - np.eye(3)).max() < 1e-3):
                 raise ValueError('not a rotation')
@@ -169,7 +209,7 @@ def nanoseconds(seconds: str) -> int:
     except InvalidOperation as error:
         raise ValueError(f'{seconds!r} is no number of seconds') from error
     if not (value.is_finite() and abs(value) <= MAX_STAMP_S):
-        raise ValueError(f'stamp {value}')
+        raise ValueError(f'a stamp of {seconds} seconds: is it in ms, us or ns?')
     return int(value * 1_000_000_000)
 
 
@@ -178,16 +218,19 @@ def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     try:
         if path.stat().st_size > MAX_TRAJECTORY_BYTES:
             raise BagError(f'{path} is larger than {MAX_TRAJECTORY_BYTES} bytes')
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BagError(f'cannot read trajectory {path}: {error}') from error
-    empty = True
+    empty: bool | None = True
     for number, line in enumerate(lines, start=1):
-        words = line.split('#')[0].replace(',', ' ').split()
+        words = line.split('#')[0].replace(',', ' ').replace(';', ' ').split()
+        if words and empty and words[0][0].isalpha() and words[0].lower() not in ('nan', 'inf'):
+            empty = None  # the names of the columns
+            continue
         if words:
             empty = False
             yield number, line, words
-    if empty:
+    if empty is not False:
         raise BagError(f'{path} holds no pose')
 
 

@@ -17,11 +17,12 @@ from regvpr_core.geometry import (
     MIN_QUATERNION,
     pose_matrix,
 )
-from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
+from regvpr_core.recordings.runs import poses_of, refuse_jumping, RunPoses
+from regvpr_core.recordings.trajectory import gap_limit_s, Trajectory
 
 Edge = tuple[str, str]
 
-CONSTANT = 1e-6
+CONSTANT = 1e-4
 """Transforms that change by less, in m and in the numbers of a rotation, are the same."""
 
 
@@ -29,15 +30,17 @@ class TransformTree:
     """Transforms by parent and child frame; frames are named without a leading slash.
 
     bad: transforms that were left out, as `pose_matrix` would refuse them or their frames are the
-    same or have no name.
+    same or have no name. An edge that is static and also moves counts as moving: tf2 takes what
+    was said last.
     """
 
     def __init__(self) -> None:
         self.bad = 0
         self._static: dict[Edge, Array] = {}
         self._stamps: dict[Edge, array[int]] = {}
+        self._recorded: dict[Edge, array[int]] = {}
         self._values: dict[Edge, array[float]] = {}
-        self._moving: dict[Edge, Trajectory] = {}
+        self._moving: dict[Edge, Trajectory | RunPoses] = {}
 
     def add(self, transforms: Iterable[Any], *, static: bool, stamp_ns: int,
             bag_time: bool = False) -> None:
@@ -63,6 +66,7 @@ class TransformTree:
                 stamp = transform.header.stamp
                 own_ns = 0 if bag_time else int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
                 self._stamps.setdefault(edge, array('q')).append(own_ns or stamp_ns)
+                self._recorded.setdefault(edge, array('q')).append(stamp_ns)
                 self._values.setdefault(edge, array('d')).extend(values)
                 self._moving.pop(edge, None)
 
@@ -71,19 +75,41 @@ class TransformTree:
         """All frames, sorted."""
         return sorted({frame for edge in self._edges() for frame in edge})
 
-    def root(self, frame: str) -> str:
-        """The top of the tree that a frame hangs in; a loop ends where it closes."""
-        frame = plain(frame)
-        parents = {child: parent for parent, child in self._edges()}
-        seen = {frame}
-        while frame in parents and parents[frame] not in seen:
-            frame = parents[frame]
-            seen.add(frame)
-        return frame
+    @property
+    def contradictions(self) -> list[str]:
+        """Edges that are static and move all the same, in words."""
+        return [f'{parent} -> {child} is static, and also moves on /tf: what moves is taken'
+                for parent, child in self._static if self._moves((parent, child))]
+
+    def roots(self, frame: str) -> list[str]:
+        """The tops of the tree that a frame hangs in; several where it has several parents.
+
+        A loop ends where it closes.
+        """
+        parents: dict[str, list[str]] = {}
+        for parent, child in self._edges():
+            parents.setdefault(child, []).append(parent)
+        found, seen, waiting = [], {plain(frame)}, deque([plain(frame)])
+        at = plain(frame)
+        while waiting:
+            at = waiting.popleft()
+            if at not in parents:
+                found.append(at)
+            for parent in parents.get(at, []):
+                if parent not in seen:
+                    seen.add(parent)
+                    waiting.append(parent)
+        return found or [at]
+
+    def fixed(self, parent: str, child: str) -> Array | None:
+        """`T_parent_child` (4, 4) where it never changed, on /tf_static or /tf; else None."""
+        chain = self.chain(parent, child)
+        return None if chain is None else chain.constant()
 
     def static(self, parent: str, child: str) -> Array | None:
         """`T_parent_child` (4, 4) through static transforms; None where they do not connect."""
-        chain = self._path(plain(parent), plain(child), dict.fromkeys(self._static))
+        chain = self._path(plain(parent), plain(child), dict.fromkeys(
+            edge for edge in self._static if not self._moves(edge)))
         if chain is None:
             return None
         T = np.eye(4)
@@ -96,21 +122,33 @@ class TransformTree:
         path = self._path(plain(parent), plain(child), self._edges())
         if path is None:
             return None
-        links = [Link(self._static.get(edge), self._trajectory(edge), forward)
+        links = [Link(None if self._moves(edge) else self._static.get(edge),
+                      self._trajectory(edge), forward, f'{edge[0]} -> {edge[1]}')
                  for edge, forward in path]
         return TransformChain(tuple(links), plain(parent), plain(child))
 
     def _edges(self) -> dict[Edge, None]:
         return dict.fromkeys([*self._static, *self._stamps])
 
-    def _trajectory(self, edge: Edge) -> Trajectory | None:
-        """Poses of a moving edge; None of a static one. One that is both counts as static."""
-        if edge in self._static:
+    def _moves(self, edge: Edge) -> bool:
+        """Whether an edge is on /tf, and not only as it is on /tf_static."""
+        if edge not in self._stamps:
+            return False
+        if edge not in self._static:
+            return True
+        values = np.frombuffer(self._values[edge]).reshape(-1, 7)
+        T = pose_matrix(values[:, :3], values[:, 3:])
+        return bool(np.abs(T - self._static[edge]).max() > CONSTANT)
+
+    def _trajectory(self, edge: Edge) -> Trajectory | RunPoses | None:
+        """Poses of a moving edge; None of a static one."""
+        if not self._moves(edge):
             return None
         if edge not in self._moving:
             values = np.frombuffer(self._values[edge]).reshape(-1, 7)
-            self._moving[edge] = make_trajectory(
+            self._moving[edge] = poses_of(
                 np.frombuffer(self._stamps[edge], dtype=np.int64),
+                np.frombuffer(self._recorded[edge], dtype=np.int64),
                 pose_matrix(values[:, :3], values[:, 3:]))
         return self._moving[edge]
 
@@ -137,8 +175,9 @@ class Link:
     """One transform of a chain: fixed, or moving; walked from parent to child if `forward`."""
 
     fixed: Array | None
-    moving: Trajectory | None
+    moving: Trajectory | RunPoses | None
     forward: bool
+    name: str = ''
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,16 +196,30 @@ class TransformChain:
     @property
     def stamps_ns(self) -> Any:
         """The first and the last time at which all of it is known."""
-        spans = [link.moving.stamps_ns[[0, -1]] for link in self.links if link.moving is not None]
+        spans = [link.moving.stamps_ns[[0, -1]] for link in self._moving]
         if not spans:
             return np.zeros(0, dtype=np.int64)
         return np.array([max(span[0] for span in spans), min(span[1] for span in spans)])
 
-    def at(self, stamp_ns: int, max_gap_s: float) -> Array | None:
+    @property
+    def spacing_s(self) -> float:
+        """That of its slowest transform."""
+        return max((link.moving.spacing_s for link in self._moving), default=0.0)
+
+    @property
+    def runs(self) -> int:
+        """How often the clock began anew, at the most."""
+        return max((len(link.moving.runs) for link in self._moving
+                    if isinstance(link.moving, RunPoses)), default=1)
+
+    def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
         """Pose (4, 4) at a time; None where one of the transforms is not known around it."""
         T = np.eye(4)
         for link in self.links:
-            step = link.fixed if link.moving is None else link.moving.at(stamp_ns, max_gap_s)
+            step = link.fixed
+            if link.moving is not None:
+                limit = gap_limit_s(link.moving.spacing_s, max_gap_s)
+                step = link.moving.at(stamp_ns, limit, recorded_ns)
             if step is None:
                 return None
             T = T @ (step if link.forward else inverse(step))
@@ -178,17 +231,28 @@ class TransformChain:
         for link in self.links:
             step = link.fixed
             if link.moving is not None:
-                step = link.moving.poses[0]
-                if np.abs(link.moving.poses - step).max() > CONSTANT:
+                runs = ([run.poses for run in link.moving.runs]
+                        if isinstance(link.moving, RunPoses) else [link.moving])
+                step = runs[0].poses[0]
+                if any(np.abs(run.poses - step).max() > CONSTANT for run in runs):
                     return None
             if step is None:
                 return None
             T = T @ (step if link.forward else inverse(step))
         return T
 
-    def covariance_at(self, stamp_ns: int) -> Array | None:
+    def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
         """TF knows none."""
         return None
+
+    def refuse_jumping(self) -> None:
+        """As the function, of each transform."""
+        for link in self._moving:
+            refuse_jumping(link.moving, f'TF {link.name}')
+
+    @property
+    def _moving(self) -> list[Any]:
+        return [link for link in self.links if link.moving is not None]
 
 
 def plain(frame: str) -> str:

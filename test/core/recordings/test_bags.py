@@ -17,6 +17,8 @@ from regvpr_core.recordings.bags import (
     ODOMETRY_TYPE,
     parse_extrinsics,
 )
+from regvpr_core.recordings.camera_frames import Camera, camera_frames
+from regvpr_core.recordings.heads import head_of
 
 STORAGES = ['mcap', 'sqlite3', 'ros1']
 
@@ -29,10 +31,10 @@ def read_all(path: Path) -> int:
     """Do all that a build does with a bag; gives the number of images."""
     with Bag(path) as bag:
         image = bag.choose('image', IMAGE_TYPES, None, '--image-topic')
-        poses = bag.odometry(bag.choose('odometry', (ODOMETRY_TYPE,), None, '--pose-topic'))
-        bag.first_header(image)
-        bag.static_transform('base_link', 'camera_optical')
-        return sum(f.decode().size > 0 for f in bag.frames(image, poses, np.eye(4), 1.0))
+        poses = bag.poses(bag.choose('odometry', (ODOMETRY_TYPE,), None, '--pose-topic'))
+        head_of(bag, image)
+        bag.transforms(['/tf_static']).static('base_link', 'camera_optical')
+        return sum(f.decode().size > 0 for f in camera_frames(bag, [Camera(image, poses, np.eye(4))], 1.0))
 
 
 @pytest.mark.parametrize('storage', STORAGES)
@@ -51,11 +53,12 @@ def test_a_bag_gives_images_with_poses_at_their_stamps(
         image = bag.choose('image', IMAGE_TYPES, None, '--image-topic')
         assert image.name == '/camera/image_raw' + ('/compressed' if compressed else '')
         assert image.count == 5
-        poses = bag.odometry(bag.choose('odometry', (ODOMETRY_TYPE,), None, '--pose-topic'))
+        poses = bag.poses(bag.choose('odometry', (ODOMETRY_TYPE,), None, '--pose-topic'))
         assert (poses.world_frame, poses.body_frame, poses.name) == ('map', 'base_link', '/odom')
-        assert bag.first_header(image) == (laps[0].stamp_ns, 'camera_optical')
+        head = head_of(bag, image)
+        assert (head.frame, head.offset_s) == ('camera_optical', pytest.approx(0.0, abs=1e-6))
         assert bag.duration_ns == pytest.approx(4e9, abs=2)
-        got = list(bag.frames(image, poses, T_base_cam, 1.0))
+        got = list(camera_frames(bag, [Camera(image, poses, T_base_cam)], 1.0))
         assert [frame.stamp_ns for frame in got] == [frame.stamp_ns for frame in laps]
         for frame, want in zip(got, laps, strict=True):
             np.testing.assert_allclose(frame.T_map_cam, want.T_map_base @ T_base_cam, atol=1e-9)
@@ -103,13 +106,14 @@ def test_of_several_topics_one_must_be_named(two_cameras):
 @pytest.mark.parametrize('storage', STORAGES)
 def test_static_transforms_are_followed_in_both_directions(make_bag, frames, tmp_path, storage):
     with Bag(make_bag(bag_path(tmp_path, storage), frames(2), storage=storage)) as bag:
-        T = bag.static_transform('base_link', 'camera_optical')
+        tree = bag.transforms(['/tf_static'])
+        T = tree.static('base_link', 'camera_optical')
         np.testing.assert_allclose(
             T, [[0, 0, 1, 0.3], [-1, 0, 0, 0], [0, -1, 0, 1.2], [0, 0, 0, 1]], atol=1e-12)
-        back = bag.static_transform('/camera_optical', '/base_link')
+        back = tree.static('/camera_optical', '/base_link')
         np.testing.assert_allclose(back @ T, np.eye(4), atol=1e-12)
-        np.testing.assert_allclose(bag.static_transform('odom', 'odom'), np.eye(4))
-        assert bag.static_transform('base_link', 'lidar') is None
+        np.testing.assert_allclose(tree.static('odom', 'odom'), np.eye(4))
+        assert tree.static('base_link', 'lidar') is None
 
 
 @pytest.mark.parametrize('storage', STORAGES)
@@ -151,7 +155,7 @@ def test_images_without_a_pose_are_given_all_the_same(make_bag, frames, tmp_path
             for i, f in enumerate(frames(4))]
     with Bag(make_bag(tmp_path / 'lap', laps)) as bag:
         image, odom = bag.topics(*IMAGE_TYPES)[0], bag.topics(ODOMETRY_TYPE)[0]
-        got = list(bag.frames(image, bag.odometry(odom), np.eye(4), 1.0))
+        got = list(camera_frames(bag, [Camera(image, bag.poses(odom), np.eye(4))], 1.0))
     assert [frame.T_map_cam is None for frame in got] == [True, False, False, False]
 
 

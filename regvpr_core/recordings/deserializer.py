@@ -1,0 +1,78 @@
+"""Messages from their bytes, by the definitions in the bag: only of the types that are read."""
+
+from typing import Any
+
+from rosbags.serde import SerdeError
+from rosbags.typesys import (
+    get_types_from_idl,
+    get_types_from_msg,
+    get_typestore,
+    Stores,
+    TypesysError,
+)
+
+from regvpr_core.errors import BagError
+from regvpr_core.recordings.storage import CDR, Channel, ROS1
+
+_BAR = '=' * 80 + '\n'
+
+
+class Deserializer:
+    """Reads messages of CDR (ROS 2) and of ROS 1."""
+
+    def __init__(self) -> None:
+        self._stores: dict[tuple[str, str, str], Any] = {}
+
+    def __call__(self, channel: Channel, raw: bytes) -> Any:
+        """The message in some bytes.
+
+        Raises:
+            BagError: the type is not known, or the bytes are no such message.
+        """
+        store = self._store(channel)
+        try:
+            if channel.serialization == ROS1:
+                return store.deserialize_ros1(raw, channel.type)
+            return store.deserialize_cdr(raw, channel.type)
+        except SerdeError as error:
+            raise BagError(f'a message on {channel.topic} is no {channel.type}: '
+                           f'{error}') from error
+
+    def _store(self, channel: Channel) -> Any:
+        key = (channel.serialization, channel.type, channel.definition)
+        if key not in self._stores:
+            self._stores[key] = self._make(channel)
+        return self._stores[key]
+
+    @staticmethod
+    def _make(channel: Channel) -> Any:
+        """A store with the type of a channel: as the bag defines it, else as ROS does."""
+        if channel.serialization not in (CDR, ROS1):
+            raise BagError(f'the messages on {channel.topic} are {channel.serialization!r}, not '
+                           f'of ROS: they cannot be read')
+        store = get_typestore(Stores.EMPTY)
+        if channel.definition:
+            try:
+                store.register(_types(channel))
+                if channel.type in store.fielddefs:
+                    return store
+            except (TypesysError, ValueError, KeyError, AssertionError, TypeError):
+                pass  # a definition that cannot be read: that of ROS may do
+        store = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
+                              else Stores.LATEST)
+        if channel.type not in store.fielddefs:
+            raise BagError(f'the type {channel.type} of {channel.topic} is not known: the bag '
+                           f'has no definition of it that can be read')
+        return store
+
+
+def _types(channel: Channel) -> Any:
+    text = channel.definition
+    if 'idl' not in channel.encoding:
+        return get_types_from_msg(text, channel.type)
+    types: dict[str, Any] = {}
+    for part in text.split(_BAR) if text.startswith(_BAR) else [text]:
+        if part.strip():
+            types.update(get_types_from_idl(part.split('\n', 1)[1]
+                                            if part.startswith('IDL: ') else part))
+    return types

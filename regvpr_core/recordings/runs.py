@@ -1,0 +1,161 @@
+"""Recordings whose clock was set back: a stamp then means one moment in each run.
+
+Simulated time that begins again, or a clock that was set: stamps fall while the time of recording
+rises. Poses of two runs are never mixed; a moment is that of the run in which it was recorded.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from regvpr_core.errors import BagError
+from regvpr_core.geometry import Array
+from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
+
+RESET_NS = 1_000_000_000
+"""Stamps that fall by more than this were set back; less is a message that came late."""
+
+LEAST_RUN = 3
+"""Fewer poses between two falls are stray stamps."""
+
+FASTEST_MPS, LEAST_STEPS = 100.0, 6
+"""No robot moves faster, at the median of so many steps or more, m/s."""
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Poses(Protocol):
+    """Poses of one body in one world over time."""
+
+    @property
+    def stamps_ns(self) -> Int64:
+        """Times between the first and the last of which poses are known."""
+
+    @property
+    def spacing_s(self) -> float:
+        """Usual time from one pose to the next, s."""
+
+    def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
+        """Pose (4, 4) at a time, None where it is not known."""
+
+    def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
+        """Covariance (3, 3) of the position, where it is known."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Poses between two settings of the clock, and when they were recorded."""
+
+    poses: Trajectory
+    first_ns: int
+    last_ns: int
+    offset_ns: int
+
+    def distance_ns(self, recorded_ns: int) -> int:
+        """How far a time of recording lies outside the run."""
+        return max(self.first_ns - recorded_ns, recorded_ns - self.last_ns, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunPoses:
+    """Poses in two or more runs of one clock."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def stamps_ns(self) -> Int64:
+        """The stamps of all runs, sorted."""
+        return np.sort(np.concatenate([run.poses.stamps_ns for run in self.runs]))
+
+    @property
+    def spacing_s(self) -> float:
+        """That of the longest run."""
+        return max((run.poses for run in self.runs), key=len).spacing_s
+
+    def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
+        """Pose (4, 4) at a time in the run in which it was recorded."""
+        return next((T for run in self._runs(stamp_ns, recorded_ns)
+                     if (T := run.poses.at(stamp_ns, max_gap_s)) is not None), None)
+
+    def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
+        """Covariance (3, 3) of the position in that run."""
+        return next((C for run in self._runs(stamp_ns, recorded_ns)
+                     if (C := run.poses.covariance_at(stamp_ns)) is not None), None)
+
+    def _runs(self, stamp_ns: int, recorded_ns: int | None) -> list[Run]:
+        """The runs that a moment may be of, likeliest first."""
+        if recorded_ns is None:
+            return []
+        nearest = min(run.distance_ns(recorded_ns) for run in self.runs)
+        near = [run for run in self.runs if run.distance_ns(recorded_ns) <= nearest + RESET_NS]
+        return sorted(near, key=lambda run: abs(recorded_ns - stamp_ns - run.offset_ns))
+
+
+def poses_of(stamps_ns: npt.ArrayLike, recorded_ns: npt.ArrayLike, poses: Array,
+             covariances: Array | None = None) -> Trajectory | RunPoses:
+    """Poses (N, 4, 4) by their stamps; in runs where these were set back.
+
+    Args:
+        stamps_ns: (N,) of the messages.
+        recorded_ns: (N,) when they were recorded.
+        poses: of each.
+        covariances: (N, 3, 3) of the positions, where any is known.
+    """
+    stamps, recorded = np.asarray(stamps_ns, np.int64), np.asarray(recorded_ns, np.int64)
+
+    def cut(which: Int64) -> Trajectory:
+        return make_trajectory(stamps[which], poses[which],
+                               None if covariances is None else covariances[which])
+
+    runs = [Run(cut(which), int(recorded[which].min()), int(recorded[which].max()),
+                int(np.median(recorded[which] - stamps[which])))
+            for which in _split(stamps, recorded)]
+    return runs[0].poses if len(runs) == 1 else RunPoses(tuple(runs))
+
+
+def _split(stamps: Int64, recorded: Int64) -> list[Int64]:
+    """Numbers of the messages of each run, in the order of recording."""
+    order = np.argsort(recorded, kind='stable')
+    back = np.flatnonzero((np.diff(stamps[order]) < -RESET_NS)
+                          & (np.diff(recorded[order]) > 0)) + 1
+    parts = [part for part in np.split(order, back) if len(part) >= LEAST_RUN]
+    if not len(back) or len(parts) < 2:
+        return [order if not len(back) or not parts else parts[0]]
+    runs: list[Int64] = []
+    offsets: list[float] = []
+    for part in parts:
+        offset = float(np.median(recorded[part] - stamps[part]))
+        if runs and abs(offset - offsets[-1]) <= RESET_NS:  # a late message; the clock ran on
+            runs[-1] = np.concatenate([runs[-1], part])
+        else:
+            runs.append(part)
+            offsets.append(offset)
+    return runs
+
+
+def refuse_jumping(poses: Trajectory | RunPoses, name: str) -> None:
+    """Refuse poses that no robot drives through.
+
+    Raises:
+        BagError: the median step is faster than `FASTEST_MPS`: two sources on one topic, or a
+            wrong unit.
+    """
+    for each in [run.poses for run in poses.runs] if isinstance(poses, RunPoses) else [poses]:
+        step = np.linalg.norm(np.diff(each.poses[:, :3, 3], axis=0), axis=1)
+        moves = step > 0.01
+        if moves.sum() < LEAST_STEPS:
+            continue
+        seconds = np.maximum(np.diff(each.stamps_ns) / 1e9, 1e-3)[moves]
+        speed = float(np.median(step[moves] / seconds))
+        if speed <= FASTEST_MPS:
+            continue
+        extent = float(np.ptp(each.poses[:, :3, 3], axis=0).max())
+        if step.sum() > 8.0 * extent:
+            raise BagError(f'the poses of {name} jump to and fro at {speed:.0f} m/s: do two '
+                           f'sources publish there? record them on topics of their own, or give '
+                           f'poses by --tum FILE')
+        raise BagError(f'the poses of {name} move at {speed:.0f} m/s: are the positions in '
+                       f'millimetres, or the stamps in another unit than they should be? '
+                       f'expected metres and seconds')
