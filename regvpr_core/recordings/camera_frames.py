@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array
 from regvpr_core.images.pixels import RGB
 from regvpr_core.recordings.bags import Bag, camera_name, PoseSource, Topic
@@ -77,4 +78,4 @@ def camera_frames(
 
 
 def _absent() -> RGB:
-    raise LookupError(NOT_THERE)
+    raise ImageError(NOT_THERE)

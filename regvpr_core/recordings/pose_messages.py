@@ -61,7 +61,7 @@ def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> list[P
         table = tables.setdefault(frames, PoseTable(*frames))
         try:
             table.poses.append(pose_T(pose))
-        except BagError as error:
+        except (BagError, AttributeError) as error:
             table.bad += 1
             table.why = table.why or str(error)
             continue

@@ -22,6 +22,8 @@ MAX_TRAJECTORY_BYTES = 2_000_000_000
 MAX_STAMP_S = 2**31 - 1
 """Nanoseconds of later stamps do not fit into 64 bits."""
 
+WRONG_UNIT = 'is it in ms, us or ns?'
+
 OWN_SPACINGS, LONGEST_GAP_S = 2.5, 5.0
 """Gaps of so many times a source's own spacing are interpolated over, up to so long, s."""
 
@@ -133,11 +135,12 @@ def read_tum(path: Path) -> Trajectory:
             stamps.append(nanoseconds(words[0]))
             rows.append(row)
         except ValueError as error:
-            why = f' ({error})' if 'seconds' in str(error) else ''
+            why = f' ({error})' if WRONG_UNIT in str(error) else ''
             raise BagError(f'{path}, line {number}: expected stamp x y z qx qy qz qw, '
                            f'got {line[:80]!r}{why}') from error
     if not rows:
-        raise BagError(f'{path} holds no pose that is finite')
+        raise BagError(f'{path} holds no pose: {len(bad)} are not finite or have no rotation (the '
+                       f'first in line {bad[0]})')
     notes = (f'{len(bad)} of {len(bad) + len(rows)} poses in {path} are not finite: left out '
              f'(the first in line {bad[0]})',) if bad else ()
     table = np.array(rows)
@@ -208,8 +211,10 @@ def nanoseconds(seconds: str) -> int:
         value = Decimal(seconds)
     except InvalidOperation as error:
         raise ValueError(f'{seconds!r} is no number of seconds') from error
+    if value.is_finite() and MAX_STAMP_S < abs(value) < 10**20:
+        raise ValueError(f'a stamp of {seconds} seconds: {WRONG_UNIT}')
     if not (value.is_finite() and abs(value) <= MAX_STAMP_S):
-        raise ValueError(f'a stamp of {seconds} seconds: is it in ms, us or ns?')
+        raise ValueError(f'stamp {value}')
     return int(value * 1_000_000_000)
 
 
