@@ -11,6 +11,9 @@ from regvpr_core.geometry import Array, distance
 ROUNDING = 1e-6
 """Rounding tolerance: a step of exactly the distance is accepted."""
 
+NEARLY = 0.99
+"""Share of the distance that counts as the distance: poses of frames a step apart jitter."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyframeConfig:
@@ -45,7 +48,7 @@ class KeyframeSelector:
         last_ns, T_last = self._last[camera]
         metres, radians = distance(T_last, T_map_cam)
         config = self._config
-        return bool(metres > config.distance_m - ROUNDING
+        return bool(metres > NEARLY * config.distance_m - ROUNDING
                     or radians > config.rotation_rad - ROUNDING
                     or (config.time_s > 0.0
                         and abs(stamp_ns - last_ns) >= config.time_s * 1e9))
