@@ -202,9 +202,9 @@ def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin
     stamps = np.array([record.stamp_ns for record in there], dtype=np.int64) if timed else None
     places[:, 2], filled = fill_heights(
         places[:, 2], np.array([record.stamp_ns for record in there], dtype=np.int64))
-    if filled:
-        notes.append(f'{filled} images in {folder} have no altitude: that of their neighbours is '
-                     f'taken')
+    if filled.any():
+        notes.append(f'{int(filled.sum())} images in {folder} have no altitude: that of their '
+                     f'neighbours is taken')
     origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, stamps,
                                            EXIF_RESOLUTION_S)
     found = iter(positions.tolist())
@@ -228,8 +228,9 @@ def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
     positions = np.array([record.position for record in used])
     positions[:, 2], filled = fill_heights(
         positions[:, 2], np.array([record.stamp_ns or 0 for record in used], dtype=np.int64))
-    if filled:
-        notes.append(f'{filled} images have no height: that of their neighbours is taken')
+    if filled.any():
+        notes.append(f'{int(filled.sum())} images have no height: that of their neighbours is '
+                     f'taken')
     without = [record.quat_xyzw is None and record.yaw_rad is None for record in used]
     motion = np.full(len(used), np.nan)
     if any(without):

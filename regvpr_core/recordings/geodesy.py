@@ -110,8 +110,9 @@ def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.
                           & ((lat != 0.0) | (lon != 0.0)))
 
 
-def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike) -> tuple[Array, int]:
-    """Heights (N,) without those that are missing, and how many were.
+def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike
+                 ) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Heights (N,) with those that were missing, and which they were.
 
     Missing are NaN, what no receiver can be at, and a 0 among heights that are far from it.
     Those near a known one in time are interpolated, others get the median of all; all are 0 where
@@ -126,15 +127,15 @@ def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike) -> tuple[Array, int
         known = nonzero
     missing = ~known
     if not missing.any():
-        return heights, 0
+        return heights, missing
     if not known.any():
-        return np.zeros_like(heights), 0
+        return np.zeros_like(heights), np.zeros(len(heights), dtype=bool)
     order = np.argsort(times[known], kind='stable')
     at, of = times[known][order], heights[known][order]
     near = np.abs(times[missing][:, None] - at[_nearest(at, times[missing])][:, None])[:, 0]
     heights[missing] = np.where(near <= NEAR_S, np.interp(times[missing], at, of),
                                 float(np.median(of)))
-    return heights, int(missing.sum())
+    return heights, missing
 
 
 def _nearest(sorted_times: Array, times: Array) -> npt.NDArray[np.int64]:

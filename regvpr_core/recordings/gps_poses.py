@@ -73,8 +73,8 @@ def gps_poses(
         notes.append(f'{left} of {total} messages on {topic.name} hold no fix: left out')
     if jumps := int((~keep).sum()):
         notes.append(f'{jumps} fixes on {topic.name} are jumps: left out')
-    if filled:
-        notes.append(f'{filled} fixes on {topic.name} have no altitude: that of their neighbours '
+    if count := int((filled & keep).sum()):
+        notes.append(f'{count} fixes on {topic.name} have no altitude: that of their neighbours '
                      f'is taken')
     if np.isnan(yaw).any():
         notes.append(f'the receiver on {topic.name} never moves: its heading is taken as east')

@@ -127,7 +127,7 @@ def read_names(names: Sequence[str]) -> list[Record]:
         for record, *place in zip(group, lat.tolist(), lon.tolist(), xyz[:, 2].tolist(),
                                   strict=True):
             record.position, record.place = None, (place[0], place[1], place[2])
-            if not all(map(math.isfinite, record.place)):
+            if not all(map(math.isfinite, record.place[:2])):
                 record.place, record.problem = None, 'position in its name is not on the Earth'
     return records
 

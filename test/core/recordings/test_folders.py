@@ -197,7 +197,7 @@ def test_the_names_of_the_benchmarks_are_read(tmp_path):
     assert step[:2] == pytest.approx([10.0, 0.0], abs=0.15)  # true north is not quite grid north
     assert by_name['plain.jpg'].refused == 'no position in its name'
     assert all(frame.lone for frame in frames)
-    assert 'look along x' in source.notes[0]
+    assert any('look along x' in note for note in source.notes)
 
 
 def test_names_without_a_zone_are_metres_in_a_plane(tmp_path):
@@ -288,7 +288,7 @@ def test_kitti_poses_go_with_the_pictures_in_order(tmp_path):
         opened(tmp_path / 'image_0', ordered=poses, poses_name='00.txt')
 
 
-@pytest.mark.parametrize('bad', ['1 2 3', ' '.join(['1'] * 12), ' '.join(['nan'] * 12),
+@pytest.mark.parametrize('bad', ['1 2 3', ' '.join(['1'] * 12), ' '.join(['inf'] * 12),
                                  '-1 0 0 0 0 1 0 0 0 0 1 0', ' '.join(['x'] * 12)])
 def test_a_bad_line_of_kitti_is_named(tmp_path, bad):
     (tmp_path / '00.txt').write_text(f'1 0 0 0 0 1 0 0 0 0 1 0\n{bad}\n')

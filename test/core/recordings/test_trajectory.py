@@ -104,7 +104,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, bad):
 @pytest.mark.parametrize(('content', 'message'), [
     (b'', 'holds no pose'),
     (b'# nothing\n', 'holds no pose'),
-    (b'1 0 0 0 0 0 0 0\n', 'a quaternion is all zeros'),
+    (b'1 0 0 0 0 0 0 0\n', 'have no rotation'),
     (b'1 0 nan 0 0 0 0 1\n', 'not finite'),
     (b'\xff\xfe\x00', 'cannot read trajectory')])
 def test_a_file_without_poses_is_refused_by_name(tmp_path, content, message):
