@@ -14,6 +14,9 @@ import numpy as np
 STUCK_S = 5.0
 RECENT_S = 5.0
 
+MISSED_IMAGES = 5
+"""So many images in a row without odometry, while it comes, are no chance."""
+
 
 @dataclass(slots=True)
 class Health:
@@ -30,6 +33,11 @@ class Health:
     busy_since: float | None = None
     processed_at: float = float('-inf')
     odometry_at: float = float('-inf')
+    odometry_ns: int = 0
+    odometry_missed: int = 0
+    odometry_ahead_s: float = 0.0
+    zero_stamps: int = 0
+    zero_stamp_at: float = float('-inf')
     bad: Counter[str] = field(default_factory=Counter)
     last_error: str = ''
     last_error_at: float = float('-inf')
@@ -49,6 +57,17 @@ class Health:
         self.bad[cause] += 1
         self.last_error = message
         self.last_error_at = time.monotonic()
+
+    def unstamped(self) -> None:
+        """Count an image whose stamp is 0."""
+        self.zero_stamps += 1
+        self.zero_stamp_at = time.monotonic()
+
+    def odometry_at_image(self, stamp_ns: int, known: bool) -> None:
+        """Count the images in a row whose stamps odometry does not cover, though it comes."""
+        comes = time.monotonic() - self.odometry_at < RECENT_S
+        self.odometry_missed = self.odometry_missed + 1 if comes and not known else 0
+        self.odometry_ahead_s = (self.odometry_ns - stamp_ns) / 1e9
 
     def rate_hz(self) -> float:
         """Images a second that arrived lately."""
@@ -97,6 +116,14 @@ class Health:
             return DiagnosticStatus.ERROR if all_bad else DiagnosticStatus.WARN, self.last_error
         if silent_s > timeout_s:
             return DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
+        if wants_odometry and self.odometry_missed >= MISSED_IMAGES:
+            side = 'ahead of' if self.odometry_ahead_s > 0 else 'behind'
+            return DiagnosticStatus.WARN, (
+                f'odometry never covers the images: its stamps are '
+                f'{abs(self.odometry_ahead_s):.1f} s {side} theirs; set one clock for both')
+        if now - self.zero_stamp_at < RECENT_S:
+            return DiagnosticStatus.WARN, ('the stamps of images are 0: their time of arrival is '
+                                           'taken; set the clock of the camera driver')
         if wants_odometry and now - max(self.odometry_at, self.started_at) > RECENT_S:
             return DiagnosticStatus.WARN, 'no odometry: belief only spreads between images'
         if without_intrinsics and now - self.started_at > RECENT_S:
@@ -121,6 +148,7 @@ class Health:
             'dropped as too old': str(self.too_old),
             'held back by rate or trigger': str(self.held_back),
             'decoded ahead': str(self.decoded_ahead),
+            'images with a stamp of 0': str(self.zero_stamps),
             **{f'bad: {cause}': str(count) for cause, count in sorted(self.bad.items())},
             'bad images': str(sum(self.bad.values())),
             'image rate (Hz)': f'{self.rate_hz():.1f}',

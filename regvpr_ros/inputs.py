@@ -147,7 +147,7 @@ class Inputs:
         except BagError as error:
             state.refuse('odometry', str(error))
             return
-        state.health.odometry_at = time.monotonic()
+        state.health.odometry_at, state.health.odometry_ns = time.monotonic(), stamp
         state.odom_frame = state.config.odom_frame or message.header.frame_id
         state.odometry.put(stamp, T_odom_base)
         state.trail.put(stamp, T_odom_base)

@@ -117,7 +117,8 @@ class LocalizeNode(LifecycleNode):
         session = None if config.mode == 'localize' else SessionRecorder(
             encoder, config.session, config.session_path, infos.for_session)
         state = NodeState(config=config, encoder=encoder, log=log, localizer=localizer,
-                          session=session, infos=infos)
+                          session=session, infos=infos,
+                          now_ns=lambda: int(self.get_clock().now().nanoseconds))
         undo.pop_all()
         undo.callback(state.close)
         # 2. How images become pixels with a pose.

@@ -1,6 +1,8 @@
 """What the node holds from configure to cleanup, in one object."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -53,6 +55,7 @@ class NodeState:
         odom_frame: of the odometry, from the parameter or from its messages.
         fix_wanted: the next pose also goes to initialpose.
         asked: localize_once was called and is not answered yet.
+        now_ns: time of the node's clock.
     """
 
     config: NodeConfig
@@ -74,6 +77,7 @@ class NodeState:
     _watch_at: dict[str, float] = field(default_factory=dict)
     fix_wanted: bool = False
     asked: bool = False
+    now_ns: Callable[[], int] = time.time_ns
 
     def __post_init__(self) -> None:
         config = self.config

@@ -9,7 +9,7 @@ from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.live.decode_ahead import Arrival
 from regvpr_core.localization.localizer import Frame
-from regvpr_core.recordings.messages import stamp_ns
+from regvpr_core.recordings.messages import split_stamp, stamp_ns
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener
 from regvpr_ros.node_state import NodeState
@@ -58,7 +58,7 @@ class Pipeline:
                 continue
             try:
                 with self._state.health.timed('unpack'):
-                    message = self._parse(camera, arrival.raw)
+                    message = self._stamped(self._parse(camera, arrival.raw), waited_s)
                 anew |= self._began_again(stamp_ns(message.header.stamp))
                 view, moved = self._view(camera, message, arrival)
             except ImageError as error:
@@ -70,6 +70,15 @@ class Pipeline:
             else:
                 views.append(view)
         return sorted(views, key=lambda view: view.frame.stamp_ns), anew
+
+    def _stamped(self, message: Any, waited_s: float) -> Any:
+        """A message with a stamp: the time of arrival in place of 0, as `map build` does."""
+        if not stamp_ns(message.header.stamp):
+            self._state.health.unstamped()
+            arrived = self._state.now_ns() - round(waited_s * 1e9)
+            for name, value in split_stamp(arrived).items():
+                setattr(message.header.stamp, name, value)
+        return message
 
     def _began_again(self, stamp: int) -> bool:
         """Time jumped back: a bag was started again."""
@@ -92,6 +101,7 @@ class Pipeline:
         if self._state.config.use_odometry:
             with self._state.health.timed('odometry'):
                 T_odom_base = self._state.odometry.at(stamp, self._state.config.odometry_wait_s)
+            self._state.health.odometry_at_image(stamp, T_odom_base is not None)
         if not self._state.gate.admits(camera, stamp, T_odom_base):
             return None, False
         with self._state.health.timed('decode'):
