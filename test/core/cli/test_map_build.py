@@ -38,7 +38,7 @@ def refused(build, tmp_path: Path, capsys) -> Callable[..., str]:
         lines = [line for line in err.splitlines() if line.strip()]
         assert lines[-1].startswith('regvpr: ')
         assert sum(line.startswith('regvpr: ') for line in lines) == 1
-        assert len(lines) <= 3  # which topics, which model, and the refusal
+        assert len(lines) <= 4  # which topics, what is odd, which model, and the refusal
         after = {p for p in tmp_path.rglob('*') if not p.name.endswith(('-wal', '-shm'))}
         assert after == before
         return lines[-1]
@@ -141,7 +141,7 @@ def test_topics_are_listed(build, make_bag, frames, tmp_path, capsys, monkeypatc
         ['/odom', 'nav_msgs/msg/Odometry', '3', 'poses'],
         ['/tf_static', 'tf2_msgs/msg/TFMessage', '1', 'extrinsics']]
     assert lines[-1] == ('would use: images /camera/image_raw, poses /odom, extrinsics from '
-                         '/tf_static (base_link -> camera_optical) in map')
+                         '/tf_static (base_link -> camera_optical) of base_link in map')
     assert not (tmp_path / 'map').exists()
 
 
@@ -194,16 +194,15 @@ def test_a_truncated_bag_is_refused(refused, make_bag, frames, tmp_path, storage
     bag = make_bag(bag_path(tmp_path, storage), frames(5), storage=storage)
     file = bag if bag.is_file() else next(p for p in bag.iterdir() if p.suffix != '.yaml')
     file.write_bytes(file.read_bytes()[:int(share * file.stat().st_size)])
-    assert f'{bag} ' in refused(bag)
+    assert str(bag) in refused(bag)
 
 
 def test_no_bag_is_refused(refused, tmp_path):
     assert refused(tmp_path / 'none') == f'regvpr: {tmp_path / "none"} does not exist'
     (tmp_path / 'notes.txt').write_text('hello')
     (tmp_path / 'folder').mkdir()
-    for name in ('notes.txt', 'x' * 300):
-        assert f'bag {tmp_path / name} cannot be read' in refused(tmp_path / name)
-    assert f'{tmp_path / "folder"} holds no image (.bmp, ' in refused(tmp_path / 'folder')
+    assert 'notes.txt is a table, not a recording' in refused(tmp_path / 'notes.txt')
+    assert f'{tmp_path / "folder"} is empty; give a ROS 1 .bag' in refused(tmp_path / 'folder')
 
 
 @pytest.mark.parametrize(('rgb', 'encoding', 'message'), [

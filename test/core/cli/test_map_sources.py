@@ -178,7 +178,7 @@ def test_a_folder_is_listed_with_what_would_be_used(build, noise, tmp_path, caps
     assert build(folder, '--list') == 0
     out = capsys.readouterr().out
     assert 'would use: 2 images, poses table poses.csv' in out
-    (folder / 'other.csv').write_text('')
+    (folder / 'other.csv').write_text('image,x,y\n0.png,1,2\n')
     assert build(folder, '--list') == 0
     assert 'not yet: ' in (out := capsys.readouterr().out)
     assert 'several tables; choose one with --table: other.csv, poses.csv' in out
