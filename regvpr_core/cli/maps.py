@@ -66,9 +66,28 @@ def run_info(options: argparse.Namespace) -> None:
             'path_m': round(_path_m(place_map), 1),
             'extent_m': [round(float(v), 1) for v in extent],
             'sources': manifest.sources,
+            **_poses(place_map),
             'size_mb': round(map_bytes(options.map) / 1e6, 2),
         }
     print_facts(facts, options.json, f'regvpr map show {options.map}')
+
+
+def _poses(place_map: 'PlaceMap') -> dict[str, list[str]]:
+    """Where the poses come from, and what is odd about the cameras; of maps that know it."""
+    import contextlib
+    import json
+
+    from regvpr_core.geometry import pose_matrix
+    from regvpr_core.recordings.camera_axes import axes_notes
+
+    lines: list[str] = []
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        for one in json.loads(place_map.attachment('recordings') or b'[]'):
+            frames = ' -> '.join(str(one[key]) for key in ('world', 'body') if one[key])
+            lines.append(f'{one["name"]}: {one["poses"]}{f" ({frames})" if frames else ""}')
+    notes = [note for camera, values in place_map.manifest.extrinsics.items()
+             for note in axes_notes(camera, pose_matrix(values[:3], values[3:]))]
+    return {**({'poses': lines} if lines else {}), **({'note': notes} if notes else {})}
 
 
 def _path_m(place_map: 'PlaceMap') -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import itertools
+import json
 from pathlib import Path
 import time
 from typing import Any, cast
@@ -27,6 +28,9 @@ from regvpr_core.recordings.sources import merged_by_camera, open_sources
 from regvpr_core.search.projection import target
 
 __all__ = ['BuildConfig', 'BuildOptions', 'BuildReport', 'build_map']
+
+RECORDINGS = 'recordings'
+"""Attachment of a map: JSON of where the poses of each source come from, and their frames."""
 
 AHEAD_BATCHES = 2
 """So many batches are decoded ahead of the network, at its input size."""
@@ -88,7 +92,7 @@ def build_map(
             raise MapError(f'no keyframe for map {options.out}: {report.seen} images seen; '
                            f'{report.reasons}')
         # 5. The map is compressed and calibrated, and gets its name.
-        _finish(partial, options, report)
+        _finish(partial, recordings, options, report)
     report.seconds = time.monotonic() - start
     report.size_bytes = map_bytes(options.out)
     progress(report)
@@ -130,14 +134,21 @@ def _about(sources: Sequence[PosedSource], manifest: Manifest, encoder: Encoder
             'source': [source.identity for source in sources]}
 
 
-def _finish(partial: PartialMap, options: BuildOptions, report: BuildReport) -> None:
+def _finish(partial: PartialMap, sources: Sequence[PosedSource], options: BuildOptions,
+            report: BuildReport) -> None:
+    def finish(writer: MapWriter) -> None:
+        _calibrate(writer)
+        writer.attach(RECORDINGS, json.dumps([
+            {'name': source.name, 'poses': source.poses, 'world': source.world,
+             'body': source.body} for source in sources]).encode())
+
     if options.compress:
         report.compression = compress_map(partial.folder, options.compress, options.out,
-                                          finish=_calibrate,
+                                          finish=finish,
                                           map_id=partial.writer.manifest.map_id)
         partial.discard()
     else:
-        _calibrate(partial.writer)
+        finish(partial.writer)
         partial.finish()
 
 

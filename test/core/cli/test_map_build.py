@@ -279,3 +279,14 @@ def test_ctrl_c_before_the_first_batch_leaves_nothing(
     assert build(bag) == 130
     assert capsys.readouterr().err.endswith('regvpr: interrupted\n')
     assert [p.name for p in tmp_path.iterdir()] == ['lap']
+
+
+def test_a_map_tells_the_frames_of_its_poses_and_cameras_that_look_up(
+        build, make_bag, frames, tmp_path, capsys):
+    bag = make_bag(tmp_path / 'lap', frames(2))
+    assert build(bag, '--extrinsics', '0.5', '0', '1', '0', '0', '0', '1') == 0
+    assert 'would look straight up' in capsys.readouterr().err
+    assert main(['map', 'info', str(tmp_path / 'map'), '--json']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['poses'] == ['lap: /odom, extrinsics as given (map -> base_link)']
+    assert 'would look straight up' in facts['note'][0]
