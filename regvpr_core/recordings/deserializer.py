@@ -14,6 +14,10 @@ from rosbags.typesys import (
 from regvpr_core.errors import BagError
 from regvpr_core.recordings.storage import CDR, Channel, ROS1
 
+STABLE = frozenset({'builtin_interfaces', 'std_msgs', 'geometry_msgs', 'nav_msgs', 'sensor_msgs',
+                    'tf2_msgs', 'tf'})
+"""Packages whose messages have had the same fields in all distributions."""
+
 _BAR = '=' * 80 + '\n'
 
 
@@ -55,7 +59,7 @@ class Deserializer:
             try:
                 store.register(_types(channel))
                 if channel.type in store.fielddefs:
-                    return store
+                    return _with_fields_of_ros(store, channel)
             except (TypesysError, ValueError, KeyError, AssertionError, TypeError):
                 pass  # a definition that cannot be read: that of ROS may do
         store = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
@@ -64,6 +68,24 @@ class Deserializer:
             raise BagError(f'the type {channel.type} of {channel.topic} is not known: the bag '
                            f'has no definition of it that can be read')
         return store
+
+
+def _with_fields_of_ros(store: Any, channel: Channel) -> Any:
+    """The store, where its types have all fields that ROS gives them.
+
+    Raises:
+        BagError: a definition in the bag lacks one, so that it is damaged.
+    """
+    standard = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
+                             else Stores.LATEST)
+    for name in store.fielddefs.keys() & standard.fielddefs.keys():
+        if name.split('/')[0] in STABLE:
+            there = {field for field, _ in store.fielddefs[name][1]}
+            missing = [field for field, _ in standard.fielddefs[name][1] if field not in there]
+            if missing:
+                raise BagError(f'the definition of {name} for {channel.topic} lacks the field '
+                               f'{missing[0]!r}: it is damaged')
+    return store
 
 
 def _types(channel: Channel) -> Any:
