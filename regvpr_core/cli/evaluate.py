@@ -67,14 +67,14 @@ def add_parser(commands: Any) -> None:
                         help="let torch.hub run a baseline's own code on this machine")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
-    parser.add_argument('--batch', type=int, default=16, help='pictures a pass (default: 16)')
+    parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
     bags = parser.add_argument_group('where a side is a bag')
     bags.add_argument('--image-topic', metavar='TOPIC')
     bags.add_argument('--pose-topic', metavar='TOPIC', help='nav_msgs/Odometry')
     bags.add_argument('--references-tum', type=Path, metavar='FILE', help='their poses, TUM')
     bags.add_argument('--queries-tum', type=Path, metavar='FILE', help='their poses, TUM')
     bags.add_argument('--spacing-m', type=float, default=1.0,
-                      help='metres between pictures that are taken (default: 1)')
+                      help='metres between images that are taken (default: 1)')
     parser.set_defaults(run=run)
 
 

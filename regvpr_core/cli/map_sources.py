@@ -20,7 +20,7 @@ SHOWN_TABLES = 20
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Which images, and where their poses come from."""
     parser.add_argument('sources', type=Path, nargs='+', metavar='SOURCE',
-                        help='ROS 1 .bag, rosbag2 folder, .mcap, .db3, or folder of pictures')
+                        help='ROS 1 .bag, rosbag2 folder, .mcap, .db3, or folder of images')
     parser.add_argument('--image-topic', action='append', default=[], metavar='TOPIC',
                         help='once for each camera')
     poses = parser.add_mutually_exclusive_group()

@@ -74,9 +74,9 @@ def _add_convert(verbs: Any) -> None:
     verb.add_argument('--model', required=True, help='model name or checkpoint file')
     verb.add_argument('--out', type=Path, required=True, metavar='OUT', help='folder to create')
     verb.add_argument('--bag', type=Path, nargs='+', default=[], metavar='SOURCE',
-                      help='bags or folders with the pictures; else the stored thumbnails')
+                      help='bags or folders with the images; else the stored thumbnails')
     verb.add_argument('--no-thumbnails', action='store_true',
-                      help='leave out keyframes whose picture is in no SOURCE')
+                      help='leave out keyframes whose image is in no SOURCE')
     verb.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_convert)

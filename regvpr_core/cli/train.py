@@ -163,7 +163,7 @@ class BarWatch:
         """One line on what is trained."""
         trained = ', '.join(f'{name} {count:,}' for name, count in facts['trained'].items())
         say(self._console,
-            f'{facts["places"]} places of {facts["pictures"]} pictures ({facts["dropped"]} places '
+            f'{facts["places"]} places of {facts["pictures"]} images ({facts["dropped"]} places '
             f'dropped: too few), {facts["steps"]} steps of {facts["epoch_steps"]} an epoch; '
             f'training {trained}; on {facts["device"]} in {facts["precision"]}', 'dim')
         self._show('steps', facts['from_step'], facts['steps'])

@@ -22,7 +22,7 @@ def test_the_command_trains_resumes_and_writes_tensorboard(settings, tmp_path, c
     printed = capsys.readouterr()
     assert json.loads(printed.out)['steps'] == 3
     assert 'step 3: val: R@1' in printed.err
-    assert '12 places of 60 pictures (0 places dropped' in printed.err
+    assert '12 places of 60 images (0 places dropped' in printed.err
 
 
 def test_a_watch_is_told_of_every_step(settings, listener, tmp_path):
