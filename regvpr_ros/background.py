@@ -36,6 +36,17 @@ class Background:
         thread.start()
         return await future
 
+    def start(self, work: Callable[[], None]) -> None:
+        """Run work that nobody waits for but `join`; it must not raise."""
+        def job() -> None:
+            with self._turn:
+                work()
+            self._threads.discard(threading.current_thread())
+
+        thread = threading.Thread(target=job, name='regvpr-slow', daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
     def join(self) -> None:
         """Wait for what is running."""
         for thread in tuple(self._threads):

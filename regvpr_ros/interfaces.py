@@ -81,12 +81,17 @@ LOAD_MAP = Service(name='~/load_map', kind=LoadMap, slow=True,
 SAVE_MAP = Service(name='~/save_map', kind=SaveMap, slow=True,
                    text="the session's own map to a new folder (poses are odometry's); in the "
                         'mode `localize`, the map in use')
+PLAN_UPDATE = Service(name='~/plan_update', kind=Trigger, slow=True,
+                      text='what `~/update_map` would change; nothing is written')
+UPDATE_MAP = Service(name='~/update_map', kind=Trigger, slow=True,
+                     text='improve the map on disk by the session (parameter `update`); the node '
+                          'goes on with the map that it has loaded')
 RESET = Service(name='~/reset', kind=Trigger, slow=True,
                 text='forget where the robot was; begin a new session')
 LOCALIZE_ONCE = Service(name='~/localize_once', kind=Trigger,
                         text='the next fix also goes to `initialpose`; of a robot that stands '
                              'still, the pose of one image where that alone is sure')
-SERVICES = (LOAD_MAP, SAVE_MAP, RESET, LOCALIZE_ONCE)
+SERVICES = (LOAD_MAP, SAVE_MAP, PLAN_UPDATE, UPDATE_MAP, RESET, LOCALIZE_ONCE)
 
 
 def of_camera(camera: str, topic: Topic) -> str:

@@ -147,6 +147,7 @@ class LocalizeNode(LifecycleNode):
         worker = self._worker
         if worker is None:
             raise ConfigError('the node is not configured')
+        undo.callback(self._answers.session_ended)
         undo.callback(worker.stop)
         ahead = worker.start()
         inputs = Inputs(self, worker.state, ahead)

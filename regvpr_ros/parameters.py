@@ -23,6 +23,7 @@ OUTPUTS = ('autoware', 'hydra', 'isaac_visual_slam', 'lio_sam', 'rtabmap', 'swar
 MAX_CAMERAS = 16
 MODES = ('localize', 'loop_closure', 'both')
 INITIALPOSE = ('never', 'on_request', 'first_fix')
+UPDATES = ('off', 'propose', 'on')
 TRANSPORTS = ('raw', 'compressed')
 TRIGGERS = ('always', 'on_request')
 
@@ -108,6 +109,10 @@ class NodeConfig:
         '',
         'Folder that keeps the session as maps while it grows, a new part whenever odometry or '
         'time restarts, so that a crash leaves them; empty keeps it in memory.')
+    update: str = setting(
+        'off',
+        'off; propose: the session is kept to improve the map by ~/update_map; on: that is done '
+        'when the node is deactivated. Needs mode both and session_path.', choices=UPDATES)
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
@@ -115,6 +120,10 @@ class NodeConfig:
         check_settings(self)
         if self.session_path and not Path(self.session_path).expanduser().is_absolute():
             raise ConfigError(f'session_path is {self.session_path!r}; expected an absolute path')
+        if self.update != 'off' and (self.mode != 'both' or not self.session_path):
+            raise ConfigError(
+                f'update is {self.update!r} with mode {self.mode!r} and session_path '
+                f"{self.session_path!r}; expected mode 'both' and a folder for the session")
         if not self.base_frame:
             raise ConfigError('base_frame is empty; expected a frame such as base_link')
         self._check_cameras()

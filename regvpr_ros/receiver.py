@@ -53,10 +53,15 @@ class Receiver:
         wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._context.handle)
         by_pointer = {one.handle.pointer: one for one in self._subscriptions}
         while not self._ended.is_set() and self._context.ok():
-            wait_set.clear_entities()
-            for one in self._subscriptions:
-                wait_set.add_subscription(one.handle)
-            wait_set.wait(WAIT_NS)
+            try:
+                wait_set.clear_entities()
+                for one in self._subscriptions:
+                    wait_set.add_subscription(one.handle)
+                wait_set.wait(WAIT_NS)
+            except Exception:
+                if self._context.ok():  # else a signal has ended ROS in the midst of it
+                    raise
+                return
             for pointer in wait_set.get_ready_entities('subscription'):
                 self._take(by_pointer[pointer])
 

@@ -12,6 +12,7 @@ from regvpr_core.errors import ConfigError, MapError, RegvprError
 from regvpr_core.localization.localizer import Localizer
 from regvpr_ros import interfaces
 from regvpr_ros.background import Background
+from regvpr_ros.map_update import update_by_session
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.srv import LoadMap, SaveMap
 from regvpr_ros.worker import Worker
@@ -34,6 +35,8 @@ class Services:
         answers: dict[str, Callable[..., Any]] = {
             interfaces.LOAD_MAP.name: self._load_map,
             interfaces.SAVE_MAP.name: self._save_map,
+            interfaces.PLAN_UPDATE.name: self._plan_update,
+            interfaces.UPDATE_MAP.name: self._update_map,
             interfaces.RESET.name: self._reset,
             interfaces.LOCALIZE_ONCE.name: self._localize_once}
         for service in interfaces.SERVICES:
@@ -45,6 +48,26 @@ class Services:
     def join(self) -> None:
         """Wait for the answers in the making."""
         self._background.join()
+
+    def session_ended(self) -> None:
+        """Propose or make an update by the session that has just ended, as `update` says."""
+        worker = self._worker()
+        if worker is None or worker.state.config.update == 'off':
+            return
+        state, log = worker.state, worker.state.log
+        if state.config.update == 'propose':
+            log.info(f'the session is in {state.config.session_path}: ~/update_map, or regvpr map '
+                     f'update, improves the map by it')
+            return
+
+        def update() -> None:
+            try:
+                log.info(f'map updated: {update_by_session(state, dry_run=False).text}')
+            except RegvprError as error:
+                log.error(f'map not updated: {error}')
+
+        log.info('the map is updated by the session; it is exchanged in one step at the end')
+        self._background.start(update)
 
     def _beside(self, answer: Callable[[Any, Any], None]) -> Callable[..., Any]:
         """The same in a thread of its own, while images and odometry come in; it never raises."""
@@ -115,6 +138,14 @@ class Services:
             response.keyframes = len(place_map)
             place_map.copy_to(path)
         response.success, response.message = True, f'saved {path}'
+
+    def _plan_update(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        outcome = update_by_session(self._configured().state, dry_run=True)
+        response.success, response.message = outcome.used > 0, outcome.text
+
+    def _update_map(self, request: Trigger.Request, response: Trigger.Response) -> None:
+        outcome = update_by_session(self._configured().state, dry_run=False)
+        response.success, response.message = outcome.used > 0, outcome.text
 
 
 def one_line(error: Exception) -> str:

@@ -114,6 +114,12 @@ class SessionRecorder:
             place_map.copy_to(path)
             return len(place_map)
 
+    def parts(self) -> list[Path]:
+        """Maps of the session on disk, the growing one committed; the oldest first."""
+        if self._map is not None:
+            self._map.flush()
+        return [] if self._folder is None else sorted(self._folder.glob('part*'))
+
     def close(self) -> None:
         """Commit what the disk lacks."""
         if self._map is not None:
