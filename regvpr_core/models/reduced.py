@@ -27,7 +27,7 @@ Rows = npt.NDArray[np.float32]
 Item = TypeVar('Item')
 
 CALIBRATION_IMAGES = 64
-COMPARED_IMAGES = 400
+COMPARED_IMAGES = 200
 
 FP32_LAYERS = ('Softmax', 'LayerNormalization', 'Exp', 'Log', 'ReduceLogSumExp', 'ReduceSum',
                'ReduceMean', 'ReduceL2', 'Pow', 'Sqrt', 'Erf')
