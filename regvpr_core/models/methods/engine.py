@@ -7,7 +7,7 @@ import torch
 from torch import nn, Tensor
 
 from regvpr_core.models.cpu.linear import Form
-from regvpr_core.models.cpu.network import FusedBlock
+from regvpr_core.models.cpu.network import channels_last, FusedBlock
 from regvpr_core.models.engines import (
     bf16_is_faster,
     fastest_form,
@@ -17,15 +17,18 @@ from regvpr_core.models.engines import (
     rows,
     TorchEngine,
 )
+from regvpr_core.models.methods.convolutional import ConvolutionalNetwork
 from regvpr_core.models.methods.network import PublishedNetwork
+from regvpr_core.models.methods.trunks import fold_batch_norms
 from regvpr_core.models.vit import Block, DinoVisionTransformer
 
 MEASURED_WIDTH = 768
 
 
 class PublishedEngine(TorchEngine):
-    """Torch on any device: on the CPU with the fused blocks of our own models, and autocast for
-    the rest. Norms and softmax outside of the blocks stay in float32.
+    """Torch on any device: on the CPU with the fused blocks of our own models and with batch
+    norms folded into convolutions, and autocast for the rest, whose norms and softmax stay in
+    float32.
     """
 
     def __init__(self, model: PublishedNetwork, device: torch.device, precision: str,
@@ -43,6 +46,8 @@ class PublishedEngine(TorchEngine):
         elif precision == 'auto':
             precision = {'cuda': 'fp16', 'cpu': 'bf16' if bf16_is_faster(MEASURED_WIDTH) else
                          'fp32'}.get(device.type, 'fp32')
+        if device.type == 'cpu' and isinstance(model, ConvolutionalNetwork):
+            model.trunk = FoldedTrunk(model.trunk, Form(dtype=PRECISIONS[precision]))
         self.precision = precision
         super().__init__(model.preprocessing, device)
         self._model = model.to(device)
@@ -81,3 +86,20 @@ class FusedPlainBlock(nn.Module):
         with torch.autocast('cpu', enabled=False):
             out: Tensor = self.block(x.to(self.dtype), grid)
         return out.to(x.dtype)
+
+
+class FoldedTrunk(nn.Module):
+    """A convolutional trunk in one dtype, channels last, without batch normalisation."""
+
+    def __init__(self, trunk: nn.Module, form: Form) -> None:
+        super().__init__()
+        fold_batch_norms(trunk)
+        self.trunk = channels_last(trunk, form)
+        self.dtype = form.dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to features, float32."""
+        with torch.autocast('cpu', enabled=False):
+            features: Tensor = self.trunk(
+                images.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        return features.float().contiguous()

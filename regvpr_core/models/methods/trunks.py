@@ -4,8 +4,11 @@ He et al. (2016, arXiv:1512.03385), with the stride on the 3x3 convolution as to
 Simonyan and Zisserman (2015, arXiv:1409.1556). Features only, no classifier.
 """
 
+from typing import Any, cast
+
 from torch import nn, Tensor
 import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 RESNET_DEPTHS = {'resnet50': (3, 4, 6, 3), 'resnet101': (3, 4, 23, 3)}
 EXPANSION = 4
@@ -81,3 +84,17 @@ class Vgg16(nn.Sequential):
             else:
                 layers.append(nn.MaxPool2d(2))
         super().__init__(*layers[:-1])
+
+
+def fold_batch_norms(trunk: nn.Module) -> None:
+    """Put the batch normalisation of a ResNet into the convolutions before it, in place."""
+    for part in list(trunk.modules()):
+        children = dict(part.named_children())
+        for name, child in children.items():
+            norm = name.replace('conv', 'bn')
+            if isinstance(child, nn.Conv2d) and isinstance(children.get(norm), nn.BatchNorm2d):
+                setattr(part, name, fuse_conv_bn_eval(child, cast(Any, children[norm])))
+                setattr(part, norm, nn.Identity())
+        if isinstance(part, Bottleneck) and part.downsample is not None:
+            conv, batch_norm = cast(Any, part.downsample)
+            part.downsample = nn.Sequential(fuse_conv_bn_eval(conv, batch_norm))
