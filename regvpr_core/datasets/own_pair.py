@@ -24,6 +24,7 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.projection import read_projection
 
 POSITIONS = 'positions.csv'
+DEFAULT_FRAME = 'map'
 HELP = (f'a folder has pictures named @x@y@….jpg, or {POSITIONS} with the columns image, x, y '
         f'(metres)')
 
@@ -105,7 +106,9 @@ def map_side(path: Path) -> Side:
                                   manifest.dimension, str(path)).apply
     return Side(
         pictures=[MapPicture(place_map, i) for i in range(len(place_map))],
-        xy=place_map.T_map_cam[:, :2, 3], place_map=place_map, world=manifest.map_frame,
+        xy=place_map.T_map_cam[:, :2, 3], place_map=place_map,
+        # `map` is what a build calls its frame unless it is told: it says nothing of the poses.
+        world='' if manifest.map_frame == DEFAULT_FRAME else manifest.map_frame,
         origin=manifest.origin,
         given=GivenDescriptors(MapRows(place_map), manifest.fingerprint, manifest.model,
                                f'map {path}', project))
