@@ -138,7 +138,7 @@ def test_live_parameters_act_at_once_and_fixed_ones_are_refused_with_the_reason(
     assert wait_until(again), process.output
     described = listener.call(DescribeParameters, '/regvpr/describe_parameters',
                               DescribeParameters.Request(names=['min_distance_m', 'autostart']))
-    assert described.descriptors[0].description.startswith('and at least so far, by odometry')
+    assert described.descriptors[0].description.startswith('Least distance by odometry')
     assert described.descriptors[1].read_only
 
 
