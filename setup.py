@@ -22,8 +22,8 @@ setup(
     maintainer_email='maintainers@regvpr.org',
     python_requires='>=3.10',
     packages=find_packages(include=['regvpr_core*', 'regvpr_ros*']),
-    package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'map_report/assets/*',
-                                  'presets/*/*.yaml']},
+    package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'localization/*.json',
+                                  'map_report/assets/*', 'presets/*/*.yaml']},
     install_requires=[
         'lz4',
         'backports.zstd; python_version < "3.14"',

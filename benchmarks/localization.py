@@ -30,6 +30,7 @@ from benchmarks.localization_runs import (
     top_one,
     Track,
 )
+from benchmarks.real_drives import real_metrics
 from benchmarks.report import Metric, ROOT, write
 from benchmarks.town_drives import CACHE, DAY, drive, second_lap, TownDrive
 from benchmarks.town_features import described, town_map
@@ -339,7 +340,11 @@ def write_table(text: str, page: Path = PAGE) -> None:
 def main() -> None:
     """Drive, measure, write the result file and the table."""
     encoder = load_encoder(MODEL, 'cpu')
+    real_figures, real_table = real_metrics(encoder, CACHE) \
+        if REPORTED and DATA.is_dir() else ([], '')
+    print(real_table)
     metrics, rows = town_metrics(Towns(encoder), encoder)
+    metrics = real_figures + metrics
     if REPORTED:
         more, real = picture_metrics(encoder)
         metrics, rows = metrics + more, rows + real
@@ -348,7 +353,7 @@ def main() -> None:
     print(table(rows))
     if REPORTED:
         print(write('localization', metrics))
-        write_table(table(rows))
+        write_table(f'{real_table}\n{table(rows)}')
 
 
 if __name__ == '__main__':

@@ -60,7 +60,8 @@ class Ride:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Track:
     """What came of a drive. fixed, right: (F,). errors: (P, 6), widths: (P, 6, 6) of the fixes
-    that are right; verified: (P,) whether local features gave the pose."""
+    that are right; verified: (P,) whether local features gave the pose. keyframes: (F,) of the
+    fixes, -1 where there is none."""
 
     sequence: Ride
     fixed: np.ndarray
@@ -69,6 +70,7 @@ class Track:
     widths: np.ndarray = field(default_factory=lambda: np.zeros((0, 6, 6)))
     verified: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     reasons: tuple[str, ...] = ()
+    keyframes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def false(self) -> int:
@@ -127,6 +129,7 @@ def follow(
     blank = np.zeros((*sequence.size, 3), np.uint8)
     fixed, right = np.zeros(len(sequence), bool), np.zeros(len(sequence), bool)
     errors, widths, verified, reasons = [], [], [], []
+    keyframes = np.full(len(sequence), -1, np.int64)
     for frame, number in enumerate(sequence.numbers):
         view = Frame(stamp_ns=int(sequence.stamps_ns[frame]), rgb=blank,
                      T_base_cam=sequence.T_base_cam)
@@ -138,6 +141,7 @@ def follow(
         if result.state is not State.LOCALIZED or result.pose_prior is None:
             continue
         fixed[frame] = True
+        keyframes[frame] = result.matches[0].keyframe_id
         truth, prior = sequence.T_map_base[frame], result.pose_prior
         keyframe = place_map.T_map_cam[result.matches[0].keyframe_id]
         metres, radians = distance(keyframe, truth @ sequence.T_base_cam)
@@ -152,7 +156,7 @@ def follow(
     return Track(sequence=sequence, fixed=fixed, right=right,
                  errors=np.array(errors).reshape(-1, 6),
                  widths=np.array(widths).reshape(-1, 6, 6), verified=np.array(verified, bool),
-                 reasons=tuple(reasons))
+                 reasons=tuple(reasons), keyframes=keyframes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,6 +29,17 @@ MAX_PAIRS = 16_384
 """Pairs of a keyframe and one that it may have led to; beyond, the less likely are not
 followed."""
 
+PLACE_SPACINGS = 2.5
+"""Radius of a place in spacings of the map: two keyframes before and two after."""
+
+LEAST_RADIUS_M = 0.5
+"""Radius of a place in a map of one keyframe, or of keyframes at one spot, m."""
+
+MOTION_SPACINGS = 0.75
+"""Least standard deviation of a motion in spacings of the map."""
+
+LEAST_SIGMA_M = 0.05
+
 REACH = 3.0
 """Standard deviations of the motion that are looked at."""
 
@@ -38,16 +49,18 @@ class BeliefConfig:
     """Settings of the filter."""
 
     place_radius_m: float = setting(
-        5.0,
-        'Keyframes within this distance show one place; at least 1.5 times the spacing of a '
-        'sparse map.', 0.1, 1000.0, unit='m')
+        0.0,
+        'Keyframes within this distance show one place; at least 1.5 times the spacing of the '
+        'map. 0 takes 2.5 times the spacing.', 0.0, 1000.0, unit='m')
     place_angle_rad: float = setting(
         0.9, 'Keyframes of one place differ in direction by less than this.',
         0.01, 3.2, unit='rad')
     motion_noise: float = setting(
         0.1, 'Standard deviation of odometry as a share of the distance.', 0.0, 1.0)
     motion_floor_m: float = setting(
-        1.0, 'Least standard deviation of odometry between two images.', 0.01, 100.0, unit='m')
+        0.0,
+        'Least standard deviation of odometry between two images; at least three quarters of '
+        'the spacing of the map.', 0.0, 100.0, unit='m')
     drift_mps: float = setting(
         3.0, 'Largest speed of the robot, used without odometry.', 0.1, 100.0, unit='m/s')
     kidnap: float = setting(
@@ -55,11 +68,11 @@ class BeliefConfig:
     off_map_prior: float = setting(
         0.5, 'Probability at the start that the robot is off the map.', 0.01, 0.99)
     evidence_limit: float = setting(
-        3.0, 'Largest log odds that one image may give a place.', 0.5, 20.0)
+        4.0, 'Largest log odds that one image may give a place.', 0.5, 20.0)
     evidence_m: float = setting(
-        3.0,
+        0.0,
         'Images within this distance see much the same and share their errors; each counts for '
-        'its share of the distance. 0 counts each in full.', 0.0, 100.0, unit='m')
+        'its share of the distance. 0 takes the spacing of the map.', 0.0, 100.0, unit='m')
 
     def __post_init__(self) -> None:
         check_settings(self, 'belief')
@@ -86,7 +99,7 @@ class Belief:
         self._config = config
         self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
         self.spacing_m = spacing(T_map_cam, cameras)
-        self.radius_m = max(config.place_radius_m, 1.5 * self.spacing_m)
+        self.radius_m = radius(self.spacing_m, config)
         self.reset()
 
     def reset(self) -> None:
@@ -184,8 +197,8 @@ class Belief:
         return self._near(T_map_cam, self.radius_m)
 
     def probability(self, keyframe: int) -> float:
-        """Belief that the robot is at this keyframe's place."""
-        return float(self.masses(self.around(keyframe)).sum())
+        """Belief that the robot is at this keyframe's place: within twice its radius."""
+        return float(self.masses(self._near(self._T[keyframe], 2.0 * self.radius_m)).sum())
 
     def best(self) -> tuple[int, float, float]:
         """The most likely place: its keyframe and probability, and that of the next best place.
@@ -201,7 +214,7 @@ class Belief:
             second = int(np.searchsorted(here - np.arange(len(here)), 1))
             if second >= len(self._T):
                 return first, self.probability(first), 0.0
-        there = self.around(second)
+        there = self._near(self._T[second], 2.0 * self.radius_m)
         return (first, self.probability(first),
                 float(self.masses(np.setdiff1d(there, here, assume_unique=True)).sum()))
 
@@ -229,8 +242,8 @@ class Belief:
     ) -> tuple[Array, float]:
         """Where keyframes' share of the belief is now (K, 4, 4), and how exactly, m."""
         config = self._config
-        # The belief lives on keyframes, so it is never known better than their spacing.
-        sigma = max(config.motion_floor_m, self.spacing_m)
+        # The belief lives on keyframes: it is never known much better than their spacing.
+        sigma = max(config.motion_floor_m, MOTION_SPACINGS * self.spacing_m, LEAST_SIGMA_M)
         predicted = self._T[ids]
         if motion is None:
             return predicted, math.hypot(sigma, config.drift_mps * max(elapsed_s, 0.0))
@@ -300,4 +313,10 @@ def spacing(T_map_cam: Array, cameras: Sequence[str] = ()) -> float:
 
 def place_radius(T_map_cam: Array, config: BeliefConfig, cameras: Sequence[str] = ()) -> float:
     """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
-    return max(config.place_radius_m, 1.5 * spacing(T_map_cam, cameras))
+    return radius(spacing(T_map_cam, cameras), config)
+
+
+def radius(spacing_m: float, config: BeliefConfig) -> float:
+    """How near keyframes show one place, m, in a map of this spacing."""
+    wanted_m = config.place_radius_m or max(PLACE_SPACINGS * spacing_m, LEAST_RADIUS_M)
+    return max(wanted_m, 1.5 * spacing_m)

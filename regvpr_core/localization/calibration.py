@@ -1,22 +1,25 @@
 """How much a score speaks for a place, and how often a match of such a score is true.
 
-A score is a whitened similarity in robust standard deviations above what the image has with
-keyframes all over the map. Two things are learnt, from the pairs of a map's own keyframes or,
-better, from a second traverse of the same streets:
+A score says how far a keyframe stands out among those of the map and how similar it is at all
+(`model_evidence`). Two things are learnt:
 
-* the log likelihood ratio of a true place at a score, taken as linear: what the belief weighs by;
+* the log likelihood ratio of a place at a score, by which the belief weighs: what the model is
+  known to score at look-alike places elsewhere, raised by the map's own best wrong *paths* (the
+  map driven along its own keyframes with the surroundings taken out, and every wrong place
+  followed along the same motion), never lowered below what is known of the model;
 * the probability that an image's best match is true, given its score and its margin over the best
   keyframe of another place, for images of which half were taken off the map.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from regvpr_core.geometry import Array
 from regvpr_core.localization.appearance import Appearance, AppearanceConfig
-from regvpr_core.localization.whitening import Whitening
+from regvpr_core.localization.model_evidence import model_evidence, POOLED
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
 
@@ -26,34 +29,39 @@ Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 SAMPLE = 512
+"""Keyframes all over the map that stand for all of it."""
+
 RUN = 8
 LEAST_SPREAD = 0.01
 LEAST_EXAMPLES = 10
 
-BEST_OTHER = 0.75
-"""A score says nothing for its place unless it is above this quantile of what the best of all
-other places reaches. With 0 (the fit alone) 33 of 3,087 images off the maps of towns 7 to 9 gave a
-pose, with this none, and dusk's recall went from 0.961 to 0.949."""
+WRONG_PATHS = 0.75
+"""A score speaks for a place only above this quantile of the map's best wrong paths."""
+
+MOST_RAISED = 1.0
+"""But by no more than this: between two places of the map that look the same the belief decides
+by itself."""
+
+PATH = 4
+"""Keyframes in a row that make a path; at most half of `RUN`."""
+
+SURROUNDINGS = 8.0
+"""Radii of a place within which keyframes still resemble it, and make no wrong path."""
 
 MAX_QUERIES = 2048
 
-CHANGED = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)
-"""Shares of a true pair's score that may be left in another session: the map's own pairs were
-taken seconds apart, a robot comes back at dusk (0.4 is left on the town of seed 7) or in winter
-(0.5). A second traverse needs no such guess."""
-
-TEMPER = 0.7
-"""Share of the log likelihood ratio that is used: the errors of images in a row are alike."""
+CHANGED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Shares of a true pair's score that may be left in another session, for the probability of a
+single match: the map's own pairs were taken seconds apart. A second traverse needs no such
+guess."""
 
 LOGISTIC_PRIOR = 0.002
 NEWTON_STEPS = 30
 BINS = 10
 
-FALLBACK = (2.5, 1.0)
-"""Offset and gain for maps too small to learn from."""
-
-FALLBACK_MATCH = (-4.0, 1.0, 1.0)
-"""And intercept, weight of the score and weight of the margin of a match's probability."""
+FALLBACK_MATCH = (-9.0, 1.5, 1.0)
+"""Intercept, weight of the score and weight of the margin of a match's probability, for maps too
+small to learn from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +78,7 @@ class Calibration:
     """What scores are worth in one map.
 
     offset, gain: the log likelihood ratio of a place at a score is gain * (score - offset).
+    weight: of the similarity in the score.
     match: the log odds of a match are match[0] + match[1] * score + match[2] * margin.
     source: what it was learnt from. queries: from how many images.
     bins: held-out images of the same kind, for a reliability diagram.
@@ -81,16 +90,24 @@ class Calibration:
     source: str = 'nothing'
     queries: int = 0
     bins: tuple[Bin, ...] = field(default=())
+    weight: float = POOLED[0]
+
+    def scores(self, similarities: Float32, background: Float32) -> Float:
+        """Scores of similarities (..., K), from those with keyframes all over the map (..., B)."""
+        return stand_out(similarities, background, self.weight)
 
     def log_odds(self, scores: Float) -> Float:
         """(K,) scores to log likelihood ratios of a place."""
         return self.gain * (scores - self.offset)
 
     def probability(self, scores: Float, margins: Float) -> Float:
-        """(K,) probability that a match of this score and margin is true, from one image alone."""
+        """(K,) probability that a match of this score and margin is true, from one image alone.
+
+        Never more than the log likelihood ratio of its place allows.
+        """
         bias, score, margin = self.match
-        odds = np.clip(bias + score * scores + margin * margins, -30.0, 30.0)
-        return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+        odds = np.minimum(bias + score * scores + margin * margins, self.log_odds(scores))
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +119,7 @@ class _Examples:
     matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
         image's place is in the map: each image is also asked with its place taken out. image: (C,)
         which one. times: how often the same images are among the examples.
+    wrong_paths: (P,) mean score of the best wrong path at each keyframe of the map.
     """
 
     true: Float
@@ -112,6 +130,7 @@ class _Examples:
     on_map: Mask
     image: Ids
     times: int = 1
+    wrong_paths: Float = field(default_factory=lambda: np.zeros(0))
 
 
 def scores(similarities: Float32, background: Float32) -> Float:
@@ -121,6 +140,15 @@ def scores(similarities: Float32, background: Float32) -> Float:
     middle = np.median(background, axis=-1, keepdims=True)
     spread = 1.4826 * np.median(np.abs(background - middle), axis=-1, keepdims=True)
     return np.asarray((similarities - middle) / np.maximum(spread, LEAST_SPREAD), dtype=np.float64)
+
+
+def stand_out(similarities: Float32, background: Float32, weight: float) -> Float:
+    """Similarities (..., K) as scores: in spreads of the map's (..., B), and by themselves."""
+    if not background.shape[-1]:  # an empty map: nothing stands out
+        return np.zeros(similarities.shape)
+    spread = np.sqrt(np.mean(np.square(background, dtype=np.float64), axis=-1, keepdims=True))
+    return np.asarray(similarities * (1.0 / np.maximum(spread, LEAST_SPREAD) + weight),
+                      dtype=np.float64)
 
 
 def sample(place_map: PlaceMap) -> Ids:
@@ -141,22 +169,40 @@ def calibrate(
         traverse: a map of a second drive through the same streets, in the same frame and of the
             same model; None takes the pairs of the map's own keyframes.
     """
+    evidence = model_evidence(place_map.manifest.fingerprint, neighbours(place_map))
+    own = _own_pairs(place_map, radius_m, angle_rad, evidence.weight)
     if traverse is None:
-        examples = _own_pairs(place_map, radius_m, angle_rad)
-        source = "pairs of the map's own keyframes"
+        examples = own
+        source = "paths of the map's own keyframes"
         count = len(examples.true) // len(CHANGED)
     else:
-        examples = _second_traverse(place_map, traverse, radius_m, angle_rad)
+        examples = _second_traverse(place_map, traverse, radius_m, angle_rad, evidence.weight)
         source, count = f'traverse {traverse.manifest.map_id[:8]}', len(examples.true)
     if min(len(examples.true), len(examples.other)) < LEAST_EXAMPLES * examples.times:
-        return Calibration(*FALLBACK)
-    offset, gain = fit_logistic(examples.true, examples.other)
-    if gain <= 0.0:
-        return Calibration(*FALLBACK)
-    # Off the map, too, one keyframe is the best. It must not speak for its place.
-    offset = max(offset, float(np.quantile(examples.best_other, BEST_OTHER)))
+        return Calibration(evidence.offset, evidence.gain, weight=evidence.weight)
+    raised = float(np.quantile(own.wrong_paths, WRONG_PATHS)) if len(own.wrong_paths) else 0.0
+    offset = float(np.clip(raised, evidence.offset, evidence.offset + MOST_RAISED))
+    if traverse is not None:
+        offset = max(offset, fit_logistic(examples.true, examples.other)[0])
     match, bins = _fit_matches(examples)
-    return Calibration(offset, TEMPER * gain, match, source, count, bins)
+    return Calibration(offset, evidence.gain, match, source, count, bins, evidence.weight)
+
+
+def neighbours(place_map: PlaceMap) -> float:
+    """Median similarity of keyframes to the more similar of the two nearest ones.
+
+    NaN for a map of fewer than three keyframes.
+    """
+    ids = sample(place_map)
+    if len(place_map) < 3:
+        return float('nan')
+    positions = place_map.T_map_cam[:, :3, 3]
+    _, nearest = cKDTree(positions).query(positions[ids], k=3)
+    rows = place_map.centred(ids)
+    found = np.stack([np.einsum('ij,ij->i', rows, place_map.centred(nearest[:, k]))
+                      for k in range(3)], axis=1)
+    found[nearest == ids[:, None]] = -1.0  # the keyframe itself
+    return float(np.median(found.max(axis=1)))
 
 
 def reliability(
@@ -169,7 +215,7 @@ def reliability(
     """
     if calibration.bins:
         return calibration.bins
-    examples = _own_pairs(place_map, radius_m, angle_rad)
+    examples = _own_pairs(place_map, radius_m, angle_rad, calibration.weight)
     if not len(examples.matches):
         return ()
     predicted = calibration.probability(examples.matches[:, 0], examples.matches[:, 1])
@@ -244,33 +290,54 @@ def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mas
                       & (traces > 1.0 + 2.0 * np.cos(min(angle_rad, np.pi))))
 
 
-def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float) -> _Examples:
+def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: float
+               ) -> _Examples:
     """Each keyframe of a sample as an image; itself is not in the map then."""
     ids = _runs(place_map)
-    rows = Whitening.of_map(place_map)(place_map.centred(ids))
-    similarities = rows @ rows.T
-    np.fill_diagonal(similarities, np.nan)
     if len(ids) < LEAST_EXAMPLES:
         return _examples([], np.zeros((0, 0)), np.zeros((0, 0), bool), np.zeros((0, 0), bool))
-    z = scores(similarities, similarities[~np.isnan(similarities)].reshape(len(ids), -1))
+    rows = place_map.centred(ids)
+    similarities = rows @ rows.T
     T = place_map.T_map_cam[ids]
     here = same_place(T, T, radius_m, angle_rad)
     away = ~same_place(T, T, 2.0 * radius_m, 2.0 * angle_rad)
-    z = np.nan_to_num(z, nan=-np.inf)
+    off_diagonal = ~np.eye(len(ids), dtype=bool)
+    z = stand_out(similarities, similarities[off_diagonal].reshape(len(ids), -1), weight)
+    np.fill_diagonal(z, -np.inf)
     true = [np.where(here[i], z[i], -np.inf).max() for i in range(len(ids))]
     times = len(CHANGED)
-    return _examples([share * score for share in CHANGED for score in true],
-                     np.tile(z, (times, 1)), here, np.tile(away, (times, 1)), times)
+    return replace(
+        _examples([share * score for share in CHANGED for score in true],
+                  np.tile(z, (times, 1)), here, np.tile(away, (times, 1)), times),
+        wrong_paths=_wrong_paths(
+            z, ~same_place(T, T, SURROUNDINGS * radius_m, 2.0 * angle_rad), ids))
 
 
-def _second_traverse(
-    place_map: PlaceMap, traverse: PlaceMap, radius_m: float, angle_rad: float
-) -> _Examples:
+def _wrong_paths(z: Float, away: Mask, ids: Ids) -> Float:
+    """Mean score of the best wrong path at each keyframe: (P,).
+
+    A path is wrong where all of its keyframes are away from those of the drive (K, K).
+    """
+    if len(ids) < PATH:
+        return np.zeros(0)
+    whole = np.flatnonzero(ids[PATH - 1:] - ids[:-PATH + 1] == PATH - 1) + PATH - 1
+    best = np.full(len(ids), -np.inf)
+    for way in (1, -1):  # the same way, and the opposite one
+        ends = whole if way == 1 else whole - PATH + 1
+        total, wrong = np.zeros((len(whole), len(ends))), np.ones((len(whole), len(ends)), bool)
+        for back in range(PATH):
+            at = np.ix_(whole - back, ends - way * back)
+            total += z[at] / PATH
+            wrong &= away[at]
+        best[whole] = np.maximum(best[whole], np.where(wrong, total, -np.inf).max(axis=1))
+    return np.asarray(best[np.isfinite(best)])
+
+
+def _second_traverse(place_map: PlaceMap, traverse: PlaceMap, radius_m: float,
+                     angle_rad: float, weight: float) -> _Examples:
     """Each keyframe of another drive as an image, its session's mean taken off as a robot does."""
     ids = _runs(place_map)
-    whitening = Whitening.of_map(place_map)
-    rows = whitening(place_map.centred(ids))
-    background = whitening(place_map.centred(sample(place_map)))
+    rows, background = place_map.centred(ids), place_map.centred(sample(place_map))
     T = place_map.T_map_cam
     here = same_place(T[ids], T[ids], radius_m, angle_rad)
     appearance = Appearance(place_map.centre, AppearanceConfig())
@@ -279,14 +346,13 @@ def _second_traverse(
     for number in range(0, len(traverse), step):
         descriptor = traverse.descriptors(number, number + 1)[0]
         appearance.update(descriptor)
-        query = whitening(unit(descriptor - appearance.mean))
+        query = unit(descriptor - appearance.mean)
         around = background @ query
         pose = traverse.T_map_cam[number:number + 1]
-        there = np.flatnonzero(
-            same_place(pose, T, radius_m, angle_rad)[0])
-        true.append(float(scores(whitening(place_map.centred(there)) @ query, around).max())
+        there = np.flatnonzero(same_place(pose, T, radius_m, angle_rad)[0])
+        true.append(float(stand_out(place_map.centred(there) @ query, around, weight).max())
                     if len(there) else -np.inf)
-        z.append(scores(rows @ query, around))
+        z.append(stand_out(rows @ query, around, weight))
         away.append(~same_place(pose, T[ids], 2.0 * radius_m, 2.0 * angle_rad)[0])
     return _examples(true, np.array(z).reshape(-1, len(ids)), here,
                      np.array(away, dtype=bool).reshape(-1, len(ids)))
@@ -351,10 +417,10 @@ def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple
     halves = (examples.image * 8 // (int(examples.image.max()) + 1)) % 2
     predicted = np.zeros(len(examples.matches))
     for half in (0, 1):
-        learnt = Calibration(*FALLBACK, weights(halves != half))
+        bias, score, gap = weights(halves != half)
         held_out = halves == half
-        predicted[held_out] = learnt.probability(
-            examples.matches[held_out, 0], examples.matches[held_out, 1])
+        odds = bias + examples.matches[held_out] @ np.array([score, gap])
+        predicted[held_out] = 1.0 / (1.0 + np.exp(-np.clip(odds, -30.0, 30.0)))
     return weights(np.ones(len(halves), dtype=bool)), make_bins(predicted, examples.is_true)
 
 

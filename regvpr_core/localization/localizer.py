@@ -11,17 +11,16 @@ from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
 from regvpr_core.localization.appearance import Appearance, Float32
 from regvpr_core.localization.belief import Belief
-from regvpr_core.localization.calibration import margin, same_place, sample, scores
+from regvpr_core.localization.calibration import same_place, sample
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.matches import Match
+from regvpr_core.localization.odometry import Moment, Odometry, Order
 from regvpr_core.localization.one_image import Answer, answer, ImageLocalization, with_evidence
 from regvpr_core.localization.pose_prior import estimate, PoseHypothesis, PosePrior
 from regvpr_core.localization.settings import LocalizerConfig
-from regvpr_core.localization.states import Decider, Evidence, Reason, State
+from regvpr_core.localization.states import CONFIRM_IMAGES, Decider, Evidence, Reason, State
 from regvpr_core.localization.stored_calibration import stored_or_learnt
-from regvpr_core.localization.views import Mounts, Seen
-from regvpr_core.localization.whitened import WhitenedRows
-from regvpr_core.localization.whitening import Whitening
+from regvpr_core.localization.views import Candidates, Mounts
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.search.rows import unit
@@ -35,24 +34,15 @@ from regvpr_core.verification.verification import (
 __all__ = ['Description', 'Frame', 'Localization', 'Localizer', 'LocalizerConfig', 'Match',
            'State', 'image_config']
 
-OUT_OF_ORDER_NS = 1_000_000_000
-"""An image older than the last by less came late and is no evidence; by more, time jumped back."""
-
 METRES_OF_A_RADIAN = 3.0
-"""A turn shows as much that is new as this drive."""
+"""Translation that reveals as much new view as a turn of 1 rad, in metres."""
 
 NEW_VIEW = 0.35
 """Without odometry: an image whose descriptor has gone this share of the way to one of anywhere
 else is all new. On the town's laps (seed 7) that takes 2 m."""
 
-LEAST_WAY_M = 1.0
-"""Without odometry, an image of which all is new counts as at least so much of the way."""
-
 LEAST_HYPOTHESIS = 0.02
 """Places of less belief are no hypotheses."""
-
-JUMP_FLOOR_M = 1.0
-"""Odometry may be corrected by this much between any two images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,10 +74,9 @@ class Localization:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Past:
-    """Images of one stamp that moved the belief, or the last of one camera that did."""
+    """The last image of a camera that moved the belief."""
 
-    stamp_ns: int
-    T_odom_base: Array | None
+    moment: Moment
     descriptor: Float32
 
 
@@ -113,27 +102,24 @@ class Localizer:
         self._config = config
         self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
         self._belief = Belief(place_map.T_map_cam, config.belief, place_map.cameras)
+        self._evidence_m = config.belief.evidence_m or self._belief.spacing_m or 1.0
         self._mounts = Mounts(self._belief, place_map.T_map_cam)
-        self._decider = Decider(config)
-        self._whitened = WhitenedRows(Whitening.of_map(place_map), place_map, sample(place_map))
+        self._decider = Decider(config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m)
+        self._background = place_map.centred(sample(place_map))
         self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
 
-    def __repr__(self) -> str:
-        return (f'Localizer({self.place_map!r}, images={self._images}, '
-                f'off_map={self._belief.off_map:.2f})')
-
     def reset(self) -> None:
         """Forget where the robot was."""
+        self._odometry = Odometry(speed_limit_mps=self._config.speed_limit_mps)
         self._appearances: dict[str | bytes, Appearance] = {}
         self._belief.reset()
         self._mounts.reset()
         self._decider.reset()
-        self._last: _Past | None = None
+        self._last: Moment | None = None
         self._last_of: dict[str | bytes, _Past] = {}
         self._images = 0
-        self._way_m = 0.0
 
     def localize(
         self, frame: Frame | Description | Sequence[Frame | Description],
@@ -153,26 +139,36 @@ class Localizer:
         start = time.perf_counter()
         # 1. Describe the images.
         views = self._describe([frame] if isinstance(frame, Frame | Description) else frame)
-        stamp_ns = views[0].frame.stamp_ns
         described = time.perf_counter()
-        # 2. Move the belief by odometry; an image from where the last was taken tells nothing new.
-        shares = self._move(stamp_ns, views, T_odom_base)
-        # 3. Take off what the session's images share, search the map and verify what is found.
-        seen = [self._search(view, share) for view, share in zip(views, shares, strict=True)]
+        # 2. Place the stamp in time and on the odometry; time that jumped back starts over.
+        stamp_ns = views[0].frame.stamp_ns
+        order = self._odometry.clock.order(stamp_ns)
+        if order is Order.JUMPED_BACK:
+            self.reset()
+        moment = self._odometry.put(stamp_ns, T_odom_base)
+        late = order is Order.LATE
+        # 3. How much of each image is new: one from where the last was taken tells nothing.
+        novelty = [0.0 if late else self._novelty(view, moment) for view in views]
+        way_m = self._way_m(novelty, moment)
+        # 4. Learn what the session's images share, and move the belief.
+        if any(novelty):
+            self._mounts.refer_to(views[0].frame.T_base_cam)
+            self._learn_appearance(views, novelty)
+            self._predict(moment)
+            self._remember(views, novelty, moment)
+        # 5. Search the map, and verify what is found.
+        seen = [self._search(view, share) for view, share in zip(views, novelty, strict=True)]
         searched = time.perf_counter()
-        # 4. Weigh the belief with what was found.
-        if any(shares):
-            config = self._config.belief
-            ids, log_odds, others = self._mounts.log_odds(seen, config.evidence_limit)
-            self._belief.update(ids, log_odds, others)
+        # 6. Weigh the belief with what was found.
+        if any(novelty):
+            self._belief.update(*self._mounts.log_odds(seen, self._config.belief.evidence_limit))
             self._images += 1
-        # 5. Decide, and estimate the pose only where one place is believed.
-        state, reason, keyframe = self._decide(seen)
+        # 7. Decide, and estimate the pose only where one place is believed.
+        state, reason, keyframe = self._decide(seen, way_m)
         matches = self._matches(seen, state, keyframe)
-        pose_prior = None
         # An image that came late is of where the robot was; the belief is of where it is.
-        if state is State.LOCALIZED and not self._is_late(stamp_ns):
-            pose_prior = self._pose_prior(views, matches[0], keyframe)
+        pose_prior = self._pose_prior(views, matches[0], keyframe) \
+            if state is State.LOCALIZED and not late else None
         hypotheses = self._hypotheses(views, pose_prior, keyframe)
         end = time.perf_counter()
         return Localization(
@@ -217,7 +213,7 @@ class Localizer:
             answer=said, reason=reason, probability=matches[0].image_probability,
             matches=tuple(matches[: self._config.matches]), pose_prior=pose_prior)
 
-    def _pose_of_image(self, view: Description, match: Match, found: Seen) -> PosePrior:
+    def _pose_of_image(self, view: Description, match: Match, found: Candidates) -> PosePrior:
         """Pose of the base by one image alone."""
         belief = copy(self._belief)
         belief.reset()
@@ -242,53 +238,18 @@ class Localizer:
         descriptor, features = self._verifier.describe(frame.rgb)
         return Description(frame, self.place_map.project(descriptor), features)
 
-    def _is_late(self, stamp_ns: int) -> bool:
-        return self._last is not None and stamp_ns < self._last.stamp_ns
-
-    def _move(self, stamp_ns: int, views: Sequence[Description],
-              T_odom_base: Array | None) -> list[float]:
-        """Predict the belief to this stamp; how much of each image is new, 0 to 1."""
-        last = self._last
-        self._way_m = 0.0
-        if last is not None and stamp_ns < last.stamp_ns - OUT_OF_ORDER_NS:
-            self.reset()
-            last = None
-        if self._is_late(stamp_ns):
-            return [0.0] * len(views)
-        shares = [self._share(stamp_ns, view, T_odom_base) for view in views]
-        if not any(shares):
-            return shares
-        this = _Past(stamp_ns, T_odom_base, views[0].descriptor)
-        if last is None:
-            self._mounts.places(np.zeros(0, np.int64), views[0].frame.T_base_cam)
-        else:
-            motion = self._motion(last, this)
-            # Without odometry, an image of which all is new counts as `evidence_m` of the way.
-            self._way_m = max(shares) * max(self._config.belief.evidence_m, LEAST_WAY_M) \
-                if motion is None else float(np.linalg.norm(motion[:3, 3]))
-            reference = self._mounts.T_base_reference
-            if motion is not None and reference is not None:
-                motion = inverse(reference) @ motion @ reference
-            self._belief.predict(motion, (stamp_ns - last.stamp_ns) / 1e9)
-        self._last = this
-        for view, share in zip(views, shares, strict=True):
-            if share:
-                self._last_of[view.camera] = _Past(stamp_ns, T_odom_base, view.descriptor)
-        return shares
-
-    def _share(self, stamp_ns: int, view: Description, T_odom_base: Array | None) -> float:
+    def _novelty(self, view: Description, moment: Moment) -> float:
         """How much of an image is new since the last of its camera, 0 to 1."""
         last = self._last_of.get(view.camera)
         if last is None:
             return 1.0
-        motion = self._motion(last, _Past(stamp_ns, T_odom_base, view.descriptor))
+        motion = last.moment.motion_to(moment)
         if motion is not None:
             metres = float(np.linalg.norm(motion[:3, 3]))
             radians = float(rotation_angle(motion[:3, :3]))
             if metres < self._config.still_m and radians < self._config.still_rad:
                 return 0.0
-            way_m = metres + METRES_OF_A_RADIAN * radians
-            return min(1.0, way_m / max(self._config.belief.evidence_m, 1e-9))
+            return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
         similarity = float(view.descriptor @ last.descriptor)
         if similarity > self._config.still_cosine:
             return 0.0
@@ -297,39 +258,53 @@ class Localizer:
         elsewhere = min(float(mean @ mean), self._config.still_cosine - 0.01)
         return min(1.0, (1.0 - similarity) / (1.0 - elsewhere) / NEW_VIEW)
 
-    def _motion(self, last: _Past, this: _Past) -> Array | None:
-        """Motion (4, 4) of the base, None where it is not known.
+    def _way_m(self, novelty: Sequence[float], moment: Moment) -> float:
+        """Way since the last image that moved the belief, m; without odometry, by what is new."""
+        motion = None if self._last is None else self._last.motion_to(moment)
+        if self._last is None or not any(novelty):
+            return 0.0
+        if motion is None:
+            return max(novelty) * self._evidence_m
+        return float(np.linalg.norm(motion[:3, 3]))
 
-        Odometry that moved faster than a robot can has started over, or was corrected: what lies
-        between says nothing.
-        """
-        if last.T_odom_base is None or this.T_odom_base is None:
-            return None
-        motion = inverse(last.T_odom_base) @ this.T_odom_base
-        elapsed_s = (this.stamp_ns - last.stamp_ns) / 1e9
-        metres = float(np.linalg.norm(motion[:3, 3]))
-        # Not "greater": a motion that is not finite is none either.
-        if not metres <= JUMP_FLOOR_M + self._config.speed_limit_mps * elapsed_s:
-            return None
-        return motion
+    def _learn_appearance(self, views: Sequence[Description], novelty: Sequence[float]) -> None:
+        """Take what is new into the mean of each camera's images."""
+        for view, share in zip(views, novelty, strict=True):
+            appearance = self._appearances.setdefault(
+                view.camera, Appearance(self.place_map.centre, self._config.appearance))
+            if share:
+                appearance.update(view.descriptor)
+
+    def _predict(self, moment: Moment) -> None:
+        """Move the belief from the last image to this one."""
+        if self._last is None:
+            return
+        motion, reference = self._last.motion_to(moment), self._mounts.T_base_reference
+        if motion is not None and reference is not None:
+            motion = inverse(reference) @ motion @ reference
+        self._belief.predict(motion, (moment.stamp_ns - self._last.stamp_ns) / 1e9)
+
+    def _remember(self, views: Sequence[Description], novelty: Sequence[float], moment: Moment
+                  ) -> None:
+        self._last = moment
+        for view, share in zip(views, novelty, strict=True):
+            if share:
+                self._last_of[view.camera] = _Past(moment, view.descriptor)
 
     def _appearance(self, view: Description) -> Appearance:
-        if view.camera not in self._appearances:
-            self._appearances[view.camera] = Appearance(
-                self.place_map.centre, self._config.appearance)
-        return self._appearances[view.camera]
+        """What the images of a camera share; before its first image, what the map's do."""
+        return self._appearances.get(view.camera) or Appearance(
+            self.place_map.centre, self._config.appearance)
 
-    def _search(self, view: Description, share: float) -> Seen:
+    def _search(self, view: Description, novelty: float) -> Candidates:
         """Keyframes like an image, and what they are worth."""
-        appearance = self._appearance(view)
-        if share:
-            appearance.update(view.descriptor)
-        similarities, ids = self.place_map.search(
-            view.descriptor, self._config.candidates, appearance.mean)
-        # The index is quick and rough; what it found is compared again, whitened.
-        away = view.descriptor - appearance.mean
-        query = unit(away) if away.any() else away
-        found = scores(*self._whitened.compare(query, ids, similarities))
+        mean = self._appearance(view).mean
+        similarities, ids = self.place_map.search(view.descriptor, self._config.candidates, mean)
+        # The index is quick and rough; what it found is compared again.
+        query = unit(view.descriptor - mean) if (view.descriptor != mean).any() \
+            else np.zeros_like(mean)
+        found = self._calibration.scores(self.place_map.centred(ids) @ query,
+                                         self._background @ query)
         order = np.argsort(-found, kind='stable')
         ids, similarities, found = ids[order], similarities[order], found[order]
         log_odds = self._calibration.log_odds(found)
@@ -339,9 +314,10 @@ class Localizer:
             log_odds = log_odds + spread_log_odds(
                 verifications, ids, self.place_map.T_map_cam, self._belief.radius_m)
         T_base_cam = view.frame.T_base_cam
-        return Seen(share=share, T_base_cam=T_base_cam, ids=ids, similarities=similarities,
-                    scores=found, log_odds=log_odds, verifications=verifications,
-                    places=self._mounts.places(ids, T_base_cam))
+        return Candidates(
+            novelty=novelty, T_base_cam=T_base_cam, ids=ids, similarities=similarities,
+            scores=found, log_odds=log_odds, verifications=verifications,
+            places=self._mounts.places(ids, T_base_cam))
 
     def _one_a_place(self, ids: np.ndarray) -> list[int]:
         """The first keyframe of each place among these."""
@@ -349,7 +325,7 @@ class Localizer:
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
 
-    def _decide(self, seen: Sequence[Seen]) -> tuple[State, Reason, int]:
+    def _decide(self, seen: Sequence[Candidates], way_m: float) -> tuple[State, Reason, int]:
         """State, its reason, and the believed keyframe (-1: none)."""
         if not len(self.place_map):
             return State.OFF_MAP, Reason('empty_map', 'the map holds no keyframe'), -1
@@ -358,10 +334,11 @@ class Localizer:
         shown = [float(one.scores[one.at(there)].max(initial=-np.inf)) for one in seen]
         state, reason = self._decider.decide(Evidence(
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
-            seen=max(shown), way_m=self._way_m))
+            seen=max(shown), way_m=way_m))
         return state, reason, keyframe
 
-    def _matches(self, seen: Sequence[Seen], state: State, keyframe: int) -> tuple[Match, ...]:
+    def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int
+                 ) -> tuple[Match, ...]:
         """Best first; when localized, the first is the most likely one of the believed place."""
         found = sorted(((view, i) for view, one in enumerate(seen) for i in range(len(one.ids))),
                        key=lambda at: -seen[at[0]].scores[at[1]])
@@ -369,7 +346,7 @@ class Localizer:
         if state is State.LOCALIZED:
             there = self._belief.around(keyframe)
             shown = [one.at(there) for one in seen]
-            # Of those that this image shows there, the one that the belief lies on.
+            # The candidate at the believed place that has most of the belief.
             accepted = max(
                 ((view, i) for view, i in found if shown[view][i]),
                 key=lambda at: float(self._belief.masses(seen[at[0]].places[at[1]]).sum()))
@@ -382,7 +359,7 @@ class Localizer:
         return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted, float(p))
                      for (view, i), p in zip(found, of_image, strict=True))
 
-    def _ahead(self, seen: Sequence[Seen], found: Sequence[tuple[int, int]]) -> list[float]:
+    def _ahead(self, seen: Sequence[Candidates], found: Sequence[tuple[int, int]]) -> list[float]:
         """By how much each one's score is above that of the best keyframe of another place."""
         T, config = self.place_map.T_map_cam, self._config.belief
         ahead = [0.0] * len(found)
@@ -393,11 +370,11 @@ class Localizer:
                               2.0 * config.place_angle_rad)
             others = np.where(same, -np.inf, one.scores).max(axis=1, initial=-np.inf)
             for at, row, mask, other in zip(mine, rows, same, others, strict=True):
-                ahead[at] = margin(one.scores, mask) if mask.all() else \
-                    float(one.scores[row] - other)
+                # Where all that was found is one place, nothing else scores more than the last.
+                ahead[at] = float(one.scores[row] - (one.scores.min() if mask.all() else other))
         return ahead
 
-    def _match(self, one: Seen, view: int, i: int, keyframe: int, accepted: bool,
+    def _match(self, one: Candidates, view: int, i: int, keyframe: int, accepted: bool,
                image_probability: float) -> Match:
         place = one.places[i]
         at = keyframe if accepted else int(place[0]) if len(place) else -1

@@ -8,7 +8,7 @@ any other place.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from regvpr_core.geometry import Array, inverse, rotation_angle
 from regvpr_core.localization.belief import Float, Ids
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.odometry import Odometry, Order
 from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
 from regvpr_core.localization.session_store import SessionStore
 from regvpr_core.maps.keyframes import KeyframeConfig
@@ -55,7 +56,6 @@ then dusk, day then other streets."""
 
 SPREAD_FLOOR = 0.3
 MEMORY = 500
-OUT_OF_ORDER_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,7 @@ class SessionConfig:
     max_keyframes: int = setting(
         20_000, 'Keyframes kept in memory; redundant ones are deleted first.', 100, 10**6)
     verification: VerificationConfig = field(default_factory=VerificationConfig)
+    pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
 
     def __post_init__(self) -> None:
         check_settings(self, 'session')
@@ -165,7 +166,7 @@ class SessionLoops:
         self._sequences: dict[str | bytes, deque[_Query]] = {}
         self._kept: dict[str | bytes, tuple[Description, Array | None]] = {}
         self._unrelated: deque[float] = deque(maxlen=MEMORY)
-        self._last: tuple[int, Array | None] | None = None
+        self._odometry = Odometry(speed_limit_mps=self._config.speed_limit_mps)
         self._along_m = 0.0
         self._closed: LoopClosure | None = None
         self.odometry_restarts = 0
@@ -247,22 +248,18 @@ class SessionLoops:
 
     def _go(self, stamp_ns: int, T_odom_base: Array | None) -> bool:
         """Measure the way; False for an image that came late."""
-        if self._last is not None and stamp_ns < self._last[0] - OUT_OF_ORDER_NS:
+        order = self._odometry.clock.order(stamp_ns)
+        if order is Order.JUMPED_BACK:
             self.reset()
-        if self._last is not None:
-            last_ns, last = self._last
-            if stamp_ns < last_ns:
-                return False
-            if last is not None and T_odom_base is not None:
-                metres = float(np.linalg.norm(T_odom_base[:3, 3] - last[:3, 3]))
-                limit = 1.0 + self._config.speed_limit_mps * (stamp_ns - last_ns) / 1e9
-                if metres <= limit:
-                    self._along_m += metres
-                else:  # odometry began anew: poses of before are in a frame that is gone
-                    self._sequences.clear()
-                    self.store.forget_poses()
-                    self.odometry_restarts += 1
-        self._last = (stamp_ns, T_odom_base)
+        if order is Order.LATE:
+            return False
+        part = self._odometry.part
+        moment = self._odometry.put(stamp_ns, T_odom_base)
+        self._along_m = moment.way_m
+        if moment.part != part:  # odometry began anew: poses of before are in a frame that is gone
+            self._sequences.clear()
+            self.store.forget_poses()
+            self.odometry_restarts += 1
         return True
 
     def _is_new(self, description: Description, T_odom_base: Array | None) -> bool:
@@ -422,14 +419,14 @@ class SessionLoops:
             checked = verifier.verify(description.features, [at], frame.intrinsics)
             if not checked or checked[0].log_odds < 0.0:
                 return None
-            verification = checked[0]
+            verification = replace(checked[0], keyframe_id=found.reference_id)
             near = np.flatnonzero(np.abs(np.arange(len(store)) - at) <= self._config.sequence)
             pose = verifier.pose(description.features, at, near, frame.intrinsics) \
                 if np.isfinite(store.T_odom_cam[near]).all() else None
             if pose is not None:
                 # As wide as a pose prior: what residuals tell is too little.
                 T_reference_query, covariance = relative_to(
-                    store.T_odom_cam[at], of_verified(pose, np.eye(4), PosePriorConfig()))
+                    store.T_odom_cam[at], of_verified(pose, np.eye(4), self._config.pose_prior))
         return LoopClosure(
             query_stamp_ns=frame.stamp_ns, reference_stamp_ns=int(store.stamps_ns[at]),
             query_id=found.query_id, reference_id=found.reference_id,

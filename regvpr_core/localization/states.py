@@ -16,6 +16,10 @@ import math
 
 from regvpr_core.localization.settings import LocalizerConfig
 
+CONFIRM_IMAGES = 2.0
+"""Images, all new, after the first that shows a place, until it is believed; where `confirm_m` is
+0."""
+
 
 class State(enum.IntEnum):
     """As in the messages."""
@@ -63,8 +67,10 @@ class Evidence:
 class Decider:
     """Turns belief into a state, with hysteresis."""
 
-    def __init__(self, config: LocalizerConfig) -> None:
+    def __init__(self, config: LocalizerConfig, confirm_m: float | None = None) -> None:
+        """Start undecided. confirm_m: in place of the setting, which is 0 for "by the map"."""
         self._config = config
+        self._confirm_m = config.confirm_m if confirm_m is None else confirm_m
         self.reset()
 
     def reset(self) -> None:
@@ -101,8 +107,8 @@ class Decider:
             found = f'score {evidence.seen:.1f}' if evidence.seen > -math.inf else 'not found'
             return State.LOST, Reason('not_seen', f'the believed place is not seen ({found})')
         believed_m = self._believed_m or 0.0
-        if not self._localized and believed_m < config.confirm_m:
+        if not self._localized and believed_m < self._confirm_m - 1e-9:
             return State.LOST, Reason(
                 'too_short_a_way', f'one place has {here:.2f}, so far over {believed_m:.1f} of '
-                f'{config.confirm_m:.1f} m')
+                f'{self._confirm_m:.1f} m')
         return State.LOCALIZED, Reason('one_place', f'one place has {here:.2f}')

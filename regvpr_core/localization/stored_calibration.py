@@ -12,7 +12,9 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 
 NAME = 'calibration'
-VERSION = 1
+VERSION = 2
+"""Version 1 had another kind of score; such a map is calibrated in memory when it is opened."""
+
 MAX_BYTES = 65_536
 MAX_COUNT = 10**12
 
@@ -65,15 +67,27 @@ def stored_or_learnt(place_map: PlaceMap, radius_m: float, angle_rad: float) -> 
         MapError: what the map holds is no calibration.
     """
     data = place_map.attachment(NAME)
-    if data is None:
+    if data is None or is_old(data):
         return calibrate(place_map, radius_m, angle_rad)
     return from_json(data, f'the calibration of map {place_map.path}')
+
+
+def is_old(data: bytes) -> bool:
+    """Whether a map's calibration was written by an older version."""
+    if len(data) > MAX_BYTES:
+        return False
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get('version') == 1
 
 
 def to_json(calibration: Calibration) -> bytes:
     """As it is kept in a map."""
     return json.dumps({
         'version': VERSION, 'offset': calibration.offset, 'gain': calibration.gain,
+        'weight': calibration.weight,
         'match': list(calibration.match), 'source': calibration.source,
         'queries': calibration.queries,
         'bins': [[b.predicted, b.true, b.count] for b in calibration.bins],
@@ -103,6 +117,7 @@ def from_json(data: bytes, name: str) -> Calibration:
         return Calibration(
             offset=_number(values['offset'], 'offset', -1e3, 1e3),
             gain=_number(values['gain'], 'gain', 1e-6, 1e3),
+            weight=_number(values['weight'], 'weight', 0.0, 1e3),
             match=(_number(match[0], 'match[0]', -1e4, 1e4),
                    _number(match[1], 'match[1]', -1e4, 1e4),
                    _number(match[2], 'match[2]', -1e4, 1e4)),

@@ -17,20 +17,24 @@ from regvpr_core.localization.calibration import SAMPLE
 from regvpr_core.verification.verification import Verification
 
 SAME_MOUNT = 1e-6
+MISSED = 0.5
+"""An image that does not show its place (people, blur, a door that was closed) says at most this
+share as much against it as one that does says for it."""
+
 COVERED = 0.5
 """Where fewer of the places can be seen by a camera, that it found nothing says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class Candidates:
     """What one image found in the map.
 
-    share: how much of the image is new, 0 to 1.
+    novelty: how much of the image is new, 0 to 1.
     ids, similarities, scores, log_odds: (K,) of the keyframes found, most similar first.
     places: (K,) lists of keyframes at which the reference camera then is.
     """
 
-    share: float
+    novelty: float
     T_base_cam: Array
     ids: Ids
     similarities: Float32
@@ -62,21 +66,24 @@ class Mounts:
         self.T_base_reference: Array | None = None
         self._covered: dict[bytes, bool] = {}
 
-    def places(self, ids: Ids, T_base_cam: Array) -> list[Ids]:
-        """Where the reference camera is when this camera is at keyframes (K,): lists of ids."""
+    def refer_to(self, T_base_cam: Array) -> None:
+        """Take this camera as the reference, unless there is one."""
         if self.T_base_reference is None:
             self.T_base_reference = T_base_cam
-        if self._is_reference(T_base_cam):
+
+    def places(self, ids: Ids, T_base_cam: Array) -> list[Ids]:
+        """Where the reference camera is when this camera is at keyframes (K,): lists of ids."""
+        if self.T_base_reference is None or self._is_reference(T_base_cam):
             return [ids[i:i + 1] for i in range(len(ids))]
         poses = self._T[ids] @ inverse(T_base_cam) @ self.T_base_reference
         return [self._belief.near_pose(pose) for pose in poses]
 
-    def log_odds(self, seen: Sequence[Seen], limit: float) -> tuple[Ids, Float, float]:
+    def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float, float]:
         """Evidence of all images: keyframes (M,), log odds of each, and of all others.
 
         Args:
             seen: images of one stamp.
-            limit: most that one image may say.
+            limit: most that one image may say for a place; against it, `MISSED` of that.
         """
         ids = np.unique(np.concatenate([np.zeros(0, np.int64),
                                         *[place for one in seen for place in one.places]]))
@@ -84,7 +91,7 @@ class Mounts:
         for one in seen:
             if not len(one.ids):
                 continue
-            odds = np.clip(one.log_odds, -limit, limit) * one.share
+            odds = np.clip(one.log_odds, -MISSED * limit, limit) * one.novelty
             # Keyframes that were not found are at most as similar as the last that was; where a
             # camera looks to where the map does not, it cannot find any.
             least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0

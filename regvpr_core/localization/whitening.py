@@ -9,9 +9,7 @@ nine tenths of off-map images' best rises from 0.24 to 0.48.
 
 import numpy as np
 
-from regvpr_core.geometry import Array
 from regvpr_core.localization.appearance import Float32
-from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
 
 MAX_ROWS = 1024
@@ -56,34 +54,3 @@ class Whitening:
         inside = rows @ self._basis
         return np.asarray(self._outside * rows
                           + (inside * (self._inside - self._outside)) @ self._basis.T, np.float32)
-
-    @property
-    def rank(self) -> int:
-        """Directions in which the map's places differ, K."""
-        return len(self._inside)
-
-    @property
-    def weights(self) -> Float32:
-        """(K,) weights of the products in these directions: squares of the scales."""
-        return self._weights
-
-    @property
-    def outside(self) -> float:
-        """Weight of the products in all other directions."""
-        return float(self._outside) ** 2
-
-    def coordinates(self, rows: Float32) -> Float32:
-        """Centred descriptors (..., D) in the map's directions: (..., K)."""
-        return np.asarray(rows @ self._basis, np.float32)
-
-    @classmethod
-    def of_map(cls, place_map: PlaceMap) -> 'Whitening':
-        """Learn from at most `MAX_ROWS` keyframes all over a map."""
-        count = len(place_map)
-        ids = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).astype(np.int64))
-        rows = [place_map.descriptors(int(k), int(k) + 1) - place_map.centre for k in ids]
-        return cls(np.concatenate([np.zeros((0, len(place_map.centre)), np.float32), *rows]))
-
-    def spectrum(self) -> Array:
-        """How much each of the map's directions is kept, 0 to 1."""
-        return np.asarray(self._inside, dtype=np.float64)

@@ -203,7 +203,7 @@ def test_a_map_of_one_keyframe_and_an_empty_one_are_legal(street):
 
 
 @pytest.mark.parametrize(('settings', 'message'), [
-    ({'place_radius_m': 0.0}, 'belief.place_radius_m is 0.0; expected 0.1 to 1000.0'),
+    ({'place_radius_m': -0.1}, 'belief.place_radius_m is -0.1; expected 0.0 to 1000.0'),
     ({'kidnap': 0.6}, 'belief.kidnap is 0.6; expected 1e-06 to 0.5'),
     ({'off_map_prior': 1.0}, 'belief.off_map_prior is 1.0; expected 0.01 to 0.99')])
 def test_settings_out_of_range_are_refused(settings, message):

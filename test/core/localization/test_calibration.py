@@ -6,14 +6,65 @@ from regvpr_core.localization.calibration import (
     calibrate,
     Calibration,
     CHANGED,
-    FALLBACK,
     FALLBACK_MATCH,
     fit_logistic,
+    MOST_RAISED,
     SAMPLE,
     sample,
     scores,
+    stand_out,
 )
+from regvpr_core.localization.model_evidence import known, model_evidence, POOLED
 from regvpr_core.maps.place_map import unit
+
+
+def assert_taught_nothing(found: Calibration) -> None:
+    """What is known of models alone."""
+    assert (found.offset, found.gain) == POOLED[1:]
+    assert (found.match, found.bins) == (FALLBACK_MATCH, ())
+
+
+def test_a_place_stands_out_by_spreads_of_the_map_and_by_its_similarity():
+    background = np.random.default_rng(0).normal(0.0, 0.05, 20_001).astype(np.float32)
+    got = stand_out(np.array([0.0, 0.2, 0.4], np.float32), background, 5.0)
+    np.testing.assert_allclose(got, [0.0, 4.0 + 1.0, 8.0 + 2.0], rtol=0.02)
+    assert stand_out(np.array([0.2]), np.zeros(0), 5.0) == 0.0
+
+
+def test_similarities_that_all_shrink_lose_only_what_similarity_itself_says():
+    """By dusk all similarities are smaller: the spread is too."""
+    background = np.random.default_rng(0).normal(0.0, 0.1, 1000)
+    day = stand_out(np.array([0.6]), background, 5.0)
+    dusk = stand_out(np.array([0.3]), 0.5 * background, 5.0)
+    assert day - dusk == pytest.approx(5.0 * 0.3)
+
+
+def test_an_unknown_model_takes_the_pooled_shape_on_the_scale_of_its_map():
+    some = model_evidence('nobody knows', 0.5)
+    assert (some.weight, some.offset, some.gain) == (POOLED[0] / 0.5, *POOLED[1:])
+    assert not some.measured
+    assert np.isfinite(model_evidence('nobody knows', float('nan')).weight)
+
+
+def test_no_measured_model_is_looser_than_the_pooled_shape_by_much():
+    assert known()
+    for one in known().values():
+        assert one.measured
+        assert 3.5 < one.offset <= POOLED[1] + 0.5
+        assert 0.5 < one.gain < 5.0
+
+
+@pytest.mark.parametrize('twin_m', [500.0, 0.0])
+def test_a_map_with_a_look_alike_street_asks_for_more(map_of, street, walk, twin_m):
+    """A second street that looks the same raises the offset; a street by itself does not."""
+    rows, poses = walk(120), street(120)
+    if twin_m:
+        poses = np.concatenate([poses, poses])
+        poses[120:, 1, 3] += twin_m
+        rows = np.concatenate([rows, rows])
+    with map_of(poses, rows) as place_map:
+        offset = calibrate(place_map, 5.0, 0.9).offset
+    assert offset == pytest.approx(POOLED[1] + (MOST_RAISED if twin_m else 0.0), abs=0.3)
 
 
 def test_a_score_is_in_robust_standard_deviations_above_the_background():
@@ -49,14 +100,14 @@ def test_the_sample_is_spread_all_over_the_map(map_of, street, walk, count):
 def test_a_street_teaches_which_scores_are_those_of_a_place(map_of, street, walk, count):
     with map_of(street(count), walk(count)) as place_map:
         calibration = calibrate(place_map, 5.0, 0.9)
-        assert calibration != Calibration(*FALLBACK)
+        assert calibration.queries == min(count, SAMPLE)
         assert calibration.gain > 0.0
         # Each place seen again by noise of its own: it is told from the places far away.
         rng = np.random.default_rng(5)
         d = place_map.descriptors()
         d = unit(d + 0.3 * rng.normal(size=d.shape) / 8.0)
         similarities = unit(d - place_map.centre) @ place_map.centred(np.arange(count)).T
-        z = scores(similarities, similarities)
+        z = calibration.scores(similarities, similarities)
         apart = np.abs(np.arange(count)[:, None] - np.arange(count)) > 10
         true, false = calibration.log_odds(np.diagonal(z)), calibration.log_odds(z[apart])
         assert np.mean(true > 0.0) > 0.9
@@ -107,7 +158,7 @@ def test_a_map_that_teaches_nothing_gets_the_fallback(map_of, street, walk, case
         'noise': (street(40, 0.1), walk(40)),  # one place only
     }[case]
     with map_of(poses, rows) as place_map:
-        assert calibrate(place_map, 5.0, 0.9) == Calibration(*FALLBACK)
+        assert_taught_nothing(calibrate(place_map, 5.0, 0.9))
 
 
 def test_a_map_of_two_places_only_is_calibrated_by_scores_though_it_has_no_third_to_compare(
@@ -129,7 +180,7 @@ def test_held_out_examples_of_an_image_are_never_among_those_that_were_learnt_fr
         map_of, street, walk):
     """Each image is in the examples several times; a half holds all of an image or none."""
     with map_of(street(64), walk(64)) as place_map:
-        examples = _own_pairs(place_map, 5.0, 0.9)
+        examples = _own_pairs(place_map, 5.0, 0.9, 5.0)
     assert examples.times == len(CHANGED)
     assert examples.image.max() == 63
     halves = (examples.image * 8 // 64) % 2
@@ -143,7 +194,7 @@ def test_few_places_that_show_again_teach_nothing_however_often_they_are_weakene
     poses = street(40, 50.0)
     poses[1, :3, 3] = poses[0, :3, 3]  # two keyframes of one place, forty of others
     with map_of(poses, walk(40)) as place_map:
-        assert calibrate(place_map, 5.0, 0.9) == Calibration(*FALLBACK)
+        assert_taught_nothing(calibrate(place_map, 5.0, 0.9))
 
 
 def test_scores_without_any_spread_give_a_finite_gain(map_of, street):

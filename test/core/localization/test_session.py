@@ -291,3 +291,30 @@ def test_cameras_have_keyframes_of_their_own(session):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         SessionConfig(**settings)
+
+
+@pytest.mark.parametrize('every', [2, 3])
+def test_odometry_on_some_images_only_still_measures_the_way_and_closes_loops(every):
+    session, ring, found = SessionLoops(ENCODER, SessionConfig()), Ring(), []
+    for step in range(int(2 * RING_M / STEP_M)):
+        T = ring.pose(step * STEP_M) if step % every == 0 else None
+        found += session.update(ring.view(step * STEP_M, step * SECOND), T)
+    assert session.store.along_m[-1] > 1.8 * RING_M
+    assert len(found) >= 3
+    for one in found:
+        apart_m = (one.query_stamp_ns - one.reference_stamp_ns) / SECOND * STEP_M
+        assert abs(apart_m - RING_M) <= NEAR_M
+
+
+@pytest.mark.parametrize('without', [1, 3])
+def test_images_without_odometry_do_not_hide_that_it_began_anew(session, without):
+    ring = Ring()
+    drive(session, ring, 60.0)
+    for step in range(30, 60):
+        T = ring.pose(step * STEP_M)
+        T[:2, 3] += 500.0
+        session.update(ring.view(step * STEP_M, step * SECOND),
+                       None if step < 30 + without else T)
+    assert session.odometry_restarts == 1
+    posed = np.isfinite(session.store.T_odom_cam).all(axis=(1, 2))
+    assert (session.store.T_odom_cam[posed, 0, 3] > 400.0).all()

@@ -26,7 +26,7 @@ class DenseBelief:
 
     def predict(self, motion: np.ndarray | None, elapsed_s: float) -> None:
         config, count = self.config, len(self.T)
-        sigma = max(config.motion_floor_m, self.spacing_m)
+        sigma = max(config.motion_floor_m, 0.75 * self.spacing_m, 0.05)
         predicted = self.T
         if motion is None:
             sigma = np.hypot(sigma, config.drift_mps * max(elapsed_s, 0.0))
