@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from regvpr_core.datasets.place_folders import read_place_folders
 from regvpr_core.datasets.place_set import joined
 from regvpr_core.datasets.posed_pictures import read_msls, read_utm
 from regvpr_core.errors import RegvprError, TrainingError
+from regvpr_core.training.config import BatchConfig
 from regvpr_core.training.data_sets import training_set, validation_set
+from regvpr_core.training.settings import read_train_config
 
 GSV_HEADER = 'place_id,year,month,northdeg,city_id,lat,lon,panoid\n'
 
@@ -159,6 +162,27 @@ def test_sets_are_joined_without_mixing_places_or_groups(tmp_path, place_folder)
     assert set(both.groups) == {'0:f1', '0:f2', '1:group0', '1:group1', '2:f1', '2:f2'}
     assert both.positions[0, 0] != both.positions[-len(first.members), 0]
     assert np.isnan(both.positions[len(first.members)]).all()
+
+
+def test_the_unified_preset_reads_miniature_copies_of_the_published_layouts(tmp_path, picture):
+    for name, make in (('gsv-cities', gsv), ('msls', msls)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name)
+    for i, (folder, east, heading) in enumerate([
+            ('sf-xl/processed/train', 5, 10), ('sf-xl/processed/train', 8, 20),
+            ('pitts250k/images/train/database', 5, ''),
+            ('pitts250k/images/train/queries', 8, '')]):
+        path = tmp_path / folder / f'@{east}@0@@@@@id{i}@@{heading}@@@@@.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(path, i)
+    preset = read_train_config('regvpr_vitb14_unified')
+    config = replace(preset, data_root=str(tmp_path), batch=BatchConfig(places=3, images=2))
+    places = training_set(config)
+    of_set = {group.split(':')[0]: 0 for group in places.groups}
+    assert sorted(of_set) == ['0', '1', '2', '3']
+    # Boston 7, London 7; a, b, d of tokyo; both images of SF-XL; database and query of Pittsburgh.
+    assert [len(members) for members in places.members] == [2, 2, 3, 2, 2]
+    assert places.dropped == 2  # Boston 12, c of tokyo
 
 
 def test_the_digest_sees_other_files_and_other_places(place_folder):
