@@ -163,16 +163,23 @@ def _figures_table(results: list[Result]) -> str:
         lines.append(
             f'<tr><td>{text_of(r.model)}</td><td>{figures["average_precision"]:.3f}</td>'
             f'<td>{100 * figures["recall_at_100_precision"]:.1f} %</td>'
+            f'<td>{_centred(r)}</td>'
             f'<td>{"–" if error is None else f"{error:.1f} m"}</td>'
             f'<td>{r.dimension:,} numbers, {figures["bytes_a_place"]:,} bytes</td>'
             f'<td>{_time(figures["ms_an_image"])}</td>'
             f'<td>{1e3 * r.ranking.seconds / max(figures["queries"], 1):.2f} ms</td>'
             f'{f"<td>{index}</td>" if shown else ""}</tr>')
     return ('<div class="scroll"><table><thead><tr><th class="model">model</th>'
-            '<th>average precision</th><th>recall at 100 % precision</th><th>median error</th>'
+            '<th>average precision</th><th>recall at 100 % precision</th>'
+            '<th>R@1, means off</th><th>median error</th>'
             '<th>a place</th><th>an image</th>'
             f'<th>search a query</th>{"<th>approximate index</th>" if shown else ""}</tr></thead>'
             f'<tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def _centred(result: Result) -> str:
+    """Recall@1 with each side's mean descriptor taken off."""
+    return f'{100 * result.centred[1]:.1f} %' if 1 in result.centred else '–'
 
 
 def _time(ms: float | None) -> str:

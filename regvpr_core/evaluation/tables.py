@@ -99,7 +99,8 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     header = ['model', 'data', 'protocol', 'partial', 'source', 'queries', 'references',
               *(f'recall@{k}' for k in ks), 'average_precision', 'recall_at_100_precision',
               'median_error_m', 'dimension', 'ms_an_image',
-              *(f'recall@{k} {end}' for k in ks for end in ('low', 'high'))]
+              *(f'recall@{k} {end}' for k in ks for end in ('low', 'high')),
+              *(f'recall@{k} centred' for k in ks)]
     lines: list[list[Any]] = []
     for r in results:
         f = r.figures()
@@ -109,14 +110,15 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
                       f.get('average_precision', ''), f.get('recall_at_100_precision', ''),
                       f.get('error_m', {}).get('median', ''), r.dimension,
                       f['ms_an_image'] or '',
-                      *(v for k in ks for v in _bounds(r, k))])
+                      *(v for k in ks for v in _bounds(r, k)),
+                      *(round(r.centred[k], 5) if k in r.centred else '' for k in ks)])
     for row in rows:
         if row.source:
             for data in dict.fromkeys(name for name, _ in row.figures):
                 lines.append([row.method, data, data, '', f'quoted: {row.source}', '', '',
                               *(round(row.figures[data, k] / 100, 5)
                                 if (data, k) in row.figures else '' for k in ks),
-                              *[''] * (5 + 2 * len(ks))])
+                              *[''] * (5 + 3 * len(ks))])
     _write_rows(path, header, lines)
 
 
