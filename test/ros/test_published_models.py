@@ -69,7 +69,7 @@ def test_a_node_whose_model_is_not_here_names_the_line_that_fetches_it(
     assert main(['models', 'fetch', 'gem', '--from', str(published('gem'))]) == 0
     assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(PLACES))), '--out',
                  str(tmp_path / 'map'), '--model', 'gem', '--device', 'cpu']) == 0
-    for file in (tmp_path / 'cache/regvpr').iterdir():
+    for file in (tmp_path / 'cache/regvpr').glob('resnet50_gem_msls*'):
         file.unlink()
     process = node(tmp_path / 'map')
     assert wait_until(lambda: 'cannot configure' in process.output), process.output
