@@ -287,7 +287,7 @@ def picture_metrics(encoder: Encoder) -> tuple[list[Metric], list[Row]]:
         return [], []
     made, loops = rtabmap(encoder)
     curves = {kind: closures(encoder, made, loops, kind) for kind in ('raw', *KINDS)}
-    at = {kind: curve.recall_at_100_precision for kind, curve in curves.items()}
+    at = {kind: curve.recall_at_full_precision for kind, curve in curves.items()}
     rows = [Row(name='rtabmap_samples, loop closures', frames=len(made),
                 **{name: f'1.000 / {at[kind]:.3f}' for kind, name in
                    (('raw', 'raw'), *KINDS.items())})]

@@ -11,7 +11,7 @@ from benchmarks.localization_runs import Ride
 from benchmarks.report import ROOT
 from benchmarks.town_features import describe_pictures, Described
 from examples.town.camera import T_BASE_CAM
-from regvpr_core.evaluation.localization_metrics import precision_recall, PrecisionRecall
+from regvpr_core.evaluation.retrieval_metrics import precision_recall, PrecisionRecall
 from regvpr_core.geometry import inverse
 from regvpr_core.images import read
 from regvpr_core.localization.frames import Description, Frame

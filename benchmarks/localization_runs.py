@@ -14,8 +14,8 @@ from regvpr_core.evaluation.localization_metrics import (
     frames_to_fix,
     nees_figures,
     NeesFigures,
-    precision_recall,
 )
+from regvpr_core.evaluation.retrieval_metrics import precision_recall
 from regvpr_core.geometry import distance, inverse
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.localizer import Localizer, LocalizerConfig, State

@@ -1,7 +1,7 @@
-"""Localization metrics: matches, fixes, poses and their covariances.
+"""Localization metrics: fixes, poses and their covariances.
 
-Terms of the literature: precision and recall of matches, recall at 100 % precision, time to first
-fix, normalised error squared (NEES; Bar-Shalom, Li and Kirubarajan 2001, 5.4.2).
+Time to first fix; normalised error squared (NEES; Bar-Shalom, Li and Kirubarajan 2001, 5.4.2).
+Precision and recall of matches are in `retrieval_metrics`.
 """
 
 from dataclasses import dataclass
@@ -16,49 +16,6 @@ Bool = npt.NDArray[np.bool_]
 
 CHI2_95 = {1: 3.841, 2: 5.991, 3: 7.815, 6: 12.592}
 """95 % point of chi squared by degrees of freedom."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PrecisionRecall:
-    """Curve over falling thresholds. thresholds, precision, recall: (T,)."""
-
-    thresholds: Float
-    precision: Float
-    recall: Float
-
-    @property
-    def recall_at_100_precision(self) -> float:
-        """Highest recall without a false match; 0 if the best match is false."""
-        whole = self.precision == 1.0
-        return float(self.recall[whole].max(initial=0.0))
-
-
-def precision_recall(confidence: npt.ArrayLike, is_true: npt.ArrayLike, positives: int
-                     ) -> PrecisionRecall:
-    """Precision and recall over a falling confidence threshold.
-
-    Matches of equal confidence are accepted together.
-
-    Args:
-        confidence: (M,) of each image's best match. is_true: (M,) whether it is correct.
-        positives: number of images that have a correct match, whether or not it was found.
-
-    Raises:
-        ConfigError: there is no positive, or the lists differ in length.
-    """
-    confidence = np.asarray(confidence, dtype=np.float64)
-    true = np.asarray(is_true, dtype=bool)
-    if positives < 1 or confidence.shape != true.shape:
-        raise ConfigError(f'{confidence.size} matches, {true.size} answers and {positives} '
-                          f'positives; expected as many answers as matches, and a positive')
-    order = np.argsort(-confidence, kind='stable')
-    confidence, true = confidence[order], true[order]
-    right = np.cumsum(true)
-    last = np.append(confidence[1:] != confidence[:-1], True)[: len(confidence)]
-    count = np.arange(1, len(true) + 1)
-    return PrecisionRecall(thresholds=confidence[last],
-                           precision=(right / np.maximum(count, 1))[last],
-                           recall=(right / positives)[last])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

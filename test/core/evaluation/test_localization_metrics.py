@@ -9,31 +9,9 @@ from regvpr_core.evaluation.localization_metrics import (
     frames_to_fix,
     nees,
     nees_figures,
-    precision_recall,
 )
 
 SECOND = 10**9
-
-
-def test_precision_and_recall_fall_match_by_match():
-    curve = precision_recall([0.9, 0.5, 0.8, 0.7], [True, False, True, False], positives=4)
-    np.testing.assert_allclose(curve.thresholds, [0.9, 0.8, 0.7, 0.5])
-    np.testing.assert_allclose(curve.precision, [1.0, 1.0, 2 / 3, 0.5])
-    np.testing.assert_allclose(curve.recall, [0.25, 0.5, 0.5, 0.5])
-    assert curve.recall_at_100_precision == 0.5
-
-
-def test_matches_of_one_confidence_are_accepted_together():
-    curve = precision_recall([0.9, 0.9, 0.1], [True, False, True], positives=2)
-    np.testing.assert_allclose(curve.precision, [0.5, 2 / 3])
-    assert curve.recall_at_100_precision == 0.0
-
-
-def test_no_match_recalls_nothing_and_nonsense_is_refused():
-    assert precision_recall([], [], positives=3).recall_at_100_precision == 0.0
-    for arguments in (([0.1], [True], 0), ([0.1], [True, False], 1)):
-        with pytest.raises(ConfigError, match='expected as many answers as matches'):
-            precision_recall(*arguments)
 
 
 def test_the_figures_of_a_drive():
