@@ -30,7 +30,7 @@ T_BASE_CAM = np.array([[0, 0, 1, 0.3], [-1, 0, 0, 0.0], [0, -1, 0, 1.2], [0, 0, 
 
 
 SLOW_S = 60.0
-"""Longest time of a test outside `make test-full`; a busy machine excuses waits, not work."""
+"""Longest time of a test outside `make test-full`; workers share cores: only work fails a run."""
 
 USED_S = pytest.StashKey[float]()
 
@@ -68,20 +68,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run in which a test took longer than `SLOW_S`, and name it."""
+    """Name the tests that took longer than `SLOW_S`; fail the run if it was processor time."""
     reporter = session.config.pluginmanager.get_plugin('terminalreporter')
     if reporter is None or hasattr(session.config, 'workerinput'):
         return
-    busy = os.getloadavg()[1] > 4 * (os.cpu_count() or 1)
     wall_s, cpu_s = Counter[str](), Counter[str]()
     for report in (r for reports in reporter.stats.values() for r in reports
                    if dict(getattr(r, 'user_properties', ())).get('limited')):
         wall_s[report.nodeid] += report.duration
         cpu_s[report.nodeid] += dict(report.user_properties)['cpu_s']
     for name in wall_s:
-        if cpu_s[name] > SLOW_S or (wall_s[name] > SLOW_S and not busy):
+        if max(wall_s[name], cpu_s[name]) > SLOW_S:
             reporter.write_line(f'\ntoo slow for make test ({wall_s[name]:.0f} s, processor '
-                                f'{cpu_s[name]:.0f} s; mark it `full`): {name}', red=True)
+                                f'{cpu_s[name]:.0f} s; mark it `full`): {name}', yellow=True)
+        if cpu_s[name] > SLOW_S:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
