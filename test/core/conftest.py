@@ -1,10 +1,11 @@
 """Small maps made without a network, and pages in headless Chromium."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 import shutil
 import tempfile
 
+import cv2
 import numpy as np
 import pytest
 
@@ -108,4 +109,37 @@ def make_map(tmp_path: Path, manifest: Manifest) -> Callable[..., Path]:
         with MapWriter.create(tmp_path / name, manifest) as writer:
             writer.append([keyframe(i, row) for i, row in enumerate(descriptors(count, seed))])
         return tmp_path / name
+    return make
+
+
+def write_picture(path: Path, seed: int = 0) -> Path:
+    """A small picture of smooth noise, the same for a seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+@pytest.fixture
+def picture() -> Callable[..., Path]:
+    """`picture(path, seed)` writes one."""
+    return write_picture
+
+
+def utm_name(east: float, north: float, note: str = '', suffix: str = 'jpg') -> str:
+    """A file name of the convention; the note is its seventh field."""
+    return f'@{east:010.2f}@{north:010.2f}@10@S@037.00000@-122.00000@{note}@@@@@@@@.{suffix}'
+
+
+@pytest.fixture
+def utm_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write `images/test/database|queries` with pictures at positions (x, y), seeds by place."""
+    def make(references: Sequence[tuple[float, float]], queries: Sequence[tuple[float, float]],
+             name: str = 'set', split: str = 'images/test', query_folder: str = 'queries') -> Path:
+        root = tmp_path / name
+        for side, positions in (('database', references), (query_folder, queries)):
+            (root / split / side).mkdir(parents=True, exist_ok=True)
+            for i, (x, y) in enumerate(positions):
+                write_picture(root / split / side / utm_name(x, y, f'{side}{i}'), int(x))
+        return root
     return make
