@@ -41,6 +41,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the forks, which import it
 from forked import ForkedProcess
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PYTHONPATH = os.environ.get('PYTHONPATH')
+"""A test that changes it starts the executable: a fork has imported its modules already."""
+
 START_S = 100.0
 LOST_S = 20.0
 
@@ -173,7 +176,11 @@ def start() -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
     def run(name: str, *arguments: object) -> Process:
-        started.append(Process(ForkedProcess(name, [*map(str, arguments)])))
+        words = [*map(str, arguments)]
+        started.append(Process(
+            ForkedProcess(name, words) if os.environ.get('PYTHONPATH') == PYTHONPATH
+            else subprocess.Popen([executable(name), *words], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True)))
         return started[-1]
 
     yield run

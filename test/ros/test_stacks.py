@@ -94,5 +94,5 @@ def test_an_output_whose_messages_are_missing_or_unknown_is_refused_with_what_to
     with pytest.raises(ConfigError, match=r"output 'hydra' needs pose_graph_tools_msgs/msg/"
                                           r'PoseGraph, which cannot be imported here'):
         make_stacks(('hydra',), Nothing(), Trail())
-    with pytest.raises(ConfigError, match="unknown outputs 'rtab_map'; did you mean 'rtabmap'"):
+    with pytest.raises(ConfigError, match="unknown output 'rtab_map'; did you mean 'rtabmap'"):
         make_stacks(('rtab_map',), Nothing(), Trail())
