@@ -52,6 +52,7 @@ class ForkedProcess:
 def run(name: str, arguments: list[str], output: Connection, environment: dict[str, str]
         ) -> None:
     """In the fork: what scripts/NAME does."""
+    os.environ.clear()
     os.environ.update(environment)
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
