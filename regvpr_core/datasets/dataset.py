@@ -8,11 +8,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.datasets.ground_truth import Float64, Int64, Matches
+from regvpr_core.arrays import Float32, Float64, Int64
+from regvpr_core.datasets.ground_truth import Matches
 from regvpr_core.errors import ImageError
 from regvpr_core.images import MAX_FILE_BYTES
-
-Float32 = npt.NDArray[np.float32]
 
 MISSED = 'missed'
 REMOVED = 'removed'

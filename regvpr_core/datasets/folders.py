@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from regvpr_core.arrays import Float64
 from regvpr_core.datasets.dataset import PictureFile
-from regvpr_core.datasets.ground_truth import Float64
 from regvpr_core.errors import EvaluationError
 from regvpr_core.images import find_below, SUFFIXES
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+from regvpr_core.arrays import Float64, Int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

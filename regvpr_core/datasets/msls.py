@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from regvpr_core.arrays import Float64
 from regvpr_core.datasets.dataset import Dataset, PictureFile, REMOVED
 from regvpr_core.datasets.folders import below, finite, read_table, require_files, truth
-from regvpr_core.datasets.ground_truth import Float64, within_radius
+from regvpr_core.datasets.ground_truth import within_radius
 from regvpr_core.errors import EvaluationError
 
 VALIDATION = ('cph', 'sf')

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float64
 from regvpr_core.config import check_range
 from regvpr_core.datasets.dataset import Dataset, GivenDescriptors, Picture, PictureFile
 from regvpr_core.datasets.folders import (
@@ -17,7 +18,7 @@ from regvpr_core.datasets.folders import (
     require_files,
     utm_positions,
 )
-from regvpr_core.datasets.ground_truth import Float64, within_radius
+from regvpr_core.datasets.ground_truth import within_radius
 from regvpr_core.errors import EvaluationError, ImageError
 from regvpr_core.images import encode_jpeg
 from regvpr_core.maps.place_map import PlaceMap

@@ -11,9 +11,10 @@ import zlib
 
 import numpy as np
 
+from regvpr_core.arrays import Float64
 from regvpr_core.datasets.dataset import Dataset, PictureFile
 from regvpr_core.datasets.folders import below, require_files
-from regvpr_core.datasets.ground_truth import Float64, within_radius
+from regvpr_core.datasets.ground_truth import within_radius
 from regvpr_core.datasets.utm_folders import find_folders, load_utm
 from regvpr_core.errors import EvaluationError
 

@@ -7,13 +7,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Float64, Int64
 from regvpr_core.config import nearest
 from regvpr_core.errors import TrainingError
-
-Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 ANY_NUMBER = 1 << 30
 

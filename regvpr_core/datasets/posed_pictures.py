@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from regvpr_core.arrays import Float64
 from regvpr_core.datasets.config import DataConfig
 from regvpr_core.datasets.folders import (
     below,
@@ -15,7 +16,7 @@ from regvpr_core.datasets.folders import (
     utm_fields,
     utm_positions,
 )
-from regvpr_core.datasets.place_set import Float64, place_set, PlaceSet, wanted
+from regvpr_core.datasets.place_set import place_set, PlaceSet, wanted
 from regvpr_core.errors import TrainingError
 
 MSLS_VALIDATION = ('cph', 'sf')

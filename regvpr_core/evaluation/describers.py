@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Float32
 from regvpr_core.errors import EvaluationError
 from regvpr_core.images import RGB
 from regvpr_core.models.encoder import Encoder
-
-Float32 = npt.NDArray[np.float32]
 
 
 class Describer(Protocol):

@@ -19,6 +19,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32
 from regvpr_core.errors import EvaluationError
 
 FORMAT_VERSION = 1
@@ -28,8 +29,6 @@ MAX_ROWS = 20_000_000
 MAX_DIMENSION = 1_000_000
 CHECK_ROWS = 4096
 FILES = ('about.json', 'about.json.part', 'journal', 'rows.f32', 'lock')
-
-Float32 = npt.NDArray[np.float32]
 
 
 def picture_digest(data: bytes) -> bytes:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Int64
 from regvpr_core.config import check_settings, setting
-from regvpr_core.datasets.dataset import Dataset, Float32, GivenDescriptors, Matrix, Picture
-from regvpr_core.datasets.ground_truth import Int64
+from regvpr_core.datasets.dataset import Dataset, GivenDescriptors, Matrix, Picture
 from regvpr_core.errors import ConfigError, EvaluationError
 from regvpr_core.evaluation.describe_pictures import (
     Degrade,

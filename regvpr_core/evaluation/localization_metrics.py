@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float64
 from regvpr_core.errors import ConfigError
-
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 CHI2_95 = {1: 3.841, 2: 5.991, 3: 7.815, 6: 12.592}
 """95 % point of chi squared by degrees of freedom."""
@@ -75,7 +73,7 @@ class NeesFigures:
     count: int
 
 
-def nees(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float:
+def nees(errors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float64:
     """Normalised error squared (F,) of errors (F, n) with covariances (F, n, n).
 
     Raises:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from regvpr_core.arrays import Float32
 from regvpr_core.config import check_range
 from regvpr_core.errors import ConfigError, EvaluationError
-from regvpr_core.evaluation.describers import Float32, unit_rows
+from regvpr_core.evaluation.describers import unit_rows
 from regvpr_core.images import check_rgb, RGB
 from regvpr_core.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float64, Mask
 from regvpr_core.errors import EvaluationError
 
-Float64 = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
-
-def recall_at(hits: Bools, ks: Sequence[int], total: int | None = None) -> dict[int, float]:
+def recall_at(hits: Mask, ks: Sequence[int], total: int | None = None) -> dict[int, float]:
     """Share of queries with a right reference among the first k, for each k.
 
     Args:
@@ -37,7 +35,7 @@ def recall_at(hits: Bools, ks: Sequence[int], total: int | None = None) -> dict[
     return {k: float(hits[:, :k].any(axis=1).sum() / total) if total else float('nan') for k in ks}
 
 
-def first_hit(hits: Bools) -> npt.NDArray[np.int64]:
+def first_hit(hits: Mask) -> npt.NDArray[np.int64]:
     """Rank, from 1, of the first right reference of each row of (Q, K); 0 where there is none."""
     if not hits.shape[1]:
         return np.zeros(len(hits), dtype=np.int64)

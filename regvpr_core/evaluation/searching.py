@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Int64
 from regvpr_core.config import nearest
 from regvpr_core.datasets.dataset import Matrix
 from regvpr_core.datasets.ground_truth import Matches
@@ -23,9 +23,6 @@ BLOCK_ROWS = 4096
 MAX_BLOCK_BYTES = 128_000_000
 MAX_SPARE = 4096
 INDEXES = ('exact', 'rabitq')
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

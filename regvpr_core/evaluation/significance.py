@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binomtest
 
-Bools = npt.NDArray[np.bool_]
+from regvpr_core.arrays import Mask
 
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
 
 
-def interval(right: Bools, level: float = LEVEL) -> tuple[float, float]:
+def interval(right: Mask, level: float = LEVEL) -> tuple[float, float]:
     """Percentile bootstrap interval of the share of right queries (Q,).
 
     Queries are drawn with replacement; the number of right ones among Q draws is binomial. The
@@ -49,7 +48,7 @@ class Paired:
         return self.p < 1.0 - LEVEL
 
 
-def paired(first: Bools, second: Bools) -> Paired:
+def paired(first: Mask, second: Mask) -> Paired:
     """Compare which queries (Q,) two models have right."""
     a, b = int((first & ~second).sum()), int((second & ~first).sum())
     count = max(len(first), 1)

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Mask
 from regvpr_core.errors import EvaluationError
 from regvpr_core.evaluation.significance import interval, paired
 from regvpr_core.geometry import Array, rotation_angle
@@ -29,7 +30,6 @@ TIMED = 8
 
 LEAST_QUERIES = 20
 
-Bools = npt.NDArray[np.bool_]
 Sources = Callable[[PlaceMap], Pictures]
 
 
@@ -43,10 +43,10 @@ class SiteRow:
     """
 
     model: str
-    right: Bools
-    right_centred: Bools
-    yes: Bools
-    yes_right: Bools
+    right: Mask
+    right_centred: Mask
+    yes: Mask
+    yes_right: Mask
     ms: float
     bytes: int
 
@@ -129,7 +129,7 @@ def recommend(rows: Sequence[SiteRow]) -> str:
 
 
 def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
-         mean: npt.NDArray[np.float32], places: Bools) -> tuple[bool, bool, bool, bool]:
+         mean: npt.NDArray[np.float32], places: Mask) -> tuple[bool, bool, bool, bool]:
     """Right plain, right centred, answered with yes, and that rightly."""
     plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
@@ -140,7 +140,7 @@ def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32]
             yes and bool(places[answer.matches[0].keyframe_id]))
 
 
-def _places(place_map: PlaceMap, T: Array, radius_m: float, angle_rad: float) -> Bools:
+def _places(place_map: PlaceMap, T: Array, radius_m: float, angle_rad: float) -> Mask:
     """Keyframes (N,) that show the place of a camera pose (4, 4)."""
     near = np.linalg.norm(place_map.T_map_cam[:, :3, 3] - T[:3, 3], axis=1) <= radius_m
     turned = rotation_angle(T[:3, :3].T @ place_map.T_map_cam[:, :3, :3])

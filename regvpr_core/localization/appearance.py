@@ -7,12 +7,8 @@ rendered streets this lifts the share of right first hits from 0.56 to 0.94 in r
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from regvpr_core.arrays import Float32
 from regvpr_core.config import check_settings, setting
-
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

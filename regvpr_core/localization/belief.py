@@ -12,14 +12,11 @@ from itertools import chain
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Float64, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array
-
-Ids = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
 
 LEAST_MASS = 1e-12
 MAX_ACTIVE = 256
@@ -109,16 +106,16 @@ class Belief:
         self.floor = (1.0 - self.off_map) / max(count, 1)
         # Sorted ids of the keyframes above the floor, and how much they are above it.
         self._ids: Ids = np.zeros(0, dtype=np.int64)
-        self._above: Float = np.zeros(0)
+        self._above: Float64 = np.zeros(0)
 
-    def believe(self, places: Float, off_map: float) -> None:
+    def believe(self, places: Float64, off_map: float) -> None:
         """Take over a belief (N,) in each keyframe's place, and in being off the map."""
         self.floor = float(places.min(initial=1.0)) if len(places) else 0.0
         self._ids = np.flatnonzero(places > self.floor).astype(np.int64)
         self._above = places[self._ids] - self.floor
         self.off_map = off_map
 
-    def masses(self, ids: Ids) -> Float:
+    def masses(self, ids: Ids) -> Float64:
         """Probability of each of these keyframes (K,)."""
         if not len(self._ids):
             return np.full(len(ids), self.floor)
@@ -126,7 +123,7 @@ class Belief:
         return self.floor + np.where(self._ids[spots] == ids, self._above[spots], 0.0)
 
     @property
-    def places(self) -> Float:
+    def places(self) -> Float64:
         """Probability of every keyframe (N,): to look at; the filter never makes this."""
         return self.masses(np.arange(len(self._T)))
 
@@ -164,7 +161,7 @@ class Belief:
         self.floor += (spread + kidnap * moved + back) / count
         self._normalise()
 
-    def update(self, ids: Ids, log_odds: Float, others: float | None = None) -> None:
+    def update(self, ids: Ids, log_odds: Float64, others: float | None = None) -> None:
         """Weigh the belief with one image, or with all of one stamp.
 
         Args:
@@ -269,7 +266,7 @@ class Belief:
 
     def _reachable(
         self, predicted: Array, lists: list[list[int]], sigma: float
-    ) -> tuple[Ids, Ids, Float]:
+    ) -> tuple[Ids, Ids, Float64]:
         """Pairs of a prediction's index and a keyframe it may have led to, with weights."""
         sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
         senders = np.repeat(np.arange(len(lists)), sizes)

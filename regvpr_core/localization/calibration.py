@@ -14,19 +14,14 @@ A score says how far a keyframe stands out among those of the map and how simila
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Float32, Float64, Ids, Mask
 from regvpr_core.geometry import Array
 from regvpr_core.localization.appearance import Appearance, AppearanceConfig
 from regvpr_core.localization.model_evidence import model_evidence, POOLED
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
-
-Float = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 SAMPLE = 512
 """Keyframes all over the map that stand for all of it."""
@@ -92,15 +87,15 @@ class Calibration:
     bins: tuple[Bin, ...] = field(default=())
     weight: float = POOLED[0]
 
-    def scores(self, similarities: Float32, background: Float32) -> Float:
+    def scores(self, similarities: Float32, background: Float32) -> Float64:
         """Scores of similarities (..., K), from those with keyframes all over the map (..., B)."""
         return stand_out(similarities, background, self.weight)
 
-    def log_odds(self, scores: Float) -> Float:
+    def log_odds(self, scores: Float64) -> Float64:
         """(K,) scores to log likelihood ratios of a place."""
         return self.gain * (scores - self.offset)
 
-    def probability(self, scores: Float, margins: Float) -> Float:
+    def probability(self, scores: Float64, margins: Float64) -> Float64:
         """(K,) probability that a match of this score and margin is true, from one image alone.
 
         Never more than the log likelihood ratio of its place allows.
@@ -122,18 +117,18 @@ class _Examples:
     wrong_paths: (P,) mean score of the best wrong path at each keyframe of the map.
     """
 
-    true: Float
-    other: Float
-    best_other: Float
-    matches: Float
+    true: Float64
+    other: Float64
+    best_other: Float64
+    matches: Float64
     is_true: Mask
     on_map: Mask
     image: Ids
     times: int = 1
-    wrong_paths: Float = field(default_factory=lambda: np.zeros(0))
+    wrong_paths: Float64 = field(default_factory=lambda: np.zeros(0))
 
 
-def scores(similarities: Float32, background: Float32) -> Float:
+def scores(similarities: Float32, background: Float32) -> Float64:
     """Similarities (..., K) as scores, from those with places all over the map (..., B)."""
     if not background.shape[-1]:  # an empty map: nothing stands out
         return np.zeros(similarities.shape)
@@ -142,7 +137,7 @@ def scores(similarities: Float32, background: Float32) -> Float:
     return np.asarray((similarities - middle) / np.maximum(spread, LEAST_SPREAD), dtype=np.float64)
 
 
-def stand_out(similarities: Float32, background: Float32, weight: float) -> Float:
+def stand_out(similarities: Float32, background: Float32, weight: float) -> Float64:
     """Similarities (..., K) as scores: in spreads of the map's (..., B), and by themselves."""
     if not background.shape[-1]:  # an empty map: nothing stands out
         return np.zeros(similarities.shape)
@@ -222,7 +217,7 @@ def reliability(
     return make_bins(predicted, examples.is_true)
 
 
-def make_bins(predicted: Float, is_true: Mask) -> tuple[Bin, ...]:
+def make_bins(predicted: Float64, is_true: Mask) -> tuple[Bin, ...]:
     """Matches (C,) in `BINS` bins of one width over their probability; empty ones are left out."""
     numbers = np.minimum((np.asarray(predicted) * BINS).astype(int), BINS - 1)
     return tuple(
@@ -237,7 +232,7 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
     return sum(b.count * abs(b.predicted - b.true) for b in bins) / total if total else 0.0
 
 
-def fit_logistic(true: Float, false: Float) -> tuple[float, float]:
+def fit_logistic(true: Float64, false: Float64) -> tuple[float, float]:
     """Offset and gain of the log likelihood ratio gain * (score - offset) of two samples.
 
     Both classes have the same weight, so that the ratio is that of likelihoods.
@@ -250,7 +245,7 @@ def fit_logistic(true: Float, false: Float) -> tuple[float, float]:
     return (float(-bias / gain) if gain else 0.0), float(gain)
 
 
-def logistic_regression(features: Float, is_true: Float, share: Float) -> Float:
+def logistic_regression(features: Float64, is_true: Float64, share: Float64) -> Float64:
     """Intercept and weights (1 + F,) by Newton's method.
 
     A weak prior keeps them finite where the classes do not overlap.
@@ -270,7 +265,7 @@ def logistic_regression(features: Float, is_true: Float, share: Float) -> Float:
     return w
 
 
-def margin(found: Float, same: Mask) -> float:
+def margin(found: Float64, same: Mask) -> float:
     """How far the best of scores (K,) is above the best of another place.
 
     Args:
@@ -313,7 +308,7 @@ def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: f
             z, ~same_place(T, T, SURROUNDINGS * radius_m, 2.0 * angle_rad), ids))
 
 
-def _wrong_paths(z: Float, away: Mask, ids: Ids) -> Float:
+def _wrong_paths(z: Float64, away: Mask, ids: Ids) -> Float64:
     """Mean score of the best wrong path at each keyframe: (P,).
 
     A path is wrong where all of its keyframes are away from those of the drive (K, K).
@@ -358,7 +353,7 @@ def _second_traverse(place_map: PlaceMap, traverse: PlaceMap, radius_m: float,
                      np.array(away, dtype=bool).reshape(-1, len(ids)))
 
 
-def _examples(true: list[float], z: Float, here: Mask, away: Mask, times: int = 1) -> _Examples:
+def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int = 1) -> _Examples:
     """Scores as examples.
 
     Args:

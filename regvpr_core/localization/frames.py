@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from regvpr_core.arrays import Float32
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
-from regvpr_core.localization.appearance import Float32
 from regvpr_core.verification.camera_rays import Intrinsics
 from regvpr_core.verification.local_features import LocalFeatures
 

@@ -7,9 +7,10 @@ import time
 
 import numpy as np
 
+from regvpr_core.arrays import Float32
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
-from regvpr_core.localization.appearance import Appearance, Float32
+from regvpr_core.localization.appearance import Appearance
 from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import same_place, sample
 from regvpr_core.localization.frames import Description, Frame

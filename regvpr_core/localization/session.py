@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from regvpr_core.arrays import Float64, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
-from regvpr_core.localization.belief import Float, Ids
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.odometry import Odometry, Order
@@ -135,7 +135,7 @@ class _Query:
     T_odom_cam: Array
     along_m: float
     ids: Ids
-    scores: Float
+    scores: Float64
 
 
 class SessionLoops:
@@ -275,7 +275,7 @@ class SessionLoops:
 
     def _compare(
         self, description: Description, T_odom_base: Array | None
-    ) -> tuple[_Query, Float]:
+    ) -> tuple[_Query, Float64]:
         """Scores of an image with the keyframes of long enough ago, and similarities."""
         frame, store, config = description.frame, self.store, self._config
         old = store.stamps_ns <= frame.stamp_ns - int(config.exclude_s * 1e9)

@@ -8,18 +8,16 @@ second of the oldest three quarters goes too, so that what lies long back is kep
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, quat_xyzw
-from regvpr_core.localization.appearance import Appearance, AppearanceConfig, Float32
+from regvpr_core.localization.appearance import Appearance, AppearanceConfig
 from regvpr_core.localization.frames import Description
 from regvpr_core.localization.whitening import MAX_ROWS, Whitening
 from regvpr_core.maps.files import Manifest, new_folder, new_map_id
 from regvpr_core.maps.writer import Keyframe, MapWriter
 from regvpr_core.verification.local_features import encode_features
-
-Ids = npt.NDArray[np.int64]
 
 FIRST_ROWS = 256
 BLOCK = 2048

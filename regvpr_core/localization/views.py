@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Float64, Ids
 from regvpr_core.geometry import Array, inverse
-from regvpr_core.localization.appearance import Float32
-from regvpr_core.localization.belief import Belief, Float, Ids
+from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import SAMPLE
 from regvpr_core.verification.verification import Verification
 
@@ -38,8 +38,8 @@ class Candidates:
     T_base_cam: Array
     ids: Ids
     similarities: Float32
-    scores: Float
-    log_odds: Float
+    scores: Float64
+    log_odds: Float64
     places: Sequence[Ids]
     verifications: tuple[Verification, ...] = ()
 
@@ -78,7 +78,7 @@ class Mounts:
         poses = self._T[ids] @ inverse(T_base_cam) @ self.T_base_reference
         return [self._belief.near_pose(pose) for pose in poses]
 
-    def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float, float]:
+    def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float64, float]:
         """Evidence of all images: keyframes (M,), log odds of each, and of all others.
 
         Args:

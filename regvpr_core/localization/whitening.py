@@ -9,7 +9,7 @@ nine tenths of off-map images' best rises from 0.24 to 0.48.
 
 import numpy as np
 
-from regvpr_core.localization.appearance import Float32
+from regvpr_core.arrays import Float32
 from regvpr_core.search.rows import unit
 
 MAX_ROWS = 1024

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Int64
 from regvpr_core.config import check_range
 from regvpr_core.maps.place_map import PlaceMap
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 PASS_S = 60.0
 """Keyframes of one source nearer in time than this are of one pass."""

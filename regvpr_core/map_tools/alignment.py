@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
-
-Ids = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 BLOCK = 1024
 ARM_M = 3.0

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
 from regvpr_core.maps.files import new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 from regvpr_core.search.projection import learn, Projection, target
-from regvpr_core.search.rows import Float32, Ids
 
 BLOCK = 256
 

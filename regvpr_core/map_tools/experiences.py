@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Int64
 from regvpr_core.errors import MapError
 from regvpr_core.maps.place_map import PlaceMap
 
@@ -19,9 +19,6 @@ NAME = 'experiences'
 VERSION = 1
 MAX_BYTES = 64 << 20
 MAX_UPDATES = 1_000_000
-
-Ints = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True, eq=False)
@@ -34,10 +31,10 @@ class Experiences:
     updates: number of updates so far. notes: one line for each of the last updates.
     """
 
-    update: Ints
-    matched: Ints
-    last: Ints
-    missed: Ints
+    update: Int64
+    matched: Int64
+    last: Int64
+    missed: Int64
     updates: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -48,14 +45,14 @@ class Experiences:
         return cls(update=np.full(count, update), matched=zeros, last=np.full(count, update),
                    missed=zeros.copy(), updates=update)
 
-    def taken(self, ids: Ints) -> 'Experiences':
+    def taken(self, ids: Int64) -> 'Experiences':
         """Records of some keyframes, in the order of `ids`."""
         return Experiences(self.update[ids], self.matched[ids], self.last[ids], self.missed[ids],
                            self.updates, list(self.notes))
 
     def joined(self, other: 'Experiences') -> 'Experiences':
         """These records followed by others."""
-        def both(name: str) -> Ints:
+        def both(name: str) -> Int64:
             return np.concatenate([getattr(self, name), getattr(other, name)])
 
         return Experiences(both('update'), both('matched'), both('last'), both('missed'),
@@ -104,7 +101,7 @@ def read_experiences(place_map: PlaceMap) -> Experiences:
     return known.joined(Experiences.new(len(place_map) - len(known.update)))
 
 
-def _column(values: Sequence[Any], name: str) -> Ints:
+def _column(values: Sequence[Any], name: str) -> Int64:
     column = np.asarray(values)
     if column.ndim != 1 or (len(column) and column.dtype.kind != 'i') \
             or (len(column) and not 0 <= column.min() <= column.max() <= MAX_UPDATES):

@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 
+from regvpr_core.arrays import Float32
 from regvpr_core.config import from_mapping
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import pose_matrix, quat_xyzw
@@ -41,7 +42,7 @@ from regvpr_core.search.milvus import (
     table,
     told,
 )
-from regvpr_core.search.rows import Float32, unit
+from regvpr_core.search.rows import unit
 
 BATCH_BYTES = 8_000_000
 """Largest request in bytes; Milvus accepts 64 MB."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Mask
 from regvpr_core.config import check_range, check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import rotation_angle
@@ -19,7 +20,6 @@ BLOCK = 256
 NEIGHBOURS = 24
 """Largest number of nearby keyframes that are compared as the same place."""
 
-Mask = npt.NDArray[np.bool_]
 Progress = Callable[[int, int], None]
 
 

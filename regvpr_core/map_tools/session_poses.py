@@ -8,8 +8,8 @@ least-squares transform of the agreeing matches near it along the way, which fol
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, rotation_angle
@@ -30,9 +30,6 @@ SCALE_ERROR = 0.15
 
 SCALE_PAIRS = 20
 """Least number of pairs of matches from which the scale is told."""
-
-Mask = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Float32, Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, rotation_angle
@@ -37,9 +37,6 @@ MEAN_PRIOR = 5.0
 SAME_LIGHT = 0.85
 """Share of the visited keyframes of an update that a session must match to be in its light."""
 
-Mask = npt.NDArray[np.bool_]
-Ids = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.localization.frames import Description, Frame
@@ -18,8 +19,6 @@ from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
-
-Mask = npt.NDArray[np.bool_]
 
 LEAST_KEYFRAMES = 12
 """A smaller map says nothing about itself."""

@@ -8,6 +8,7 @@ import sqlite3
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import pose_matrix
 from regvpr_core.images import decode, RGB
@@ -36,7 +37,7 @@ from regvpr_core.maps.writer import Keyframe
 from regvpr_core.search.index import Index, open_index
 from regvpr_core.search.milvus import Model
 from regvpr_core.search.projection import read_projection
-from regvpr_core.search.rows import CENTRE_PRIOR, CentredRows, Float32, Ids, unit
+from regvpr_core.search.rows import CENTRE_PRIOR, CentredRows, unit
 
 LOAD_ROWS = 4096
 

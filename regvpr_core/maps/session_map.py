@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from regvpr_core.arrays import Float32
 from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.maps.files import Manifest, new_folder
 from regvpr_core.maps.writer import Keyframe, MapWriter
-
-Float32 = npt.NDArray[np.float32]
 
 
 class SessionMap:

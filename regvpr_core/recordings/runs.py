@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Int64
 from regvpr_core.errors import BagError
 from regvpr_core.geometry import Array
 from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
@@ -22,8 +23,6 @@ LEAST_RUN = 3
 
 FASTEST_MPS, LEAST_STEPS = 100.0, 6
 """No robot moves faster, at the median of so many steps or more, m/s."""
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Poses(Protocol):

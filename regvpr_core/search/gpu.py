@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
-from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+from regvpr_core.search.rows import CentredRows, nothing
 
 MARGIN = 32
 """Rows beyond the k best that are ranked again: half precision confuses cosines 0.001 apart."""

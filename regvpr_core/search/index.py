@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import nearest
 from regvpr_core.errors import MapError
 from regvpr_core.search.gpu import device_holds, GpuIndex
 from regvpr_core.search.index_file import index_files, index_key, read_index, write_index
 from regvpr_core.search.milvus import MilvusIndex, Model
 from regvpr_core.search.rabitq import code_bytes, encode, RabitqConfig, RabitqIndex
-from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+from regvpr_core.search.rows import CentredRows, nothing
 
 KINDS = ('auto', 'exact', 'rabitq', 'gpu', 'milvus:URI')
 

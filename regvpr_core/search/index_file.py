@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.search.rows import Float32
+from regvpr_core.arrays import Float32
 
 MAGIC = 'regvpr index 1'
 HEADER_BYTES = 256

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import check_range, from_mapping
 from regvpr_core.errors import ConfigError, MapError
-from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+from regvpr_core.search.rows import CentredRows, nothing
 
 TOKEN_VARIABLE = 'REGVPR_MILVUS_TOKEN'
 TIMEOUT_S = 10.0

@@ -13,8 +13,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from regvpr_core.arrays import Float32
 from regvpr_core.errors import MapError
-from regvpr_core.search.rows import Float32, unit
+from regvpr_core.search.rows import unit
 
 LEAST_VARIANCE = 0.01
 _NAME = re.compile(r'pca:([1-9][0-9]{0,4})')

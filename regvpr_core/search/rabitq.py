@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import check_settings, setting
-from regvpr_core.search.rows import CentredRows, Float32, Ids, nothing
+from regvpr_core.search.rows import CentredRows, nothing
 
 Codes = npt.NDArray[np.uint8]
 

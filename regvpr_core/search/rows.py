@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
 
 BLOCK = 1024
@@ -26,8 +27,6 @@ PIECE = 32_768
 CENTRE_PRIOR = 10.0
 """Weight of the prior mean of zero in a map's mean descriptor, in keyframes."""
 
-Float32 = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 Changed = Callable[[Ids, npt.NDArray[np.float16]], None]
 """Checks rows as read against their ids; raises MapError if one is damaged."""
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.arrays import Int64
+from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.training.config import BatchConfig
 
 NEAREST_LOOK_AHEAD = 512

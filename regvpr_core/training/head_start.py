@@ -6,10 +6,10 @@ batches. Started here, it is a VLAD of whitened tokens with soft assignment (Jeg
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn, Tensor
 
+from regvpr_core.arrays import Float64
 from regvpr_core.errors import TrainingError
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.register_aggregator import RegisterAggregator
@@ -17,9 +17,6 @@ from regvpr_core.models.salad import Salad
 from regvpr_core.training.config import HeadStartConfig, TrainConfig
 from regvpr_core.training.randomness import generator
 from regvpr_core.training.sources import Source
-
-Float64 = npt.NDArray[np.float64]
-
 
 HEAD_START = 3
 """What is drawn here is drawn by nobody else."""

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.arrays import Int64
+from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.preprocessing import Preprocessing
 from regvpr_core.training.batches import Batch

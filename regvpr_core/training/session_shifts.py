@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,8 +19,6 @@ from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import TrainingError
 from regvpr_core.models.gem import region_means
 from regvpr_core.models.joined_heads import JoinedHeads, MapPool
-
-Float32 = npt.NDArray[np.float32]
 
 OVERSAMPLING = 32
 POWER_STEPS = 3

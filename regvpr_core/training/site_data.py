@@ -11,9 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from regvpr_core.arrays import Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.datasets.manifest import write_manifest
 from regvpr_core.errors import ImageError, TrainingError
@@ -27,7 +27,6 @@ LONGEST_PX = 512
 QUALITY = 90
 
 Images = Callable[[PlaceMap], Iterable[tuple[int, Callable[[], RGB | None]]]]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
 
 
 def _held_out(maps: Sequence[PlaceMap], config: SiteDataConfig
-              ) -> tuple[list[Bools], list[Bools]]:
+              ) -> tuple[list[Mask], list[Mask]]:
     """Keyframes of each map within the held-out stretch, and within two cells beside it."""
     first = maps[0].T_map_cam[:, :3, 3]
     steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(first, axis=0), axis=1))])

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
+from regvpr_core.arrays import Int64
 from regvpr_core.datasets.dataset import Dataset, PictureFile
-from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.models.descriptor_model import DescriptorModel

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from regvpr_core.arrays import Int64
 from regvpr_core.datasets.dataset import PictureFile
-from regvpr_core.datasets.place_set import Int64, PlaceSet
+from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.errors import TrainingError
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache, Rows
 from regvpr_core.evaluation.describers import Describer

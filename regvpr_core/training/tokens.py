@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regvpr_core.arrays import Int64
 from regvpr_core.config import to_mapping
-from regvpr_core.datasets.place_set import Int64
 from regvpr_core.errors import ImageError, TrainingError
 from regvpr_core.models.backbones import BackboneWeights
 from regvpr_core.models.cpu.network import fuse

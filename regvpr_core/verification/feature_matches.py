@@ -1,12 +1,10 @@
 """Which points of two images show the same thing."""
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Ids
 from regvpr_core.geometry import Array
 from regvpr_core.verification.local_features import LocalFeatures
-
-Ids = npt.NDArray[np.int64]
 
 LEAST_COSINE = {'patch': 0.0, 'xfeat': 0.8}
 """Nearest points less alike than this are no match."""

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from regvpr_core.arrays import Float32
 from regvpr_core.config import nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.verification.local_features import (
-    encode_features,
-    Float32,
-    KINDS,
-    LocalFeatures,
-)
+from regvpr_core.verification.local_features import encode_features, KINDS, LocalFeatures
 from regvpr_core.verification.patch_features import patch_features
 from regvpr_core.verification.xfeat import XFeat
 

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 import struct
 
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Float32, Float64
 from regvpr_core.errors import MapError
-
-Float = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
 
 MAGIC = b'RVLF'
 VERSION = 1
@@ -42,7 +39,7 @@ class LocalFeatures:
     kind: str
     width: int
     height: int
-    xy: Float
+    xy: Float64
     descriptors: Float32
 
     def __len__(self) -> int:

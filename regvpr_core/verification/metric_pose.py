@@ -12,13 +12,9 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array, inverse
-from regvpr_core.verification.relative_pose import (
-    CONFIDENCE,
-    ITERATIONS,
-    Mask,
-    poselib_or_none,
-)
+from regvpr_core.verification.relative_pose import CONFIDENCE, ITERATIONS, poselib_or_none
 
 LEAST_POINTS = 20
 LEAST_PARALLAX_RAD = 0.02

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from regvpr_core.verification.local_features import Float32, LocalFeatures
+from regvpr_core.arrays import Float32
+from regvpr_core.verification.local_features import LocalFeatures
 
 MAX_CHANNELS = 128
 """Tokens are brought to this many numbers. Measured on the town: no worse than all 384."""

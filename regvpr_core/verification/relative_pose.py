@@ -8,11 +8,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array
-
-Mask = npt.NDArray[np.bool_]
 
 LEAST_MATCHES = 8
 ITERATIONS = 400

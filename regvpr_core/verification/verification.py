@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, distance
@@ -18,14 +19,9 @@ from regvpr_core.images import RGB
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
 from regvpr_core.verification.camera_rays import Intrinsics
-from regvpr_core.verification.feature_matches import Ids, match_features, refined
+from regvpr_core.verification.feature_matches import match_features, refined
 from regvpr_core.verification.local_extractor import LocalExtractor
-from regvpr_core.verification.local_features import (
-    decode_features,
-    Float32,
-    KINDS,
-    LocalFeatures,
-)
+from regvpr_core.verification.local_features import decode_features, KINDS, LocalFeatures
 from regvpr_core.verification.metric_pose import MetricPose
 from regvpr_core.verification.place_pose import ERROR_SHARE, place_pose, View
 from regvpr_core.verification.relative_pose import calibrated, uncalibrated
