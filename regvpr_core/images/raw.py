@@ -60,6 +60,7 @@ def raw_rgb(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
         ImageError: unknown encoding, impossible size, or too few bytes.
     """
     check_size(width, height)
+    encoding = encoding if encoding in _PACKED else encoding.lower()  # NV12, as V4L2 has it
     if encoding in _PLANAR:
         return _planar(data, encoding, width, height, step or width)
     if encoding not in _PACKED:
@@ -94,6 +95,8 @@ def _planar(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
             ) -> RGB:
     """Convert Y, U, V planes to RGB: BT.601, limited range."""
     colour, swapped, paired = _PLANAR[encoding]
+    if step == int(width * (1 + colour)) and data.size == width * height * (1 + colour):
+        step = width  # some drivers count the colours in: the rows have no padding all the same
     if colour == 0.5 and height % 3 == 0 and data.size < step * height * 1.4:
         height = height * 2 // 3  # some drivers include the chroma rows
     light = _rows(data, encoding, width, height, step, width)

@@ -181,7 +181,7 @@ def open_bag1(path: Path) -> Bag1 | UnindexedBag1:
     except ReaderError as error:
         try:
             return UnindexedBag1(path)
-        except (BagError, struct.error, KeyError):
+        except (struct.error, KeyError):
             raise error from None
 
 

@@ -124,7 +124,14 @@ def _named(folder: Path, metadata: dict[str, Any]) -> tuple[list[Path], list[str
     if missing:
         notes.append(f'metadata.yaml of {folder} names {", ".join(missing[:SHOWN])}, which '
                      f'{"is" if len(missing) == 1 else "are"} not there: the rest is read')
+    if there and missing and others:  # a part that was renamed
+        notes.append(f'{", ".join(file.name for file in others[:SHOWN])} in {folder} is not named '
+                     f'in its metadata.yaml: read as well')
+        return sorted([*there, *others]), notes
     if there:
+        if others:
+            notes.append(f'{", ".join(file.name for file in others[:SHOWN])} in {folder} is not '
+                         f'named in its metadata.yaml: not read; name it as a source by itself')
         return there, notes
     if not others:
         raise BagError(f'bag {folder} cannot be read: {"; ".join(notes) or "no file is named"}, '

@@ -183,6 +183,8 @@ def _cameras(
                 T_body_cam = _beside(bag, topic, cameras, T)
             cameras.append(Camera(topic, poses, T_body_cam, T, head.frame, head.bits))
         words.append(word)
+        if not given:
+            poses.notes.extend(tf.tree(topic.name).contradictions)
     return cameras, poses, '; '.join(dict.fromkeys(words))
 
 

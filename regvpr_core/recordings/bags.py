@@ -137,7 +137,8 @@ class Bag:
             problem = 'several' if there else 'no'
             raise BagError(f'{self.path} has {problem} {kind} topics; '
                            f'{f"choose one with {option}" if there else "it has"}: '
-                           f'{listed if there else self.listed()}')
+                           f'{listed if there else self.listed()}'
+                           f'{"" if there else "".join(f"; {note}" for note in self.notes)}')
         return there[0]
 
     def messages(self, *topics: str | Topic) -> Iterator[tuple[str, str, int, Any]]:

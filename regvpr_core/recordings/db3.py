@@ -14,6 +14,7 @@ from regvpr_core.recordings.storage import CDR, Channel, Message, ros2_name
 
 LOGS = ('-wal', '-journal')
 MAX_ROWS = 1_000_000_000
+_PAGES_AT = 28
 
 
 class Db3:
@@ -76,18 +77,39 @@ class Db3:
         logs = [log for end in LOGS
                 if (log := self._path.with_name(self._path.name + end)).is_file()
                 and log.stat().st_size]
-        if not logs:
+        pages = 0 if logs else self._pages_there()
+        if not logs and not pages:
             return self._connect(self._path, 'immutable=1')
-        self.notes.append(f'{self._path.name} was not closed: {logs[0].name} is read with it')
+        if logs:
+            self.notes.append(f'{self._path.name} was not closed: {logs[0].name} is read with it')
         # SQLite would write beside the file, to read the log.
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix='regvpr-bag-')))
         size = sum(file.stat().st_size for file in (self._path, *logs))
         if shutil.disk_usage(folder).free < 2 * size:
-            raise BagError(f'{self._path} was not closed, and there is no room for a copy of its '
-                           f'{size / 1e9:.1f} GB; `sqlite3 {self._path.name} VACUUM` closes it')
+            why = 'is cut short' if pages else 'was not closed'
+            raise BagError(f'{self._path} {why}, and there is no room for a copy of its '
+                           f'{size / 1e9:.1f} GB; `sqlite3 {self._path.name} '
+                           f'{".recover" if pages else "VACUUM"}` mends it')
         for file in (self._path, *logs):
             shutil.copyfile(file, folder / file.name)
+        if pages:
+            with (folder / self._path.name).open('r+b') as copy:
+                copy.seek(_PAGES_AT)
+                copy.write(pages.to_bytes(4, 'big'))
         return self._connect(folder / self._path.name, 'mode=rw')
+
+    def _pages_there(self) -> int:
+        """Whole pages of a file that holds fewer than its header says; else 0.
+
+        SQLite reads nothing of such a file.
+        """
+        with self._path.open('rb') as file:
+            head = file.read(100)
+        page_bytes = int.from_bytes(head[16:18], 'big')
+        page_bytes = 65_536 if page_bytes == 1 else page_bytes
+        said = int.from_bytes(head[_PAGES_AT:_PAGES_AT + 4], 'big')
+        there = self._path.stat().st_size // page_bytes if page_bytes else 0
+        return there if there < said else 0
 
     def _connect(self, path: Path, mode: str) -> sqlite3.Connection:
         name = urllib.parse.quote(str(path.absolute()))

@@ -17,6 +17,7 @@ from regvpr_core.recordings.geodesy import (
 )
 from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.pose_messages import position_covariance
+from regvpr_core.recordings.runs import in_runs, run_of, split_runs
 from regvpr_core.recordings.trajectory import make_trajectory
 from regvpr_core.recordings.transforms import plain
 
@@ -39,7 +40,8 @@ def gps_poses(
             fit one map.
         ConfigError: pyproj is not installed.
     """
-    fixes, covariances, stamps, frames, total = [], [], [], Counter[str](), 0
+    fixes, covariances, stamps, recorded_at = [], [], [], []
+    frames, total = Counter[str](), 0
     for _, _, time_ns, message in bag.messages(topic):
         of = plain(str(message.header.frame_id))
         if frame is not None and of != plain(frame):
@@ -51,6 +53,7 @@ def gps_poses(
         fixes.append((message.latitude, message.longitude, message.altitude))
         known = message.position_covariance_type != UNKNOWN_COVARIANCE
         covariances.append(position_covariance(message.position_covariance if known else None))
+        recorded_at.append(time_ns)
         stamps.append(time_ns if bag_time else stamp_ns(message.header.stamp) or time_ns)
     named = [name for name in frames if name]
     if len(named) > 1:
@@ -62,21 +65,30 @@ def gps_poses(
     if not valid.any():
         raise BagError(f'{topic.name} in {bag.path} holds no fix: {total} messages, '
                        f'{total - len(fixes)} of them say that there is none')
-    # In time order, one fix a stamp: else a late message would look like a jump.
-    times, order = np.unique(np.array(stamps, dtype=np.int64)[valid], return_index=True)
-    places, spread = places[valid][order], np.array(covariances)[valid][order]
-    places[:, 2], filled = fill_heights(places[:, 2], times)
-    origin, positions, keep = on_one_plane(places, origin, gps.max_speed_mps, times)
-    yaw = headings(positions, gps.heading_step_m)
-    notes = []
+    places, spread = places[valid], np.array(covariances)[valid]
+    at = np.array(stamps, dtype=np.int64)[valid]
+    recorded = np.array(recorded_at, dtype=np.int64)[valid]
+    notes: list[str] = []
+    runs, jumps, filled, still = [], 0, 0, True
+    for which in split_runs(at, recorded):
+        # In time order, one fix a stamp: else a late message would look like a jump.
+        times, first = np.unique(at[which], return_index=True)
+        lla = places[which[first]]
+        lla[:, 2], without = fill_heights(lla[:, 2], times)
+        origin, positions, keep = on_one_plane(lla, origin, gps.max_speed_mps, times)
+        yaw = headings(positions, gps.heading_step_m)
+        jumps, filled = jumps + int((~keep).sum()), filled + int((without & keep).sum())
+        still = still and bool(np.isnan(yaw).any())
+        poses = make_trajectory(times[keep], yaw_poses(positions, yaw),
+                                spread[which[first]][keep])
+        runs.append(run_of(poses, at[which], recorded[which]))
     if left := total - int(valid.sum()):
         notes.append(f'{left} of {total} messages on {topic.name} hold no fix: left out')
-    if jumps := int((~keep).sum()):
+    if jumps:
         notes.append(f'{jumps} fixes on {topic.name} are jumps: left out')
-    if count := int((filled & keep).sum()):
-        notes.append(f'{count} fixes on {topic.name} have no altitude: that of their neighbours '
+    if filled:
+        notes.append(f'{filled} fixes on {topic.name} have no altitude: that of their neighbours '
                      f'is taken')
-    if np.isnan(yaw).any():
+    if still:
         notes.append(f'the receiver on {topic.name} never moves: its heading is taken as east')
-    return PoseSource(make_trajectory(times[keep], yaw_poses(positions, yaw), spread[keep]),
-                      '', next(iter(named), ''), topic.name, origin, notes)
+    return PoseSource(in_runs(runs), '', next(iter(named), ''), topic.name, origin, notes)

@@ -24,6 +24,10 @@ LEAST_RUN = 3
 FASTEST_MPS, LEAST_STEPS = 100.0, 6
 """No robot moves faster, at the median of so many steps or more, m/s."""
 
+THERE_AND_BACK_M, THERE_AND_BACK_MPS, THERE_AND_BACK_SHARE = 0.5, 5.0, 0.05
+"""No robot goes so far from one pose to the next and is back with the one behind it, so fast and
+at such a share of its poses."""
+
 
 class Poses(Protocol):
     """Poses of one body in one world over time."""
@@ -104,17 +108,24 @@ def poses_of(stamps_ns: npt.ArrayLike, recorded_ns: npt.ArrayLike, poses: Array,
     """
     stamps, recorded = np.asarray(stamps_ns, np.int64), np.asarray(recorded_ns, np.int64)
 
-    def cut(which: Int64) -> Trajectory:
-        return make_trajectory(stamps[which], poses[which],
-                               None if covariances is None else covariances[which])
+    return in_runs([
+        run_of(make_trajectory(stamps[which], poses[which],
+                               None if covariances is None else covariances[which]),
+               stamps[which], recorded[which]) for which in split_runs(stamps, recorded)])
 
-    runs = [Run(cut(which), int(recorded[which].min()), int(recorded[which].max()),
-                int(np.median(recorded[which] - stamps[which])))
-            for which in _split(stamps, recorded)]
+
+def run_of(poses: Trajectory, stamps_ns: Int64, recorded_ns: Int64) -> Run:
+    """One run: its poses, and the stamps (N,) and times of recording (N,) of its messages."""
+    return Run(poses, int(recorded_ns.min()), int(recorded_ns.max()),
+               int(np.median(recorded_ns - stamps_ns)))
+
+
+def in_runs(runs: list[Run]) -> Trajectory | RunPoses:
+    """The poses of all runs; those of the only one as they are."""
     return runs[0].poses if len(runs) == 1 else RunPoses(tuple(runs))
 
 
-def _split(stamps: Int64, recorded: Int64) -> list[Int64]:
+def split_runs(stamps: Int64, recorded: Int64) -> list[Int64]:
     """Numbers of the messages of each run, in the order of recording."""
     order = np.argsort(recorded, kind='stable')
     back = np.flatnonzero((np.diff(stamps[order]) < -RESET_NS)
@@ -138,11 +149,17 @@ def refuse_jumping(poses: Trajectory | RunPoses, name: str) -> None:
     """Refuse poses that no robot drives through.
 
     Raises:
-        BagError: the median step is faster than `FASTEST_MPS`: two sources on one topic, or a
-            wrong unit.
+        BagError: the median step is faster than `FASTEST_MPS`, or they jump there and back: two
+            sources on one topic, or a wrong unit.
     """
     for each in [run.poses for run in poses.runs] if isinstance(poses, RunPoses) else [poses]:
-        step = np.linalg.norm(np.diff(each.poses[:, :3, 3], axis=0), axis=1)
+        positions = each.poses[:, :3, 3]
+        step = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        back = _there_and_back(positions, each.stamps_ns)
+        if back >= max(LEAST_STEPS, THERE_AND_BACK_SHARE * len(each)):
+            raise BagError(f'the poses of {name} jump to another place and back, {back} times in '
+                           f'{len(each)} poses: do two sources publish there? record them on '
+                           f'topics of their own, or give poses by --tum FILE')
         moves = step > 0.01
         if moves.sum() < LEAST_STEPS:
             continue
@@ -158,3 +175,12 @@ def refuse_jumping(poses: Trajectory | RunPoses, name: str) -> None:
         raise BagError(f'the poses of {name} move at {speed:.0f} m/s: are the positions in '
                        f'millimetres, or the stamps in another unit than they should be? '
                        f'expected metres and seconds')
+
+
+def _there_and_back(positions: Array, stamps_ns: Int64) -> int:
+    """How often a pose lies elsewhere than the one before and the one behind it, which agree."""
+    step = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    fast = step > THERE_AND_BACK_MPS * np.diff(stamps_ns) / 1e9
+    least = np.minimum(step[:-1], step[1:])
+    net = np.linalg.norm(positions[2:] - positions[:-2], axis=1)
+    return int((fast[:-1] & fast[1:] & (least > THERE_AND_BACK_M) & (net < 0.3 * least)).sum())

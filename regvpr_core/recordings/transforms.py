@@ -36,6 +36,7 @@ class TransformTree:
 
     def __init__(self) -> None:
         self.bad = 0
+        self._changed: dict[Edge, None] = {}
         self._static: dict[Edge, Array] = {}
         self._stamps: dict[Edge, array[int]] = {}
         self._recorded: dict[Edge, array[int]] = {}
@@ -61,7 +62,10 @@ class TransformTree:
                     or edge[0] == edge[1] or '' in edge:
                 self.bad += 1
             elif static:
-                self._static[edge] = pose_matrix(values[:3], values[3:])
+                T = pose_matrix(values[:3], values[3:])
+                if np.abs(T - self._static.get(edge, T)).max() > CONSTANT:
+                    self._changed[edge] = None
+                self._static[edge] = T
             else:
                 stamp = transform.header.stamp
                 own_ns = 0 if bag_time else int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
@@ -77,9 +81,11 @@ class TransformTree:
 
     @property
     def contradictions(self) -> list[str]:
-        """Edges that are static and move all the same, in words."""
+        """Edges that are static and move all the same, or have several values, in words."""
         return [f'{parent} -> {child} is static, and also moves on /tf: what moves is taken'
-                for parent, child in self._static if self._moves((parent, child))]
+                for parent, child in self._static if self._moves((parent, child))] + [
+                    f'{parent} -> {child} has several values on /tf_static: the last is taken'
+                    for parent, child in self._changed]
 
     def roots(self, frame: str) -> list[str]:
         """The tops of the tree that a frame hangs in; several where it has several parents.

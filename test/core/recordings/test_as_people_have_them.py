@@ -155,6 +155,66 @@ def test_a_clock_that_was_set_back_keeps_its_runs_apart(tmp_path, storage, in_tf
     assert np.allclose(positions(frames)[:, 1], want)
 
 
+@pytest.mark.parametrize('storage', STORAGES)
+def test_fixes_of_a_clock_that_was_set_back_keep_their_runs_apart(tmp_path, storage):
+    with BagMaker(tmp_path / 'bag', storage) as bag:
+        for run, east_deg in enumerate((0.0, 4e-4)):
+            recorded = START + run * 50 * SECOND
+            for k in range(40):
+                stamp, time = 3 * SECOND + k * SECOND // 2, recorded + k * SECOND // 2
+                bag.fix(stamp, 46.0 + k * 1e-5, 7.0 + east_deg, 900.0, time_ns=time)
+            for k in range(2, 18, 3):
+                bag.image(3 * SECOND + k * SECOND, GREY, time_ns=recorded + k * SECOND)
+    source, frames = opened(bag.path)
+    found = positions(frames)
+    assert len(found) == 12
+    np.testing.assert_allclose(found[:6, 0], 0.0, atol=0.1)
+    np.testing.assert_allclose(found[6:, 0], 31.0, atol=0.2)
+    np.testing.assert_allclose(found[6:, 1], found[:6, 1], atol=0.1)
+    assert any('set back' in note and '2 runs' in note for note in source.notes)
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+@pytest.mark.parametrize('in_tf', [False, True])
+def test_two_publishers_close_to_one_another_are_refused(tmp_path, storage, in_tf):
+    with BagMaker(tmp_path / 'bag', storage) as bag:
+        for k in range(50):
+            for late, y in ((0, 0.0), (SECOND // 25, 1.5)):
+                stamp, T = START + k * SECOND // 8 + late, pose(k * 0.1, y)
+                if in_tf:
+                    bag.transform(stamp, 'odom', 'camera_optical', T)
+                else:
+                    bag.odometry(stamp, T)
+        bag.image(START + SECOND, GREY)
+    with pytest.raises(BagError, match='two sources publish'):
+        opened(bag.path)
+
+
+def test_a_body_that_shakes_is_no_second_publisher(tmp_path):
+    rng = np.random.default_rng(5)
+    with BagMaker(tmp_path / 'bag') as bag:
+        for k in range(100):
+            bag.odometry(START + k * SECOND // 50, pose(k * 0.3, 0.05 * rng.normal()))
+        bag.image(START + SECOND, GREY)
+    _, (frame,) = opened(bag.path)
+    assert frame.T_map_cam is not None
+
+
+def test_static_transforms_that_contradict_one_another_are_told(tmp_path):
+    other = T_BASE_CAM.copy()
+    other[2, 3] = 2.5
+    with BagMaker(tmp_path / 'bag', 'sqlite3') as bag:
+        for k, T in enumerate((other, T_BASE_CAM)):
+            bag.transform(START + k, 'base_link', 'camera_optical', T, static=True)
+        for k in range(12):
+            bag.odometry(START + k * SECOND // 4, pose(k))
+        bag.image(START + SECOND, GREY)
+    source, (frame,) = opened(bag.path)
+    np.testing.assert_allclose(frame.T_map_cam[:3, 3], [4.3, 0.0, 1.2], atol=1e-9)
+    assert ('base_link -> camera_optical has several values on /tf_static: the last is taken'
+            in source.notes)
+
+
 def test_positions_in_millimetres_and_two_publishers_are_refused(tmp_path):
     for name, place, why in (
             ('mm', lambda k: pose(k * 250.0), 'in millimetres'),
@@ -329,6 +389,23 @@ def test_metadata_is_no_hindrance(tmp_path, storage, change):
     assert ('cannot be used' in said) == (change == 'broken')
 
 
+def test_files_that_the_metadata_does_not_name_are_told(tmp_path):
+    with BagMaker(tmp_path / 'bag', 'sqlite3') as bag:
+        drive(bag)
+    file = one_file(bag.path, '.db3')
+    beside = bag.path / 'spare_3.db3'
+    beside.write_bytes(file.read_bytes())
+    source, frames = opened(bag.path)
+    assert len(frames) == 8
+    assert any('spare_3.db3' in note and 'not read' in note for note in source.notes)
+    text = (bag.path / 'metadata.yaml').read_text()
+    (bag.path / 'metadata.yaml').write_text(text.replace(f'- {file.name}',
+                                                         f'- {file.name}\n  - lost_3.db3'))
+    source, frames = opened(bag.path)  # lost_3.db3 may be spare_3.db3 under another name
+    assert len(frames) == 16
+    assert any('spare_3.db3' in note and 'read as well' in note for note in source.notes)
+
+
 def test_fewer_messages_than_the_metadata_says_are_told(tmp_path):
     with BagMaker(tmp_path / 'bag') as bag:
         drive(bag)
@@ -381,16 +458,24 @@ def test_an_mcap_cut_short_gives_what_is_whole(tmp_path, share):
     assert any('cut short' in note and 'mcap recover' in note for note in source.notes)
 
 
-@pytest.mark.parametrize('share', [0.5, 0.8])
+@pytest.mark.parametrize('share', [0.05, 0.5, 0.8])
 def test_a_db3_cut_short_gives_what_is_whole_or_names_the_tool(tmp_path, share):
     with BagMaker(tmp_path / 'bag', 'sqlite3') as bag:
-        drive(bag, 60)
+        for k in range(60):
+            bag.odometry(START + k * SECOND // 4, pose(k))
+        for k in range(60):
+            bag.image(START + k * SECOND // 4, np.full((60, 80, 3), k, np.uint8))
     file = one_file(bag.path, '.db3')
     whole = file.read_bytes()
     lone = tmp_path / 'cut.db3'
     lone.write_bytes(whole[:int(share * len(whole))])
+    if share < 0.1:  # all images are behind the odometry
+        with pytest.raises(BagError, match=r'\.recover'):
+            opened(lone)
+        return
     source, frames = opened(lone)
-    assert 0 < len(frames) < 60
+    assert 0.7 * share * 60 < len(frames) < share * 60
+    assert all((frame.decode() == k).all() for k, frame in enumerate(frames))
     assert any('.recover' in note for note in source.notes)
 
 
@@ -413,6 +498,14 @@ def test_a_ros1_bag_whose_recorder_was_killed_gives_what_is_whole(tmp_path, name
     source, frames = opened(killed)
     assert 0.5 * share * 60 < len(frames) <= share * 60
     assert any('rosbag reindex' in note for note in source.notes)
+
+
+def test_a_ros1_bag_cut_before_its_first_chunk_names_the_tool(tmp_path):
+    with BagMaker(tmp_path / 'bag', 'ros1') as bag:
+        drive(bag)
+    (tmp_path / 'SHORT.BAG').write_bytes(bag.path.read_bytes()[:4300])
+    with pytest.raises(BagError, match='no whole chunk; `rosbag reindex`'):
+        opened(tmp_path / 'SHORT.BAG')
 
 
 def with_records(whole: bytes, *records: tuple[int, bytes]) -> bytes:

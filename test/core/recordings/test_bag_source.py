@@ -128,8 +128,9 @@ class BagMaker:
                    transforms=[transform])
 
     def fix(self, stamp_ns: int, lat: float, lon: float, alt: float, status: int = 0,
-            spread: np.ndarray | None = None) -> None:
-        self.write('/gps/fix', 'sensor_msgs/msg/NavSatFix', stamp_ns,
+            spread: np.ndarray | None = None, time_ns: int | None = None) -> None:
+        self.write('/gps/fix', 'sensor_msgs/msg/NavSatFix',
+                   stamp_ns if time_ns is None else time_ns,
                    header=self.header(stamp_ns, 'gps'), latitude=lat, longitude=lon, altitude=alt,
                    status=self.make('sensor_msgs/msg/NavSatStatus', status=status, service=1),
                    position_covariance=np.zeros(9) if spread is None else spread.reshape(-1),

@@ -169,6 +169,24 @@ def test_a_height_that_counts_the_rows_of_colour_is_understood():
     assert np.abs(got.astype(int) - RED).max() <= 3
 
 
+@pytest.mark.parametrize('encoding', ['nv12', 'nv21', 'i420', 'nv16', 'nv24'])
+def test_a_step_that_counts_the_colours_is_understood(encoding):
+    data = planar(encoding, *(np.full((8, 12), value) for value in YUV[0][0]))
+    got = image_rgb(message(encoding, data, width=12, height=8, step=data.size // 8))
+    assert got.shape == (8, 12, 3)
+    assert np.abs(got.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize(('encoding', 'known'), [('YUYV', 'yuyv'), ('Mono8', 'mono8'),
+                                                 ('RGB8', 'rgb8')])
+def test_encodings_in_capitals_are_those_in_small_letters(encoding, known, noise):
+    data = noise(1)[0].reshape(-1)[:12 * 8 * 3]
+    size = {'yuyv': 2, 'mono8': 1, 'rgb8': 3}[known]
+    one, other = (image_rgb(message(name, data[:96 * size], width=12, height=8, step=12 * size))
+                  for name in (encoding, known))
+    assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize('bits', [8, 10, 12, 14, 16])
 @pytest.mark.parametrize('encoding', ['mono16', '16UC1', 'rgb16', 'bayer_grbg16'])
 def test_the_bits_in_use_of_16_are_the_range(bits, encoding):
