@@ -31,8 +31,14 @@ ALIASES = {
     'file': 'image', 'filename': 'image', 'file_name': 'image', 'image_name': 'image',
     'name': 'image', 'path': 'image', 'tx': 'x', 'ty': 'y', 'tz': 'z', 'east': 'x', 'north': 'y',
     'latitude': 'lat', 'longitude': 'lon', 'lng': 'lon', 'altitude': 'alt', 'timestamp': 'stamp',
-    'time': 'stamp', 'stamp_s': 'stamp', 'timestamp_ns': 'stamp_ns', 'yaw_rad': 'yaw',
+    'time': 'stamp', 'stamp_s': 'stamp', 'time_s': 'stamp', 'timestamp_s': 'stamp',
+    'timestamp_ns': 'stamp_ns', 'yaw_rad': 'yaw', 'yaw_degrees': 'yaw_deg',
+    'x_m': 'x', 'y_m': 'y', 'z_m': 'z', 'alt_m': 'alt', 'altitude_m': 'alt', 'lat_deg': 'lat',
+    'lon_deg': 'lon', 'latitude_deg': 'lat', 'longitude_deg': 'lon',
     'heading_deg': 'heading'}
+UNIT = re.compile(r'\s*[\[(]\s*(\w+)\s*[\])]$')
+"""The unit in a name such as `Yaw (deg)`."""
+
 NUMBERS = frozenset({'x', 'y', 'z', 'qx', 'qy', 'qz', 'qw', 'yaw', 'yaw_deg', 'heading', 'lat',
                      'lon', 'alt'})
 QUATERNION = ('qx', 'qy', 'qz', 'qw')
@@ -68,6 +74,7 @@ def read_table(file: Path) -> list[Record]:
         BagError: the file cannot be read, a column is missing, or a line makes no sense.
     """
     records = []
+    seen: set[str] = set()
     columns: list[str] = []
     for number, words in _rows(file):
         if not columns:
@@ -75,7 +82,14 @@ def read_table(file: Path) -> list[Record]:
             if is_header:
                 continue
         try:
+            while len(words) > len(columns) and not words[-1]:
+                words.pop()
+            if len(words) != len(columns):
+                raise ValueError(f'the line has {len(words)} values for {len(columns)} columns')
             records.append(_record(dict(zip(columns, words, strict=True))))
+            if records[-1].name in seen:
+                records[-1].problem = 'an earlier line of the table names it too'
+            seen.add(records[-1].name)
         except ValueError as error:
             raise BagError(f'{file}, line {number}: expected {" ".join(columns)}: '
                            f'{error}') from error
@@ -168,7 +182,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _columns(file: Path, words: list[str]) -> tuple[list[str], bool]:
     """Names of the columns, and whether this first line is a header."""
-    names = [word.lstrip('#').strip().lower() for word in words]
+    names = [UNIT.sub(r'_\1', word.lstrip('#').strip().lower()) for word in words]
     names = [ALIASES.get(name, name) for name in names]
     if 'image' in names:
         there = set(names)

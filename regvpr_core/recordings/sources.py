@@ -16,6 +16,7 @@ from regvpr_core.recordings.camera_conflicts import refuse_conflicts
 from regvpr_core.recordings.folders import FolderOptions, open_folder
 from regvpr_core.recordings.frames import common_world, PosedSource
 from regvpr_core.recordings.geodesy import GpsConfig, Origin
+from regvpr_core.recordings.runs import refuse_jumping
 from regvpr_core.recordings.source_names import distinct
 from regvpr_core.recordings.trajectory import make_trajectory, read_kitti, read_times, read_tum
 
@@ -171,7 +172,9 @@ def _refuse_what_does_not_fit(paths: Sequence[Path], options: SourceOptions) -> 
 def _pose_file(options: SourceOptions, *, of_bag: bool) -> dict[str, Any]:
     """The poses of --tum or --kitti, read: the fields that BagOptions and FolderOptions share."""
     if options.tum is not None:
-        return {'trajectory': read_tum(options.tum), 'poses_name': str(options.tum)}
+        trajectory = read_tum(options.tum)
+        refuse_jumping(trajectory, str(options.tum))
+        return {'trajectory': trajectory, 'poses_name': str(options.tum)}
     if options.kitti is None:
         return {}
     poses = read_kitti(options.kitti)
@@ -183,4 +186,6 @@ def _pose_file(options: SourceOptions, *, of_bag: bool) -> dict[str, Any]:
     if len(times) != len(poses):
         raise ConfigError(f'{options.kitti} has {len(poses)} poses, {options.times} {len(times)} '
                           f'times')
-    return {'trajectory': make_trajectory(times, poses), **known}
+    trajectory = make_trajectory(times, poses)
+    refuse_jumping(trajectory, str(options.kitti))
+    return {'trajectory': trajectory, **known}

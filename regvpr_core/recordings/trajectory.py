@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 import math
 from pathlib import Path
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from regvpr_core.geometry import (
 MAX_TRAJECTORY_BYTES = 2_000_000_000
 MAX_STAMP_S = 2**31 - 1
 """Nanoseconds of later stamps do not fit into 64 bits."""
+
+NAN_OF_C = re.compile(r'^[-+]?nan(\(\w*\))?$', re.IGNORECASE)
+"""Not a number, as printf writes it: -nan, nan(ind), -nan(snan)."""
 
 WRONG_UNIT = 'is it in ms, us or ns?'
 
@@ -128,8 +132,9 @@ def read_tum(path: Path) -> Trajectory:
         try:
             if len(words) != 8:
                 raise ValueError(f'{len(words)} columns')
-            row = [float(word) for word in words[1:]]
-            if not all(map(math.isfinite, row)) or math.hypot(*row[3:]) < MIN_QUATERNION:
+            row = [float(NAN_OF_C.sub('nan', word)) for word in words[1:]]
+            if not all(map(math.isfinite, row)) or math.hypot(*row[3:]) < MIN_QUATERNION \
+                    or NAN_OF_C.match(words[0]):
                 bad.append(number)
                 continue
             stamps.append(nanoseconds(words[0]))
@@ -167,7 +172,7 @@ def read_kitti(path: Path) -> Array:
             if len(words) != 12:
                 raise ValueError(f'{len(words)} columns')
             T = np.eye(4)
-            T[:3] = np.array([float(word) for word in words]).reshape(3, 4)
+            T[:3] = np.array([float(NAN_OF_C.sub('nan', word)) for word in words]).reshape(3, 4)
             R = T[:3, :3]
             if np.isnan(T).any():  # a tracker that was lost; the order is that of the images
                 poses.append(np.full((4, 4), np.nan))

@@ -584,6 +584,34 @@ def test_rows_of_a_tum_file_that_are_not_finite_are_counted_with_their_line(tmp_
     assert any(note.startswith('2 of 28 poses in') and 'line 4' in note for note in source.notes)
 
 
+def test_what_printf_writes_for_no_number_is_left_out(tmp_path):
+    with BagMaker(tmp_path / 'bag', 'sqlite3') as bag:
+        for k in range(4):
+            bag.image(START + k * SECOND, GREY)
+    rows = [f'{1_700_000_000 + k * 0.5:.2f} {k} 0 0 0 0 0 1' for k in range(-2, 10)]
+    rows[3] = '1700000000.50 -nan -nan(ind) nan(snan) 0 0 0 1'
+    rows[5] = 'nan 3 0 0 0 0 0 1'
+    (tmp_path / 'poses.tum').write_text('\n'.join(rows))
+    source, frames = opened(bag.path, tum=tmp_path / 'poses.tum')
+    assert np.allclose(positions(frames)[:, 0], [0, 2, 4, 6])
+    assert any(note.startswith('2 of 12 poses in') and 'line 4' in note for note in source.notes)
+
+
+def test_a_file_of_poses_in_millimetres_is_refused(tmp_path):
+    with BagMaker(tmp_path / 'bag') as bag:
+        bag.image(START + SECOND, GREY)
+    (tmp_path / 'mm.tum').write_text('\n'.join(
+        f'{1_700_000_000 + k * 0.2:.2f} {k * 120} 0 0 0 0 0 1' for k in range(20)))
+    with pytest.raises(BagError, match=r'mm.tum move at 600 m/s: .*millimetres'):
+        opened(bag.path, tum=tmp_path / 'mm.tum')
+    (tmp_path / 'mm.kitti').write_text('\n'.join(
+        f'1 0 0 0 0 1 0 0 0 0 1 {k * 120}' for k in range(20)))
+    (tmp_path / 'times').write_text('\n'.join(
+        f'{1_700_000_000 + k * 0.2:.2f}' for k in range(20)))
+    with pytest.raises(BagError, match=r'mm.kitti move at 600 m/s'):
+        opened(bag.path, kitti=tmp_path / 'mm.kitti', times=tmp_path / 'times')
+
+
 @pytest.mark.parametrize(('stamp', 'unit'), [(1_700_000_000_000, 'ms'), (17 * 10**17, 'ns')])
 def test_stamps_in_another_unit_are_asked_about(tmp_path, stamp, unit):
     (tmp_path / 'poses.tum').write_text(f'{stamp} 0 0 0 0 0 0 1\n')

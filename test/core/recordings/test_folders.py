@@ -41,6 +41,7 @@ def yaw(T: np.ndarray) -> float:
     ('filename;y;x;yaw_deg\na.png;2;1;90\nb.png;4;3;-90', [math.pi / 2, -math.pi / 2]),
     ('\ufeffImage\tX\tY\tHeading\na.png\t1\t2\t0\nb.png\t3\t4\t90', [math.pi / 2, 0.0]),
     ('a.png,1,2\nb.png,3,4', [math.pi / 4] * 2),
+    ('Image,X (m),Y [m],Yaw (deg)\na.png,1,2,-45\nb.png,3,4,180,', [-math.pi / 4, math.pi]),
     ('# image, x, y\n\na.png, 1, 2\n# out of order\nb.png, 3, 4\n', [math.pi / 4] * 2)])
 def test_planar_tables_are_read_in_every_form(tmp_path, lines, yaws):
     for name in ('a.png', 'b.png', 'c.png'):
@@ -82,7 +83,17 @@ def test_extrinsics_turn_poses_of_the_base_into_those_of_the_camera(tmp_path):
     assert source.extrinsics == {'camera': [0.5, 0.0, 1.5, 0, 0, 0, 1]}
 
 
+def test_a_picture_that_a_table_names_twice_has_its_first_place(tmp_path):
+    for name in ('a.png', 'b.png'):
+        picture(tmp_path / name)
+    (tmp_path / 'poses.csv').write_text('image,x,y\na.png,1,2\nb.png,3,4\na.png,70,80\n')
+    _, frames = opened(tmp_path)
+    assert [None if f.T_map_cam is None else f.T_map_cam[0, 3] for f in frames] == [1, 3, None]
+    assert frames[2].refused == 'an earlier line of the table names it too'
+
+
 @pytest.mark.parametrize(('text', 'message'), [
+    ('image,x,y\na.png,1\n', 'line 2: .* the line has 2 values for 3 columns'),
     ('', 'holds no image'),
     ('image,x,y\n', 'holds no image'),
     ('image,lat\na.png,3\n', r'has no columns x, y and none lat, lon; it has: image, lat'),
