@@ -249,11 +249,19 @@ def play(listener: Listener, heard: Heard) -> Callable[[Path], None]:
             senders = {name: listener.node.create_publisher(kinds[kind], name, 200)
                        for name, kind in topics.items()}
             assert until(lambda: all(s.get_subscription_count() for s in senders.values()))
+            sent = len(heard.matches)
             for name, _, _, message in bag.serialized(*senders):
-                before = len(heard.matches)
+                # Odometry of the stamp of an image may follow it, so the next image waits.
+                if topics[name].endswith('Image'):
+                    answered(sent)
+                    sent = len(heard.matches) + 1
                 senders[name].publish(message)
-                if topics[name].endswith('Image'):  # best effort: one that is lost is passed over
-                    until(lambda before=before: len(heard.matches) > before, LOST_S)
+            answered(sent)
+
+    def answered(count: int) -> None:
+        """Wait for so many answers; an image that is lost (best effort) is passed over."""
+        until(lambda: len(heard.matches) >= count, LOST_S)
+
     return run
 
 
