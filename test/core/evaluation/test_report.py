@@ -95,8 +95,8 @@ def test_a_browser_shows_it_and_runs_nothing_of_a_name(
     assert said == []
     assert page.title() == 'Visual place recognition, evaluated'
     widths = page.evaluate('[...document.images].map(image => image.naturalWidth)')
-    # 3 curves and 1 of robustness; 2 best rows of 3 pictures and 1 worst row of 4.
-    assert len(widths) == 3 + 1 + 2 * 3 + 4
+    # 3 curves, 1 of robustness, 2 plans; 2 best rows of 3 images and 1 worst row of 4.
+    assert len(widths) == 3 + 1 + 2 + 2 * 3 + 4
     assert min(widths) > 0
     assert 'onerror=alert(1)' in page.inner_text('body')  # it is text
     background = page.evaluate('getComputedStyle(document.body).backgroundColor')
