@@ -190,7 +190,7 @@ class Bag:
         read = bad + sum(len(each.poses) for each in tables)
         if read < topic.count:
             notes.append(f'{topic.name} should hold {topic.count} messages, and {read} are there')
-        trajectory = table.trajectory()
+        trajectory = table.trajectory(topic.name)
         refuse_jumping(trajectory, topic.name)
         return PoseSource(trajectory, table.world_frame, table.body_frame, topic.name,
                           notes=notes)

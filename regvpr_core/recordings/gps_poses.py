@@ -17,7 +17,7 @@ from regvpr_core.recordings.geodesy import (
 )
 from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.pose_messages import position_covariance
-from regvpr_core.recordings.runs import in_runs, run_of, split_runs
+from regvpr_core.recordings.runs import in_runs, refuse_jumping, run_of, split_runs
 from regvpr_core.recordings.trajectory import make_trajectory
 from regvpr_core.recordings.transforms import plain
 
@@ -91,4 +91,6 @@ def gps_poses(
                      f'is taken')
     if still:
         notes.append(f'the receiver on {topic.name} never moves: its heading is taken as east')
-    return PoseSource(in_runs(runs), '', next(iter(named), ''), topic.name, origin, notes)
+    trajectory = in_runs(runs)
+    refuse_jumping(trajectory, topic.name)
+    return PoseSource(trajectory, '', next(iter(named), ''), topic.name, origin, notes)

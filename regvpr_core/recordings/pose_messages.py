@@ -40,11 +40,11 @@ class PoseTable:
         return ' -> '.join(frame for frame in (self.world_frame or 'no frame', self.body_frame)
                            if frame)
 
-    def trajectory(self) -> Trajectory | RunPoses:
-        """The poses by time, with the covariances of their positions where any is known."""
+    def trajectory(self, name: str) -> Trajectory | RunPoses:
+        """The poses of a topic by time, with the covariances of positions where any is known."""
         known = any(np.isfinite(c).all() for c in self.covariances)
         return poses_of(self.stamps_ns, self.recorded_ns, np.array(self.poses),
-                        np.array(self.covariances) if known else None)
+                        np.array(self.covariances) if known else None, name)
 
 
 def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> list[PoseTable]:

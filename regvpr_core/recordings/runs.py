@@ -24,7 +24,7 @@ LEAST_RUN = 3
 FASTEST_MPS, LEAST_STEPS = 100.0, 6
 """No robot moves faster, at the median of so many steps or more, m/s."""
 
-THERE_AND_BACK_M, THERE_AND_BACK_MPS, THERE_AND_BACK_SHARE = 0.5, 5.0, 0.05
+THERE_AND_BACK_M, THERE_AND_BACK_MPS, THERE_AND_BACK_SHARE = 0.5, 5.0, 0.12
 """No robot goes so far from one pose to the next and is back with the one behind it, so fast and
 at such a share of its poses."""
 
@@ -97,7 +97,7 @@ class RunPoses:
 
 
 def poses_of(stamps_ns: npt.ArrayLike, recorded_ns: npt.ArrayLike, poses: Array,
-             covariances: Array | None = None) -> Trajectory | RunPoses:
+             covariances: Array | None = None, name: str = '') -> Trajectory | RunPoses:
     """Poses (N, 4, 4) by their stamps; in runs where these were set back.
 
     Args:
@@ -105,9 +105,13 @@ def poses_of(stamps_ns: npt.ArrayLike, recorded_ns: npt.ArrayLike, poses: Array,
         recorded_ns: (N,) when they were recorded.
         poses: of each.
         covariances: (N, 3, 3) of the positions, where any is known.
+        name: of their source, for messages.
+
+    Raises:
+        BagError: many stamps have two poses that lie apart.
     """
     stamps, recorded = np.asarray(stamps_ns, np.int64), np.asarray(recorded_ns, np.int64)
-
+    _refuse_two_at_once(stamps, recorded, poses, name)
     return in_runs([
         run_of(make_trajectory(stamps[which], poses[which],
                                None if covariances is None else covariances[which]),
@@ -184,3 +188,15 @@ def _there_and_back(positions: Array, stamps_ns: Int64) -> int:
     least = np.minimum(step[:-1], step[1:])
     net = np.linalg.norm(positions[2:] - positions[:-2], axis=1)
     return int((fast[:-1] & fast[1:] & (least > THERE_AND_BACK_M) & (net < 0.3 * least)).sum())
+
+
+def _refuse_two_at_once(stamps: Int64, recorded: Int64, poses: Array, name: str) -> None:
+    """Refuse poses of which many have the stamp of another one that lies elsewhere."""
+    order = np.lexsort((recorded, stamps))
+    same = (np.diff(stamps[order]) == 0) & (np.diff(recorded[order]) < RESET_NS)
+    apart = np.linalg.norm(np.diff(poses[order][:, :3, 3], axis=0), axis=1) > THERE_AND_BACK_M
+    count = int((same & apart).sum())
+    if count >= max(LEAST_STEPS, THERE_AND_BACK_SHARE * len(stamps)):
+        raise BagError(f'{count} of {len(stamps)} poses of {name} have the stamp of another one '
+                       f'that lies elsewhere: do two sources publish there? record them on topics '
+                       f'of their own, or give poses by --tum FILE')

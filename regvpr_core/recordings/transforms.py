@@ -155,7 +155,7 @@ class TransformTree:
             self._moving[edge] = poses_of(
                 np.frombuffer(self._stamps[edge], dtype=np.int64),
                 np.frombuffer(self._recorded[edge], dtype=np.int64),
-                pose_matrix(values[:, :3], values[:, 3:]))
+                pose_matrix(values[:, :3], values[:, 3:]), name=f'TF {edge[0]} -> {edge[1]}')
         return self._moving[edge]
 
     def _path(self, parent: str, child: str, edges: dict[Edge, None]

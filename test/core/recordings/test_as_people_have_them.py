@@ -190,6 +190,31 @@ def test_two_publishers_close_to_one_another_are_refused(tmp_path, storage, in_t
         opened(bag.path)
 
 
+@pytest.mark.parametrize('in_tf', [False, True])
+def test_two_publishers_with_the_same_stamps_are_refused(tmp_path, in_tf):
+    with BagMaker(tmp_path / 'bag', 'sqlite3') as bag:
+        for k in range(30):
+            for late, y in ((0, 0.0), (4000, 2.5)):
+                stamp, T = START + k * SECOND // 10, pose(k * 0.1, y)
+                if in_tf:
+                    bag.transform(stamp, 'odom', 'camera_optical', T, time_ns=stamp + late)
+                else:
+                    bag.odometry(stamp, T, time_ns=stamp + late)
+        bag.image(START + SECOND, GREY)
+    with pytest.raises(BagError, match=r'30 of 60 poses of .* two sources publish'):
+        opened(bag.path)
+
+
+def test_two_receivers_on_one_topic_are_refused(tmp_path):
+    with BagMaker(tmp_path / 'bag', 'ros1') as bag:
+        for k in range(40):
+            bag.fix(START + k * SECOND // 2, 47.0 + k * 1e-5, 8.0, 400.0)
+            bag.fix(START + k * SECOND // 2 + SECOND // 4, 47.0 + k * 1e-5, 8.0002, 400.0)
+        bag.image(START + SECOND, GREY)
+    with pytest.raises(BagError, match='two sources publish'):
+        opened(bag.path)
+
+
 def test_a_body_that_shakes_is_no_second_publisher(tmp_path):
     rng = np.random.default_rng(5)
     with BagMaker(tmp_path / 'bag') as bag:
