@@ -51,8 +51,8 @@ class Trajectory:
 
     @property
     def spacing_s(self) -> float:
-        """Median time from one pose to the next, s; 0 where there is but one."""
-        return float(np.median(np.diff(self.stamps_ns))) / 1e9 if len(self) > 1 else 0.0
+        """Median time from one pose to the next, s; 0 of one or two, which have no usual one."""
+        return float(np.median(np.diff(self.stamps_ns))) / 1e9 if len(self) > 2 else 0.0
 
     @property
     def length_m(self) -> float:
