@@ -18,7 +18,7 @@ WORKERS ?= $(shell n=$$(( 2 * $$(nproc) )); echo $$(( n < 8 ? n : 8 )))
 # Compiled modules are kept also where the environment says otherwise: hundreds of starts read them.
 RUN_TESTS = PYTHONDONTWRITEBYTECODE= python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup build stand-ins demo test test-full soak lint bench bench-table format clean
+.PHONY: setup build stand-ins demo test test-full soak lint docs bench bench-table format clean
 .DELETE_ON_ERROR:
 
 setup:
