@@ -22,15 +22,17 @@ ALLOWED = {
     'torch': ('regvpr_core/models/', 'regvpr_core/training/', 'regvpr_core/evaluation/',
               'regvpr_core/search/', 'regvpr_core/verification/xfeat.py',
               'regvpr_core/recordings/describing.py', 'regvpr_core/cli/doctor.py',
-              'regvpr_core/cli/export.py'),
-    **dict.fromkeys(ROS, ('regvpr_ros/', 'regvpr_core/cli/doctor.py')),
+              'regvpr_core/cli/export.py',
+              'regvpr_core/cli/evaluate_print.py'),
+    **dict.fromkeys(ROS, ('regvpr_ros/', 'regvpr_core/cli/doctor.py',
+                          'regvpr_core/cli/quickstart.py')),
 }
 """Library: the folders and files that may import it. What is not named here is free."""
 
 COMPUTED = {
-    'regvpr_core/__init__.py', 'regvpr_core/cli/doctor.py',
+    'regvpr_core/__init__.py', 'regvpr_core/cli/__init__.py', 'regvpr_core/cli/doctor.py',
     'regvpr_core/evaluation/model_specs.py', 'regvpr_ros/replay.py',
-    'regvpr_ros/stacks/messages.py',
+    'regvpr_ros/recorder.py', 'regvpr_ros/stacks/messages.py',
 }
 """Files that import by a name which is only known when they run."""
 

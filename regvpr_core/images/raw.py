@@ -60,11 +60,12 @@ def raw_rgb(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
         ImageError: unknown encoding, impossible size, or too few bytes.
     """
     check_size(width, height)
+    given = encoding
     encoding = encoding if encoding in _PACKED else encoding.lower()  # NV12, as V4L2 has it
     if encoding in _PLANAR:
         return _planar(data, encoding, width, height, step or width)
     if encoding not in _PACKED:
-        raise ImageError(f'image encoding {encoding!r} is not supported; known: '
+        raise ImageError(f'image encoding {given!r} is not supported; known: '
                          f'{", ".join(BYTES_PER_PIXEL)}')
     depth, samples, code = _PACKED[encoding]
     row_bytes = width * samples * depth

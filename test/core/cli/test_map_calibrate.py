@@ -61,7 +61,7 @@ def test_a_second_traverse_is_learnt_from_kept_and_told(tmp_path, capsys):
 def test_a_map_alone_teaches_itself(tmp_path, capsys):
     path = street_map(tmp_path / 'a', 1)
     facts = facts_of(capsys, path)
-    assert facts['learnt_from'] == "pairs of the map's own keyframes"
+    assert facts['learnt_from'] == "paths of the map's own keyframes"
     assert from_json(stored(path), 'it').queries == facts['images'] > 0
 
 

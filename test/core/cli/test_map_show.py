@@ -26,7 +26,8 @@ def test_without_a_name_the_page_is_called_like_the_map(make_small_map, tmp_path
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     assert main(['map', 'show', str(path)]) == 0
-    assert [file.name for file in (tmp_path / 'here').iterdir()] == ['map.html']
+    name = f'{path.resolve().parent.name}.html'  # a map called `map` is named by its folder
+    assert [file.name for file in (tmp_path / 'here').iterdir()] == [name]
     assert sorted(file.name for file in path.iterdir() if file.suffix == '.html') == []
 
 

@@ -131,7 +131,7 @@ def test_pictures_that_cannot_be_read_are_told(make, tmp_path, small_encoder, no
         report = convert_map(place_map, small_encoder, tmp_path / 'out',
                              from_folder(place_map, folder))
         assert (report.kept, report.left_out) == (2, 4)
-        assert '2.png: 10 bytes that are no picture' in report.first_error
+        assert '2.png: 10 bytes that are no image' in report.first_error
 
 
 def test_a_map_without_any_picture_is_refused_and_nothing_is_left(
