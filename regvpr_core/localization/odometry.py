@@ -8,7 +8,7 @@ import numpy as np
 
 from regvpr_core.geometry import Array, interpolate, inverse
 
-JUMP_BACK_NS = 1_000_000_000
+LATE_S = 1.0
 """A stamp older than the newest by less came late; by more, time jumped back (a bag began
 again)."""
 
@@ -30,14 +30,16 @@ class Order(enum.Enum):
 class Clock:
     """Order of the stamps of one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, late_s: float = LATE_S) -> None:
+        """Begin with no stamp. late_s: an older stamp than this before the newest jumped back."""
         self.newest_ns: int | None = None
+        self._late_ns = int(late_s * 1e9)
 
     def order(self, stamp_ns: int) -> Order:
         """How a stamp lies to the newest one; changes nothing."""
         if self.newest_ns is None or stamp_ns >= self.newest_ns:
             return Order.NEXT
-        return Order.LATE if stamp_ns >= self.newest_ns - JUMP_BACK_NS else Order.JUMPED_BACK
+        return Order.LATE if stamp_ns >= self.newest_ns - self._late_ns else Order.JUMPED_BACK
 
     def see(self, stamp_ns: int) -> Order:
         """The order of a stamp, which is the newest one afterwards unless it is late."""
@@ -75,7 +77,7 @@ class Odometry:
     """
 
     def __init__(self, *, speed_limit_mps: float = SPEED_LIMIT_MPS, horizon_s: float = 10.0,
-                 max_gap_s: float = 1.0) -> None:
+                 max_gap_s: float = 1.0, late_s: float = LATE_S) -> None:
         """Begin with nothing known.
 
         Args:
@@ -83,16 +85,18 @@ class Odometry:
             horizon_s: poses are kept this long for `at`.
             max_gap_s: poses further apart are not interpolated, and the newest one serves no
                 stamp further ahead.
+            late_s: as of `Clock`.
         """
         self._speed_limit_mps = speed_limit_mps
         self._horizon_ns = int(horizon_s * 1e9)
         self._max_gap_ns = int(max_gap_s * 1e9)
+        self._late_s = late_s
         self._arrivals = 0
         self.clear()
 
     def clear(self) -> None:
         """Forget all: time jumped back, or another robot."""
-        self.clock = Clock()
+        self.clock = Clock(self._late_s)
         self.part, self.way_m = 0, 0.0
         self._last: tuple[int, Array] | None = None
         # Stamp, arrival, pose: sorted by stamp, equal stamps in the order of arrival.
