@@ -9,13 +9,13 @@ from regvpr_core.geometry import Array
 from regvpr_core.images import RGB
 from regvpr_core.live.decode_ahead import Arrival
 from regvpr_core.localization.localizer import Frame
+from regvpr_core.localization.odometry import Clock, Order
 from regvpr_core.recordings.messages import split_stamp, stamp_ns
 from regvpr_ros.decoders import Decoder
 from regvpr_ros.extrinsics import find_extrinsics, TransformListener
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.view import View
 
-JUMP_BACK_NS = 1_000_000_000
 TOGETHER_NS = 20_000_000
 """Images of several cameras that lie no further apart were taken at one moment."""
 
@@ -40,7 +40,7 @@ class Pipeline:
 
     def reset(self) -> None:
         """Forget stamps and extrinsics; the next image is the first."""
-        self._newest_ns = -2**63
+        self._clock = Clock()
         self._extrinsics: dict[str, Array] = {}
         self._state.gate.reset()
 
@@ -82,13 +82,13 @@ class Pipeline:
 
     def _began_again(self, stamp: int) -> bool:
         """Time jumped back: a bag was started again."""
-        jumped = stamp < self._newest_ns - JUMP_BACK_NS
+        newest_ns = self._clock.newest_ns or stamp
+        jumped = self._clock.see(stamp) is Order.JUMPED_BACK
         if jumped:
-            self._state.log.info(f'time jumped back by {(self._newest_ns - stamp) / 1e9:.1f} s: '
-                         f'everything starts anew')
+            self._state.log.info(f'time jumped back by {(newest_ns - stamp) / 1e9:.1f} s: '
+                                 f'everything starts anew')
             self._state.trail.clear()
             self._state.gate.reset()
-        self._newest_ns = stamp if jumped else max(self._newest_ns, stamp)
         return jumped
 
     def pixels(self, camera: str, raw: Any) -> RGB:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from regvpr_core.arrays import Float32, Ids
+from regvpr_core.arrays import Float32, Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import Array, rotation_angle
@@ -133,12 +132,12 @@ def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
 
 
 def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Generator
-            ) -> tuple[Array, npt.NDArray[np.bool_]]:
+            ) -> tuple[Array, Mask]:
     """The transform with most inliers, refined on them, and the inlier mask."""
     best, best_T = np.zeros(len(T_a), dtype=bool), np.eye(4)
     if len(T_a) < 2:
         return best_T, best
-    points_a, points_b = _points(T_a), _points(T_b)
+    points_a, points_b = camera_points(T_a), camera_points(T_b)
     for _ in range(config.hypotheses):
         pair = rng.choice(len(T_a), 2, replace=False)
         # A wrong pair of matches is found early: its distances in the two maps differ.
@@ -146,12 +145,12 @@ def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Gene
         if abs(gap_a - gap_b) > 2 * config.inlier_m:
             continue
         T = fit(points_a[pair], points_b[pair], config.dof)
-        inliers = _agree(T, T_a, T_b, config)
+        inliers = agreeing(T_a, T @ T_b, config)
         if inliers.sum() > best.sum():
             best, best_T = inliers, T
     if best.any():
         best_T = _refined(best_T, points_a[best], points_b[best], config.dof)
-        best = _agree(best_T, T_a, T_b, config)
+        best = agreeing(T_a, best_T @ T_b, config)
     return best_T, best
 
 
@@ -186,17 +185,16 @@ def fit(points_a: Array, points_b: Array, dof: int, weights: Array | None = None
     return T
 
 
-def _agree(T_a_b: Array, T_a: Array, T_b: Array, config: AlignmentConfig
-           ) -> npt.NDArray[np.bool_]:
-    moved = T_a_b @ T_b
-    near = np.linalg.norm(moved[:, :3, 3] - T_a[:, :3, 3], axis=1) < config.inlier_m
+def agreeing(T_a: Array, T_b: Array, config: AlignmentConfig) -> Mask:
+    """Pairs (N,) of poses (N, 4, 4) in one frame that show one place."""
+    near = np.linalg.norm(T_b[:, :3, 3] - T_a[:, :3, 3], axis=1) < config.inlier_m
     agree = np.array(near, dtype=bool)
-    agree[near] = rotation_angle(np.swapaxes(moved[near, :3, :3], -1, -2)
+    agree[near] = rotation_angle(np.swapaxes(T_b[near, :3, :3], -1, -2)
                                  @ T_a[near, :3, :3]) < config.inlier_rad
     return agree
 
 
-def _points(T: Array) -> Array:
+def camera_points(T: Array) -> Array:
     """Points (N, 4, 3) that represent poses: the camera centre and a point on each axis."""
     arms = np.swapaxes(T[:, :3, :3], -1, -2) * ARM_M
     return np.concatenate([T[:, None, :3, 3], T[:, None, :3, 3] + arms], axis=1)

@@ -12,12 +12,16 @@ import numpy as np
 from regvpr_core.arrays import Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
-from regvpr_core.geometry import Array, rotation_angle
-from regvpr_core.map_tools.alignment import align_poses, AlignmentConfig, fit, matches
+from regvpr_core.geometry import Array
+from regvpr_core.map_tools.alignment import (
+    agreeing,
+    align_poses,
+    AlignmentConfig,
+    camera_points,
+    fit,
+    matches,
+)
 from regvpr_core.maps.place_map import PlaceMap
-
-ARM_M = 3.0
-"""Length of the axes that stand for a camera's rotation in the fit, m."""
 
 GROWTH = 4
 """Rounds in which matches that agree with the corrected poses join the fit."""
@@ -102,15 +106,15 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     stretch_m = config.stretch_m or 10.0 * spacing_m
     way = way_m(session.T_map_cam)
     poses = T @ session.T_map_cam
-    agree = _agree(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
+    agree = agreeing(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
     for _ in range(0 if same_frame else GROWTH):
         poses = _corrected(T @ session.T_map_cam, place_map.T_map_cam[ids_map[agree]],
                            ids_session[agree], way, stretch_m, alignment.dof)
-        agree = _agree(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
+        agree = agreeing(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
     localized = _localized(way, ids_session[agree], stretch_m, config.agreeing)
     if same_frame:
         # The poses are given: the session as a whole agrees with the map, or it does not.
-        chance = _agree(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
+        chance = agreeing(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
                         poses[ids_session], alignment).sum()
         localized = np.full(len(poses), agree.sum() >= max(alignment.least_inliers, 2 * chance))
     if not localized.any():
@@ -147,7 +151,7 @@ def _corrected(poses: Array, T_map: Array, ids: Ids, way: Array, stretch_m: floa
     if not len(ids):
         return poses
     result = poses.copy()
-    a, b = _points(T_map), _points(poses[ids])
+    a, b = camera_points(T_map), camera_points(poses[ids])
     for i in range(len(poses)):
         apart = np.abs(way[ids] - way[i])
         near = apart <= max(FAR * stretch_m, float(np.partition(apart, min(2, len(apart) - 1))[
@@ -156,19 +160,6 @@ def _corrected(poses: Array, T_map: Array, ids: Ids, way: Array, stretch_m: floa
         result[i] = fit(a[near], b[near], dof, np.repeat(weights[:, None], a.shape[1], 1)
                         ) @ poses[i]
     return result
-
-
-def _agree(T_a: Array, T_b: Array, config: AlignmentConfig) -> Mask:
-    """Pairs (N,) of poses that show one place."""
-    near = np.linalg.norm(T_a[:, :3, 3] - T_b[:, :3, 3], axis=1) < config.inlier_m
-    turned = rotation_angle(np.swapaxes(T_a[:, :3, :3], -1, -2) @ T_b[:, :3, :3])
-    return np.asarray(near & (turned < config.inlier_rad))
-
-
-def _points(T: Array) -> Array:
-    """Points (N, 4, 3) that stand for poses: the camera, and one on each of its axes."""
-    arms = np.swapaxes(T[:, :3, :3], -1, -2) * ARM_M
-    return np.concatenate([T[:, None, :3, 3], T[:, None, :3, 3] + arms], axis=1)
 
 
 def _scale_hint(T_a: Array, T_b: Array) -> str:

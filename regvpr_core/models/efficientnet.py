@@ -103,14 +103,18 @@ class EfficientNetLite0(nn.Module):
         Returns:
             (B, 112, H/16, W/16) and (B, 320, H/32, W/32), linear; sides are rounded up.
         """
-        weight = self.stem.conv.weight
-        x = self.stem(images.to(weight.dtype).contiguous(memory_format=torch.channels_last))
-        middle = x
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number == MIDDLE_BLOCK:
-                middle = x
-        return middle, x
+        return two_maps(self.stem, self.blocks, images.to(self.stem.conv.weight.dtype))
+
+
+def two_maps(stem: nn.Module, blocks: nn.ModuleList, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of `MIDDLE_BLOCK` and of the last block."""
+    x = stem(images.contiguous(memory_format=torch.channels_last))
+    middle = x
+    for number, block in enumerate(blocks):
+        x = block(x)
+        if number == MIDDLE_BLOCK:
+            middle = x
+    return middle, x
 
 
 def folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from regvpr_core.models.cpu.linear import Form
 from regvpr_core.models.efficientnet import (
     EfficientNetLite0,
     InvertedBlock,
-    MIDDLE_BLOCK,
     same_padding,
     SameConv,
+    two_maps,
 )
 
 
@@ -89,13 +89,7 @@ class FusedEfficientNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `EfficientNetLite0.forward`."""
-        x = self.stem(images.to(self.dtype).contiguous(memory_format=torch.channels_last))
-        middle = x
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number == MIDDLE_BLOCK:
-                middle = x
-        return middle, x
+        return two_maps(self.stem, self.blocks, images.to(self.dtype))
 
 
 def smaller(grid: tuple[int, int], stride: int) -> tuple[int, int]:
