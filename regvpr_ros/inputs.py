@@ -53,11 +53,12 @@ class Inputs:
                 self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
         if config.use_odometry:
             self._listen(interfaces.ODOM, self._on_odometry, raw=False)
+        # Told before the receiver runs: its thread takes topics off as they come.
+        state.log.info('waiting for ' + ', '.join(
+            f'{name} ({what})' for name, (what, _) in self._silent.items()))
         self._receiver = Receiver(
             node.context, self._subscriptions,
             lambda error: state.refuse('internal', f'{type(error).__name__}: {error}'))
-        state.log.info('waiting for ' + ', '.join(
-            f'{name} ({what})' for name, (what, _) in self._silent.items()))
 
     def report(self) -> None:
         """Log the topics that nothing came from yet, with what is known of them. Call often."""
