@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     with PlaceMap.open(options.map) as place_map, bar('comparing places') as told:
         radius_m = options.radius if options.radius is not None else \
-            place_radius(place_map.T_map_cam, belief, place_map.cameras)
+            place_radius(place_map.T_map_cam, belief, place_map.drives)
         reliability, complaints = _reliability(place_map, radius_m, belief.place_angle_rad)
         text, report = map_page(
             place_map, name=name, radius_m=radius_m, angle_rad=belief.place_angle_rad,

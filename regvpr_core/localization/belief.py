@@ -82,20 +82,20 @@ class Belief:
     """
 
     def __init__(self, T_map_cam: Array, config: BeliefConfig,
-                 cameras: Sequence[str] = ()) -> None:
+                 drives: Sequence[str] = ()) -> None:
         """Start knowing nothing.
 
         Args:
             T_map_cam: (N, 4, 4) keyframe poses; N may be 0.
             config: see there.
-            cameras: (N,) which took each; empty: all one.
+            drives: (N,) drive and camera of each; empty: all one.
         """
         self._T = T_map_cam
         self._turns = T_map_cam[:, :3, :3].reshape(-1, 9)
         self._least_trace = 1.0 + 2.0 * math.cos(min(config.place_angle_rad, math.pi))
         self._config = config
         self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
-        self.spacing_m = spacing(T_map_cam, cameras)
+        self.spacing_m = spacing(T_map_cam, drives)
         self.radius_m = radius(self.spacing_m, config)
         self.reset()
 
@@ -293,24 +293,25 @@ class Belief:
         self.off_map /= total
 
 
-def spacing(T_map_cam: Array, cameras: Sequence[str] = ()) -> float:
-    """Median distance from a keyframe (N, 4, 4) to the nearest other one of its camera, m.
+def spacing(T_map_cam: Array, drives: Sequence[str] = ()) -> float:
+    """Median distance from a keyframe (N, 4, 4) to the nearest other one of its drive, m.
 
-    cameras: (N,); empty: all one. Those of other cameras of the robot stand beside it.
+    drives: (N,) drive and camera of each; empty: all one. Keyframes of other cameras and of other
+    drives through the place stand beside it.
     """
     metres = [np.zeros(0)]
-    taken_by = np.array(cameras) if len(cameras) else np.zeros(len(T_map_cam))
-    for camera in np.unique(taken_by):
-        positions = T_map_cam[taken_by == camera, :3, 3]
+    taken_by = np.array(drives) if len(drives) else np.zeros(len(T_map_cam))
+    for drive in np.unique(taken_by):
+        positions = T_map_cam[taken_by == drive, :3, 3]
         if len(positions) > 1:
             metres.append(cKDTree(positions).query(positions, k=2)[0][:, 1])
     found = np.concatenate(metres)
     return float(np.median(found)) if len(found) else 0.0
 
 
-def place_radius(T_map_cam: Array, config: BeliefConfig, cameras: Sequence[str] = ()) -> float:
+def place_radius(T_map_cam: Array, config: BeliefConfig, drives: Sequence[str] = ()) -> float:
     """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
-    return radius(spacing(T_map_cam, cameras), config)
+    return radius(spacing(T_map_cam, drives), config)
 
 
 def radius(spacing_m: float, config: BeliefConfig) -> float:

@@ -102,7 +102,7 @@ class Localizer:
         self.place_map = place_map
         self._config = config
         self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
-        self._belief = Belief(place_map.T_map_cam, config.belief, place_map.cameras)
+        self._belief = Belief(place_map.T_map_cam, config.belief, place_map.drives)
         self._evidence_m = config.belief.evidence_m or self._belief.spacing_m or 1.0
         self._mounts = Mounts(self._belief, place_map.T_map_cam)
         self._decider = Decider(config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m)

@@ -47,7 +47,7 @@ def calibrated(path: Path, traverse: Path | None = None) -> Calibration:
     """
     config = BeliefConfig()
     with PlaceMap.open(path) as place_map:
-        radius_m = place_radius(place_map.T_map_cam, config, place_map.cameras)
+        radius_m = place_radius(place_map.T_map_cam, config, place_map.drives)
         if traverse is None:
             return calibrate(place_map, radius_m, config.place_angle_rad)
         with PlaceMap.open(traverse, fingerprint=place_map.manifest.fingerprint) as second:

@@ -8,9 +8,9 @@ from pathlib import Path
 import shutil
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from regvpr_core.errors import MapError
+from regvpr_core.localization.belief import spacing
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_tools.history import replace_map
 from regvpr_core.map_tools.update import plan_update, UpdateConfig, UpdatePlan, write_update
@@ -87,18 +87,12 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
 
 
 def drive_spacing(place_map: PlaceMap) -> float:
-    """Median distance between neighbouring keyframes of one drive and camera, m.
+    """Spacing of the keyframes of a map, m; those within a centimetre count as one.
 
-    Keyframes of several drives lie side by side, so each drive is looked at alone; keyframes
-    within a centimetre count as one.
+    1 m where no drive has two keyframes.
     """
-    drives: dict[tuple[str, str], list[int]] = {}
-    for i, drive in enumerate(zip(place_map.sources, place_map.cameras, strict=True)):
-        drives.setdefault(drive, []).append(i)
-    gaps = [np.zeros(0)]
-    for ids in drives.values():
-        positions = np.unique(np.round(place_map.T_map_cam[ids, :3, 3], 2), axis=0)
-        if len(positions) > 1:
-            gaps.append(cKDTree(positions).query(positions, k=2)[0][:, 1])
-    found = np.concatenate(gaps)
-    return float(np.median(found)) if len(found) else 1.0
+    names = place_map.drives
+    _, numbers = np.unique(names, return_inverse=True)
+    spots = np.column_stack([numbers, np.round(place_map.T_map_cam[:, :3, 3], 2)])
+    ids = np.unique(spots, axis=0, return_index=True)[1]
+    return spacing(place_map.T_map_cam[ids], [names[i] for i in ids]) or 1.0

@@ -81,7 +81,7 @@ def expect(
     """
     config = BeliefConfig()
     with PlaceMap.open(path) as place_map:
-        radius_m = place_radius(place_map.T_map_cam, config, place_map.cameras)
+        radius_m = place_radius(place_map.T_map_cam, config, place_map.drives)
         queries, how = _held_out(place_map, radius_m, config.place_angle_rad)
         if queries is None:
             return None

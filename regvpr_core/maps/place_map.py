@@ -110,6 +110,12 @@ class PlaceMap:
                      dimension=self.manifest.dimension, compress=self.manifest.compress)
 
     @property
+    def drives(self) -> list[str]:
+        """Source and camera of each keyframe, as one name: keyframes of one drive."""
+        return [f'{source}\0{camera}'
+                for source, camera in zip(self.sources, self.cameras, strict=True)]
+
+    @property
     def map_id(self) -> str:
         """Identifier of this map; it never changes."""
         return self.manifest.map_id

@@ -11,6 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from regvpr_core.errors import MapError
+from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.maps.place_map import CENTRE_PRIOR, PlaceMap, unit
 from regvpr_core.maps.records import COLUMNS, record_crc32, RecordError, SMALL
 from regvpr_core.maps.writer import MapWriter
@@ -348,3 +349,16 @@ def test_a_manifest_that_is_an_endless_view_is_refused_at_once(make_map):
                          'WHERE length(value) > 9')
     with pytest.raises(MapError, match='holds other things than a map does'):
         PlaceMap.open(saved_map)
+
+
+def test_a_second_drive_beside_the_first_makes_no_place_smaller(rows, place, tmp_path, manifest):
+    with MapWriter.create(tmp_path / 'two', manifest) as writer:
+        for source, metres in (('monday', 0.0), ('tuesday', 0.1)):
+            T = np.tile(np.eye(4), (20, 1, 1))
+            T[:, 0, 3] = 2.0 * np.arange(20) + metres
+            writer.append([place(i, row, source=source, T_map_cam=T[i])
+                           for i, row in enumerate(rows(20, 3))])
+    with PlaceMap.open(tmp_path / 'two') as opened:
+        assert opened.drives[0] == 'monday\0front'
+        assert len(set(opened.drives)) == 2
+        assert place_radius(opened.T_map_cam, BeliefConfig(), opened.drives) == 5.0
