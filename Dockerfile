@@ -1,7 +1,8 @@
 # regvpr_ros on ROS 2 Jazzy: tools, node, and the default model's backbone.
 #
-#   docker build -t regvpr .                                  torch for the CPU
-#   docker build -t regvpr --build-arg DEVICE=cuda .          torch for NVIDIA cards
+#   docker build -t regvpr .                                  torch for NVIDIA cards (PyPI's build)
+#   docker build -t regvpr --build-arg DEVICE=cpu --build-arg TORCH_INDEX=URL .
+#       torch for the CPU alone, a fifth of the size, from the package index URL that carries it
 #   docker run --rm -it --net=host -v $PWD:/data regvpr regvpr quickstart /data/DRIVE.mcap --out /data/site
 #   docker run --rm -it --net=host --gpus all -v $PWD:/data regvpr \
 #       ros2 launch regvpr_ros localize.launch.py map:=/data/site/map image_topic:=/camera/image_raw
@@ -9,7 +10,8 @@
 # Written to be read: it has not been built where the package was developed.
 FROM ros:jazzy-ros-base
 
-ARG DEVICE=cpu
+ARG DEVICE=cuda
+ARG TORCH_INDEX=
 ENV DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1
 
 WORKDIR /ws/src/regvpr_ros
@@ -19,9 +21,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-pip \
     && rosdep install --from-paths . --ignore-src -y \
     && rm -rf /var/lib/apt/lists/*
 
-# PyPI carries torch for CUDA; torch for the CPU alone is a fifth of its size.
-RUN if [ "$DEVICE" = cpu ]; then index="--index-url https://download.pytorch.org/whl/cpu"; fi \
-    && pip install --no-cache-dir $index torch
+RUN if [ "$DEVICE" = cpu ]; then \
+        pip install --no-cache-dir --index-url "${TORCH_INDEX:?give --build-arg TORCH_INDEX=URL}" torch; \
+    else pip install --no-cache-dir torch; fi
 
 COPY . .
 # cv_bridge of Jazzy is built for NumPy 1.
