@@ -6,28 +6,24 @@ the tolerance of the data set, with the session's mean descriptor taken off.
 """
 
 from collections.abc import Iterable, Sequence
-import csv
 from dataclasses import dataclass
-import hashlib
 import os
 from pathlib import Path
 import tempfile
 
 import numpy as np
 
-from benchmarks.report import Metric, ROOT, write
+from benchmarks.localization_pictures import DATA
+from benchmarks.real_sequences import circle, described_rows, line, table_of
+from benchmarks.report import Metric, write
+from examples.town.camera import T_BASE_CAM
 from regvpr_core import load_encoder
-from regvpr_core.images import read
-from regvpr_core.map_tools.update import UpdateConfig
+from regvpr_core.map_tools.update import MEAN_PRIOR, UpdateConfig
 from regvpr_core.map_tools.update_map import update_map
 from regvpr_core.maps.files import Manifest, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
-
-DATA = ROOT.parent / 'shared' / 'data'
-KEPT = ROOT / 'build' / 'map_update'
-BATCH = 8
-MEAN_PRIOR = 5.0
+from regvpr_core.models.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +52,7 @@ def main() -> None:
     if os.environ.get('FULL') == '1' or not sites:
         from benchmarks.map_update_towns import town_sites
 
-        sites += town_sites(encoder, describe)
+        sites += town_sites(encoder)
     metrics = [m for site in sites for m in measure(site, encoder)]
     over_union = [m.value for m in metrics if m.metric.endswith('recall_over_union')]
     share = [m.value for m in metrics if m.metric.endswith('keyframes_over_union')]
@@ -71,7 +67,7 @@ def main() -> None:
         *metrics])
 
 
-def measure(site: Site, encoder) -> Iterable[Metric]:
+def measure(site: Site, encoder: Encoder) -> Iterable[Metric]:
     """Figures of one site."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -113,7 +109,7 @@ def recalls(path: Path, site: Site) -> list[float]:
     return found
 
 
-def write_map(path: Path, drives: Sequence[Pass], encoder) -> Path:
+def write_map(path: Path, drives: Sequence[Pass], encoder: Encoder) -> Path:
     """A map of drives in one frame."""
     manifest = Manifest(map_id=new_map_id(), model=encoder.name, fingerprint=encoder.fingerprint,
                         dimension=drives[0].rows.shape[1], sources=[d.name for d in drives])
@@ -125,19 +121,17 @@ def write_map(path: Path, drives: Sequence[Pass], encoder) -> Path:
     return path
 
 
-def real_sites(encoder) -> Iterable[Site]:
+def real_sites(encoder: Encoder) -> Iterable[Site]:
     """The sites that are at hand."""
-    folder = DATA / 'campus_track'
-    if folder.is_dir():
-        laps = {name: passes(folder, name, encoder, cyclic=334)
+    if (DATA / 'campus_track').is_dir():
+        laps = {name: passes('campus_track', name, encoder, 334.0)
                 for name in ('d25_lap1', 'd25_lap2', 'd24_lap1', 'd24_lap2', 'd27_dusk1',
                              'd27_dusk2')}
         yield Site('campus_track', laps['d25_lap1'], [laps['d24_lap1'], laps['d27_dusk1']],
                    [(laps['d25_lap2'], 5.0), (laps['d24_lap2'], 5.0), (laps['d27_dusk2'], 10.0)])
-    folder = DATA / 'corridor_changes'
-    if folder.is_dir():
+    if (DATA / 'corridor_changes').is_dir():
         # Two passes only: every second frame of each is kept for asking.
-        one, two = (passes(folder, name, encoder) for name in ('run1', 'run2'))
+        one, two = (passes('corridor_changes', name, encoder) for name in ('run1', 'run2'))
         yield Site('corridor_changes', half(one, 0), [half(two, 0)],
                    [(half(one, 1), 8.0), (half(two, 1), 8.0)])
 
@@ -147,50 +141,19 @@ def half(drive: Pass, start: int) -> Pass:
     return Pass(f'{drive.name}.{start}', drive.rows[start::2], drive.T[start::2])
 
 
-def passes(folder: Path, name: str, encoder, cyclic: int = 0) -> Pass:
-    """A pass of a data set: `pos` is the way in frames of the first pass, taken as metres."""
-    with (folder / 'data.csv').open(newline='') as file:
-        rows = [row for row in csv.DictReader(file) if row['sequence'] == name
-                and (row.get('inliers') in (None, '', '-1') or int(float(row['inliers'])) >= 12)]
-    images = (read(folder / row['image']) for row in rows)
-    digest = hashlib.sha256(f'{encoder.fingerprint} {encoder.precision}'.encode()).hexdigest()[:8]
-    return Pass(name, describe(images, encoder, f'{folder.name}-{name}-{digest}'),
-                bend(np.array([float(row['pos']) for row in rows]), cyclic))
+def passes(folder: str, name: str, encoder: Encoder, length_m: float = 0.0) -> Pass:
+    """A pass of a data set: `pos` is the way in frames of the first pass, taken as metres.
 
-
-def bend(way_m: np.ndarray, cyclic: int) -> np.ndarray:
-    """Poses (N, 4, 4) on a straight line, or on a circle of `cyclic` metres."""
-    T = np.tile(np.eye(4), (len(way_m), 1, 1))
-    T[:, :3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
-    T[:, 0, 3] = way_m
-    if cyclic:
-        angle = 2.0 * np.pi * way_m / cyclic
-        radius = cyclic / (2.0 * np.pi)
-        T[:, 0, 3], T[:, 1, 3] = radius * np.sin(angle), radius * (1.0 - np.cos(angle))
-        turn = np.zeros((len(way_m), 3, 3))
-        turn[:, 0, 0] = turn[:, 1, 1] = np.cos(angle)
-        turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(angle), -np.sin(angle), 1.0
-        T[:, :3, :3] = turn @ T[:, :3, :3]
-    return T
-
-
-def describe(images: Iterable[np.ndarray], encoder, key: str) -> np.ndarray:
-    """Descriptors (N, D), from the folder of kept ones where they were computed before."""
-    file = KEPT / f'{key}.npy'
-    if not file.is_file():
-        rows, batch = [], []
-        for image in images:
-            batch.append(image)
-            if len(batch) == BATCH:
-                rows.append(encoder.describe_batch(batch))
-                batch = []
-        if batch:
-            rows.append(encoder.describe_batch(batch))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix('.part.npy')
-        np.save(part, np.concatenate(rows))
-        part.replace(file)
-    return np.load(file, allow_pickle=False)
+    length_m: of the lap where it is closed; 0: a line.
+    """
+    of_pass = [row for row in table_of(folder) if row['sequence'] == name]
+    way_m = np.array([float(row['pos']) for row in of_pass])
+    # -1: frames of the first pass, whose place is sure by definition.
+    sure = np.array([float(row['inliers']) < 0 or float(row['inliers']) >= 12
+                     for row in of_pass])
+    rows = described_rows(f'{folder}-{name}', of_pass, folder, encoder).descriptors
+    T = (circle(way_m, length_m) if length_m else line(way_m)) @ T_BASE_CAM
+    return Pass(name, rows[sure], T[sure])
 
 
 if __name__ == '__main__':
