@@ -1,8 +1,9 @@
 """Fixtures: real data where it is at hand, bags made on the spot, small models."""
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 import os
 from pathlib import Path
 
@@ -205,6 +206,17 @@ def write_bag(
                     data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
             writer.write(images, frame.stamp_ns, serialize(message, image_type))
     return path
+
+
+@pytest.fixture(scope='session')
+def write_tum() -> Callable[..., None]:
+    """Write poses (N, 4, 4) at stamps as a TUM file: `write_tum(path, stamps_ns, poses)`."""
+    def write(path: Path, stamps_ns: Iterable[int], poses: np.ndarray) -> None:
+        rows = np.concatenate([poses[:, :3, 3], quat_xyzw(poses)], axis=1)
+        path.write_text(''.join(
+            f'{Decimal(int(stamp_ns)).scaleb(-9):.9f} {" ".join(f"{x:.9f}" for x in row)}\n'
+            for stamp_ns, row in zip(stamps_ns, rows, strict=True)))
+    return write
 
 
 @pytest.fixture(scope='session')

@@ -108,13 +108,6 @@ class Belief:
         self._ids: Ids = np.zeros(0, dtype=np.int64)
         self._above: Float64 = np.zeros(0)
 
-    def believe(self, places: Float64, off_map: float) -> None:
-        """Take over a belief (N,) in each keyframe's place, and in being off the map."""
-        self.floor = float(places.min(initial=1.0)) if len(places) else 0.0
-        self._ids = np.flatnonzero(places > self.floor).astype(np.int64)
-        self._above = places[self._ids] - self.floor
-        self.off_map = off_map
-
     def masses(self, ids: Ids) -> Float64:
         """Probability of each of these keyframes (K,)."""
         if not len(self._ids):

@@ -110,7 +110,6 @@ class _Examples:
     """What images of known pose scored.
 
     true, other: (A,), (B,) scores of the places that images show, and of other ones.
-    best_other: (Q,) the highest of an image's scores with other places.
     matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
         image's place is in the map: each image is also asked with its place taken out. image: (C,)
         which one. times: how often the same images are among the examples.
@@ -119,7 +118,6 @@ class _Examples:
 
     true: Float64
     other: Float64
-    best_other: Float64
     matches: Float64
     is_true: Mask
     on_map: Mask
@@ -363,7 +361,7 @@ def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int 
         times: the Q are so many times the same images.
     """
     # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
-    others, best_other, matches, is_true, on_map, images = [], [], [], [], [], []
+    others, matches, is_true, on_map, images = [], [], [], [], []
     count = len(true) // times
     for number, (row, score, elsewhere) in enumerate(zip(z, true, away, strict=True)):
         if not elsewhere.any():
@@ -371,7 +369,6 @@ def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int 
         others.append(np.where(here[elsewhere] & elsewhere, row, -np.inf).max(axis=1))
         apart = np.where(elsewhere, row, -np.inf)
         best = int(np.argmax(apart))
-        best_other.append(apart[best])
         third = float(apart[~here[best]].max(initial=-np.inf))
         if np.isfinite(apart[best]) and np.isfinite(third):
             matches.append((apart[best], apart[best] - third))
@@ -387,11 +384,10 @@ def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int 
                 images.append(number % count)
     kept = np.array([score for score in true if np.isfinite(score)])
     other = np.concatenate(others) if others else np.zeros(0)
-    rivals = np.array(best_other, dtype=np.float64)
     return _Examples(
-        kept, other[np.isfinite(other)], rivals[np.isfinite(rivals)],
-        np.array(matches).reshape(-1, 2), np.array(is_true, dtype=bool),
-        np.array(on_map, dtype=bool), np.array(images, dtype=np.int64), times)
+        kept, other[np.isfinite(other)], np.array(matches).reshape(-1, 2),
+        np.array(is_true, dtype=bool), np.array(on_map, dtype=bool),
+        np.array(images, dtype=np.int64), times)
 
 
 def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:

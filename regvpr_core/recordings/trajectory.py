@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.errors import BagError
-from regvpr_core.geometry import (
-    Array,
-    interpolate,
-    MIN_QUATERNION,
-    pose_matrix,
-    quat_xyzw,
-)
+from regvpr_core.geometry import Array, interpolate, MIN_QUATERNION, pose_matrix, quat_xyzw
 
 MAX_TRAJECTORY_BYTES = 2_000_000_000
 MAX_STAMP_S = 2**31 - 1
@@ -242,13 +236,3 @@ def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
             yield number, line, words
     if empty is not False:
         raise BagError(f'{path} holds no pose')
-
-
-def write_tum(path: Path, trajectory: Trajectory) -> None:
-    """Write a TUM file with stamps to the nanosecond."""
-    rows = np.concatenate([trajectory.poses[:, :3, 3], quat_xyzw(trajectory.poses)], axis=1)
-    with path.open('w', encoding='utf-8') as file:
-        for stamp_ns, row in zip(trajectory.stamps_ns.tolist(), rows.tolist(), strict=True):
-            stamp_s = Decimal(stamp_ns).scaleb(-9)
-            values = ' '.join(f'{value:.9f}' for value in row)
-            file.write(f'{stamp_s:.9f} {values}\n')

@@ -58,14 +58,3 @@ class LocalExtractor:
         if self._xfeat is None:
             return rows, [None] * len(images)
         return rows, [encode_features(self._xfeat.features(rgb)) for rgb in images]
-
-
-def extract_local_features(features: str, encoder: Encoder, rgb: RGB) -> bytes:
-    """Features of one image as a map keeps them, empty for none. For many: `LocalExtractor`.
-
-    Raises:
-        ConfigError: unknown kind, or its package is not installed.
-        ImageError: the image cannot be used.
-    """
-    extractor = LocalExtractor(features, encoder)
-    return extractor([extractor.prepare(rgb)])[1][0] or b''

@@ -45,12 +45,6 @@ class LocalFeatures:
     def __len__(self) -> int:
         return len(self.xy)
 
-    def scaled(self, width: int, height: int) -> 'LocalFeatures':
-        """The same points in an image of another size (a map may be made from smaller images)."""
-        ratio = np.array([width / self.width, height / self.height])
-        return LocalFeatures(kind=self.kind, width=width, height=height,
-                             xy=(self.xy + 0.5) * ratio - 0.5, descriptors=self.descriptors)
-
 
 def encode_features(features: LocalFeatures) -> bytes:
     """Pack for a map: 4 + C bytes a point. Of too many points the first are kept."""

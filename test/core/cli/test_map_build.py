@@ -12,7 +12,6 @@ from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
 
 from regvpr_core.cli import main
 from regvpr_core.maps.place_map import PlaceMap
-from regvpr_core.recordings.trajectory import make_trajectory, write_tum
 
 SECOND = 10**9
 
@@ -95,13 +94,12 @@ def test_a_lone_mcap_file_is_a_bag(build, make_bag, frames, tmp_path):
 
 
 def test_poses_come_from_a_tum_file_and_extrinsics_from_the_command(
-        build, make_bag, frames, tmp_path):
+        build, make_bag, frames, write_tum, tmp_path):
     laps = frames(5)
     bag = make_bag(tmp_path / 'lap', laps, odometry=False, static_tf=False)
     poses = np.tile(np.eye(4), (2, 1, 1))
     poses[1, 1, 3] = 40.0
-    write_tum(tmp_path / 'poses.txt',
-              make_trajectory([laps[0].stamp_ns, laps[4].stamp_ns], poses))
+    write_tum(tmp_path / 'poses.txt', [laps[0].stamp_ns, laps[4].stamp_ns], poses)
     # Both ends are known; between them is a gap of four seconds.
     tum = ('--tum', str(tmp_path / 'poses.txt'), '--extrinsics', *'0020001')
     assert build(bag, *tum, '--json') == 0
@@ -218,21 +216,22 @@ def test_images_that_nobody_can_read_are_refused(
     assert message in line
 
 
-def test_poses_of_another_time_are_refused(refused, make_bag, frames, tmp_path):
+def test_poses_of_another_time_are_refused(refused, make_bag, frames, write_tum, tmp_path):
     bag = make_bag(tmp_path / 'lap', frames(4, start_s=1000))
     for start_s in (10, 5000):
-        write_tum(tmp_path / 'poses.txt', make_trajectory(
-            [start_s * SECOND, (start_s + 9) * SECOND], np.tile(np.eye(4), (2, 1, 1))))
+        write_tum(tmp_path / 'poses.txt', [start_s * SECOND, (start_s + 9) * SECOND],
+                  np.tile(np.eye(4), (2, 1, 1)))
         assert refused(bag, '--tum', str(tmp_path / 'poses.txt')) == (
             f'regvpr: {tmp_path / "poses.txt"} covers {start_s}.000 to {start_s + 9}.000 s, but '
             f'the images on /camera/image_raw are from 1000.000 to about 1003.000 s; if their '
             f'clocks differ, --bag-time takes the times of recording')
 
 
-def test_odometry_with_a_gap_where_the_images_are_is_refused(refused, make_bag, frames, tmp_path):
+def test_odometry_with_a_gap_where_the_images_are_is_refused(
+        refused, make_bag, frames, write_tum, tmp_path):
     bag = make_bag(tmp_path / 'lap', frames(4, start_s=1000))
-    write_tum(tmp_path / 'poses.txt', make_trajectory(
-        [990 * SECOND, 1010 * SECOND], np.tile(np.eye(4), (2, 1, 1))))
+    write_tum(tmp_path / 'poses.txt', [990 * SECOND, 1010 * SECOND],
+              np.tile(np.eye(4), (2, 1, 1)))
     assert '4 images seen; dropped: 4 no pose at its stamp' in refused(
         bag, '--tum', str(tmp_path / 'poses.txt'))
 

@@ -19,11 +19,14 @@ FLOOR = PosePriorConfig(spread_share=1.0, position_floor_m=0.5, lane_m=0.3, heig
 
 
 def believe(T: np.ndarray, weights: dict[int, float]) -> Belief:
+    """A belief of these probabilities: 0 at other keyframes, the rest off the map."""
     belief = Belief(T, BeliefConfig())
     places = np.zeros(len(T))
     for keyframe, weight in weights.items():
         places[keyframe] = weight
-    belief.believe(places, 1.0 - float(places.sum()))
+    with np.errstate(divide='ignore'):
+        odds = np.log(places / belief.floor) - np.log((1.0 - places.sum()) / belief.off_map)
+    belief.update(np.arange(len(T)), odds)
     return belief
 
 
@@ -130,7 +133,8 @@ def test_covariances_are_positive_definite_for_any_belief(street):
         rng.normal(scale=0.3, size=(50, 3))).as_matrix()
     for _ in range(50):
         keyframe = int(rng.integers(50))
-        weights = dict(enumerate(rng.exponential(size=50) ** 8)) | {keyframe: 1e-12}
+        places = rng.exponential(size=50) ** 8
+        weights = dict(enumerate(0.9 * places / places.sum())) | {keyframe: 1e-12}
         prior = estimate(believe(T, weights), keyframe, T, np.eye(4), FLOOR)
         np.testing.assert_allclose(prior.covariance, prior.covariance.T, atol=1e-12)
         assert np.linalg.eigvalsh(prior.covariance).min() > 0.005

@@ -100,14 +100,15 @@ def test_the_sparse_filter_agrees_with_the_dense_one(seed):
     assert sparse.places.max() > 0.05  # something was believed at all
 
 
-def test_masses_are_those_of_the_dense_view_and_a_belief_can_be_taken_over():
+def test_masses_are_those_of_the_dense_view():
     belief = Belief(ring(30), BeliefConfig())
-    places = np.random.default_rng(0).dirichlet(np.ones(31))
-    belief.believe(places[:30], float(places[30]))
-    np.testing.assert_allclose(belief.places, places[:30], atol=1e-15)
+    belief.update(np.array([3, 7, 29]), np.array([2.0, 0.5, 1.0]), others=-0.5)
     ids = np.array([29, 3, 3, 0])
-    np.testing.assert_allclose(belief.masses(ids), places[ids], atol=1e-15)
-    assert belief.off_map == places[30]
+    np.testing.assert_allclose(belief.masses(ids), belief.places[ids], atol=1e-15)
+    # Odds of the image against the prior: 29 to 0 is e^1.5, 3 to 29 is e.
+    ratios = belief.masses(np.array([29, 3])) / belief.masses(np.array([0, 29]))
+    np.testing.assert_allclose(ratios, np.exp([1.5, 1.0]))
+    assert belief.places.sum() + belief.off_map == pytest.approx(1.0)
 
 
 def test_an_update_in_a_map_of_200_thousand_keyframes_touches_few_of_them():

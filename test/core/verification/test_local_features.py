@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from regvpr_core.errors import ConfigError, MapError
-from regvpr_core.verification.local_extractor import extract_local_features, LocalExtractor
+from regvpr_core.verification.local_extractor import LocalExtractor
 from regvpr_core.verification.local_features import (
     decode_features,
     encode_features,
@@ -80,13 +80,6 @@ def test_random_bytes_never_do_anything_but_be_refused():
             continue
 
 
-def test_points_of_a_smaller_image_are_where_they_would_be_in_the_larger():
-    small = some(5, width=320, height=240)
-    large = small.scaled(640, 480)
-    # The corner of the top left pixel is at (-0.5, -0.5) in both.
-    np.testing.assert_allclose(large.xy + 0.5, 2.0 * (small.xy + 0.5))
-
-
 def test_a_patch_is_at_its_centre_in_the_image():
     rng = np.random.default_rng(0)
     features = patch_features(rng.normal(size=(4, 8, 16)).astype(np.float32), 320, 240)
@@ -114,14 +107,12 @@ def test_the_features_of_a_map_come_from_the_pass_that_described_it(small_encode
         np.testing.assert_allclose(row, descriptor, atol=1e-5)
         assert len(features) == 16
         assert (decode_features(data).descriptors * features.descriptors).sum(1).min() > 0.999
-    assert extract_local_features('patch', small_encoder, images[0]) == packed[0]
 
 
 def test_no_features_are_none(small_encoder, noise):
     extractor = LocalExtractor('', small_encoder)
     assert extractor([extractor.prepare(noise(1)[0])])[1] == [None]
     assert extractor.describe(noise(1)[0])[1] is None
-    assert extract_local_features('', small_encoder, noise(1)[0]) == b''
 
 
 def test_an_unknown_kind_names_the_near_one(small_encoder):

@@ -112,7 +112,8 @@ def test_without_intrinsics_inliers_are_counted_and_no_pose_is_claimed(
 def test_an_image_of_another_size_is_not_taken_for_the_maps_camera(two_places, small_encoder):
     scene, place_map = two_places
     verifier = verifier_of(place_map, small_encoder)
-    small = scene.features(scene.pose(0.4, 0.3), 0.2).scaled(320, 240)
+    whole = scene.features(scene.pose(0.4, 0.3), 0.2)  # of 640 x 480; (-0.5, -0.5) is a corner
+    small = replace(whole, width=320, height=240, xy=(whole.xy + 0.5) / 2.0 - 0.5)
     assert verifier.pose(small, 1, np.arange(4)) is None
     assert verifier.verify(small, [1])[0].rotation is None
     # With intrinsics, which hold at any scale, it is.
