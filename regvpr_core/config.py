@@ -19,12 +19,12 @@ PRESETS = Path(__file__).parent / 'presets'
 """Settings that ship with the package: train/NAME.yaml and models/NAME.yaml."""
 
 DEFAULT_MODEL = 'regvpr_vits14_offline'
-"""What describes images where nothing else is asked for."""
+"""Model used if none is named."""
 
 Config = TypeVar('Config')
 
 SETTING = 'regvpr_setting'
-"""Key of a field's metadata under which its `Setting` lies."""
+"""Key of the `Setting` in the metadata of a dataclass field."""
 
 
 def from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = '') -> Config:
@@ -99,7 +99,7 @@ def preset_names(kind: str) -> list[str]:
 
 
 def find_settings(kind: str, name: str | Path) -> Path:
-    """The file of settings that a user names: a file, or a preset of a kind.
+    """Path of a settings file given by the user: a file, or the name of a preset.
 
     Raises:
         ConfigError: it is neither; a preset with a near name is named.
@@ -116,7 +116,7 @@ def find_settings(kind: str, name: str | Path) -> Path:
 
 
 def _parse(text: str, name: str) -> Any:
-    """Read YAML; what is wrong with it is told in one line."""
+    """Read YAML; an error is reported in one line."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of day 99
@@ -128,10 +128,10 @@ def setting(default: Any, text: str = '', low: float | None = None, high: float 
     """A field of a settings dataclass whose range, unit and help are data.
 
     Args:
-        default: value of the field where none is given.
+        default: default value of the field.
         text: what the setting does, in one or two sentences.
         low, high: range of the value, or of each element of a tuple, ends included.
-        unit: of the value, such as 'm' or 's'; empty where it has none.
+        unit: of the value, such as 'm' or 's'; empty if it has none.
         choices: the known values of a text.
     """
     entry = Setting(text=text, low=low, high=high, unit=unit, choices=tuple(choices))
@@ -140,7 +140,7 @@ def setting(default: Any, text: str = '', low: float | None = None, high: float 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is known of one setting; see `setting`."""
+    """Metadata of one setting; see `setting`."""
 
     text: str = ''
     low: float | None = None
@@ -150,19 +150,19 @@ class Setting:
 
     @property
     def range_text(self) -> str:
-        """The range in words, such as '0 to 60 s'; empty where there is none."""
+        """The range in words, such as '0 to 60 s'; empty without a range."""
         if self.low is None or self.high is None:
             return ''
         return f'{self.low:g} to {self.high:g} {self.unit}'.strip()
 
     @property
     def help(self) -> str:
-        """Text, then the range: for help, ROS descriptors and tables of the docs."""
+        """The text followed by the range, for help, ROS descriptors and docs tables."""
         return f'{self.text} Range: {self.range_text}.' if self.range_text else self.text
 
 
 def about(field: dataclasses.Field[Any]) -> Setting:
-    """What is known of a dataclass field; empty where it was not made by `setting`."""
+    """The `Setting` of a dataclass field; an empty one if `setting` did not make it."""
     found = field.metadata.get(SETTING)
     return found if isinstance(found, Setting) else Setting()
 
@@ -170,11 +170,11 @@ def about(field: dataclasses.Field[Any]) -> Setting:
 def check_settings(config: Any, section: str = '') -> None:
     """Check each field of a settings dataclass against its range or its known values.
 
-    None is always accepted: it stands for a default that depends on other things.
+    None is always accepted: such a default depends on other values.
 
     Args:
         config: an instance; called at the start of its `__post_init__`.
-        section: put before the names in messages, as in 'belief'.
+        section: prefix of the names in messages, such as 'belief'.
 
     Raises:
         ConfigError: names the setting, the range and the value.
@@ -203,24 +203,24 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of the known ones.
+    """Refuse a value that is not one of the choices.
 
     Raises:
-        ConfigError: names the near one.
+        ConfigError: the message names the nearest choice.
     """
     if value not in known:
         raise ConfigError(f'unknown {name} {value!r}{nearest(value, known)}')
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint such as '; did you mean 'model'?', or the known names where none is near."""
+    """A hint such as '; did you mean 'model'?', or all known names if none is near."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f'; did you mean {close[0]!r}?' if close else f'; known: {", ".join(known)}'
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
-    """Bring a plain value to the type of a dataclass field, or refuse it."""
+    """Convert a plain value to the type of a dataclass field, or refuse it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, f'{name}.')
@@ -238,7 +238,7 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
                      for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         with contextlib.suppress(ValueError, OverflowError):
-            return float(value)  # text too: YAML 1.1 takes 1e-6 for a string
+            return float(value)  # also of text: YAML 1.1 parses 1e-6 as a string
     hint = origin or hint
     if isinstance(hint, type) and (not isinstance(value, hint)
                                    or (isinstance(value, bool) and hint is not bool)):

@@ -11,7 +11,7 @@ from regvpr_core.cli.parsing import Parser, wrapped
 REFUSED = 1
 USAGE = 2
 CLOSED_PIPE = 141
-"""What a shell reports of a command that SIGPIPE has ended."""
+"""Exit code that a shell reports for a command ended by SIGPIPE."""
 
 COMMANDS = {
     'quickstart': ('quickstart', 'a bag or a folder of images becomes a map, with what to expect'),
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe has left. What is still to be flushed at exit has nowhere to go.
+        # The reader of the pipe has closed it: output flushed at exit goes to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     except (RegvprError, OSError) as error:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser(called: str) -> argparse.ArgumentParser:
-    """The parser of all commands; that of `called` with its arguments."""
+    """The parser of all commands; only the command `called` gets its arguments."""
     from regvpr_core import __version__
 
     parser = Parser(
@@ -80,7 +80,7 @@ def make_parser(called: str) -> argparse.ArgumentParser:
 
 
 def _refused(error: Exception) -> int:
-    """Print one line on what was refused."""
+    """Print the error in one line."""
     from regvpr_core.cli.console import plain
 
     text = str(error)

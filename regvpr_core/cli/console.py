@@ -26,11 +26,11 @@ _STEP = ContextVar('step', default=False)
 
 
 def plain(text: object) -> str:
-    """Text of unknown origin as one line with nothing in it that a terminal obeys.
+    """Untrusted text as one line without control characters.
 
-    Maps, bags and checkpoints of strangers hold names, and errors quote them.
+    Errors quote names from maps, bags and checkpoints of unknown origin.
     """
-    from regvpr_core.map_report.html import label  # here, as it brings NumPy
+    from regvpr_core.map_report.html import label  # late: it imports NumPy
 
     return label(text, LONGEST)
 
@@ -49,7 +49,7 @@ def print_facts(facts: dict[str, Any], as_json: bool, following: str = '') -> No
     """Print names and values as a table, or as JSON for machines.
 
     Args:
-        following: the command that a user is likely to want next, and in brackets what for.
+        following: a command to try next, followed by its purpose in brackets.
     """
     if as_json:
         print(json.dumps(facts, indent=1))  # noqa: T201
@@ -78,13 +78,13 @@ def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def say_next(console: Console, command: str) -> None:
-    """Print the command that a user is likely to want next, as the last line."""
+    """Print a command to try next, as the last line."""
     if not _STEP.get():
         say(console, f'next: {command}', 'green')
 
 
 def say_model(console: Console, encoder: Any) -> None:
-    """Print in one short line which model describes the images, and how it runs."""
+    """Print the name of the model, its precision and its device in one line."""
     say(console, f'model {encoder.name}: {encoder.dimension} numbers an image, on '
                  f'{encoder.device} in {encoder.precision}', 'dim')
 

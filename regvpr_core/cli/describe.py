@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, and how it runs."""
+    """Options that select a model, its device and its precision."""
     parser.add_argument('--model', default=DEFAULT_MODEL,
                         help='model name, checkpoint or .onnx file (default: '
                              f'{DEFAULT_MODEL})')
@@ -39,7 +39,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Describe, and name the files that cannot be read."""
+    """Describe the images and print the names of unreadable files."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from regvpr_core.config import check_range
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def open_encoder(options: argparse.Namespace, console: Console) -> Any:
-    """The encoder that the options ask for; one line says which."""
+    """Load the encoder selected by the options and print one line about it."""
     from regvpr_core.cli.console import download_bar
     from regvpr_core.models.encoder import load_encoder
 

@@ -1,4 +1,4 @@
-"""`regvpr doctor`: what of this machine is ready, and what to do about the rest."""
+"""`regvpr doctor`: check the installation, and say how to install what is missing."""
 
 import argparse
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make every check; one that is needed and fails is an error."""
+    """Run all checks; the command fails if a required one fails."""
     from regvpr_core.errors import ConfigError
 
     # Without torch the default model cannot be loaded, but an .onnx file can.
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def tested(options: argparse.Namespace) -> list[dict[str, str]]:
-    """Lines of the self-test of a device; none where the device is not there."""
+    """Lines of the self-test of a device; none if the device is absent."""
     from regvpr_core.errors import RegvprError
     from regvpr_core.models.encoder import choose_device
     from regvpr_core.models.self_test import self_test
@@ -120,7 +120,7 @@ def torch_facts() -> str:
 
 
 def model_facts(options: argparse.Namespace) -> str:
-    """Load the model from this machine, describe a grey image, say how long that takes."""
+    """Load the default model, describe a grey image and report the time."""
     import numpy as np
 
     from regvpr_core.models.encoder import load_encoder
@@ -136,7 +136,7 @@ def model_facts(options: argparse.Namespace) -> str:
 
 
 def ros_facts() -> str:
-    """Whether the node could run here.
+    """Check that the packages of the ROS node can be imported.
 
     Raises:
         ImportError: says what is missing.

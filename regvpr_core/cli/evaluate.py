@@ -1,4 +1,4 @@
-"""`regvpr evaluate`: models on data sets, by the field's protocols."""
+"""`regvpr evaluate`: recall of models on data sets, by published protocols."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -163,7 +163,7 @@ def _kinds(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-    """Refuse what cannot be written before hours of work, not after."""
+    """Check that the output files can be written, before the evaluation starts."""
     from regvpr_core.evaluation.plots import check_matplotlib
 
     if options.out is not None:
@@ -190,7 +190,7 @@ def _cache(options: argparse.Namespace, console: Console) -> Path | None:
 @contextlib.contextmanager
 def _datasets(options: argparse.Namespace, cache: Path | None,
               console: Console) -> Iterator[list['Dataset']]:
-    """What is to be measured on: protocols, or the user's own pair."""
+    """The data sets of the command line: published protocols, or the user's own pair."""
     from regvpr_core.datasets.protocols import load_datasets, LoadConfig
     if options.data:
         yield load_datasets(options.data, LoadConfig(
@@ -205,7 +205,7 @@ def _datasets(options: argparse.Namespace, cache: Path | None,
 
 def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
                 console: Console) -> 'Iterator[Describer | None]':
-    """The models, one after the other; None where maps bring their descriptors along."""
+    """Load the models one after the other; None if maps supply the descriptors."""
     from regvpr_core.evaluation.model_specs import open_describer
 
     if not options.model and all(d.given_references and d.given_queries for d in datasets):
@@ -217,7 +217,7 @@ def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
         describer = open_describer(
             spec, device=options.device, precision=options.precision,
             allow_code=options.allow_code, notice=lambda line: say(console, line, 'dim'))
-        if describer.name in seen:  # two checkpoints may bear one name
+        if describer.name in seen:  # two checkpoints may have one name
             describer.name = spec
         seen.add(describer.name)
         say(console, f'model {describer.name}', 'dim')
@@ -225,7 +225,7 @@ def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
 
 
 def _default_model(datasets: Sequence['Dataset']) -> str:
-    """The model that a map was built with, else the package's."""
+    """The model of the map if the references are one, else the default model."""
     for dataset in datasets:
         for given in (dataset.given_references, dataset.given_queries):
             if given is not None:
@@ -250,7 +250,7 @@ def _progress(console: Console) -> Iterator['Told']:
 
 def _write(options: argparse.Namespace, results: 'list[Result]', curves: 'list[Curve]',
            console: Console) -> None:
-    """The files of `--out`, and submissions of challenges wherever there are any."""
+    """Write the files of `--out`, and the submission files of challenges."""
     from regvpr_core.datasets import msls
     from regvpr_core.evaluation import tables
     from regvpr_core.evaluation.report import write_report

@@ -1,4 +1,4 @@
-"""What `regvpr evaluate` prints: recalls with intervals, pairs of models, how it was measured."""
+"""Tables that `regvpr evaluate` prints: recalls with intervals, and comparisons of models."""
 
 import contextlib
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_results(results: 'list[Result]', curves: 'list[Curve]') -> None:
-    """The table like the paper's, what else was counted, and recall under degradation."""
+    """Print the recall table, the other metrics, and recall under degradation."""
     from regvpr_core.evaluation.tables import comparison
 
     console = Console()
@@ -46,7 +46,7 @@ def print_results(results: 'list[Result]', curves: 'list[Curve]') -> None:
 
 
 def _print_pairs(console: Console, results: 'list[Result]') -> None:
-    """Whether models differ on the same queries."""
+    """Print whether models differ significantly on the same queries."""
     from regvpr_core.evaluation.tables import duels
 
     for duel in duels(results):

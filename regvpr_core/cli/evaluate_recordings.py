@@ -1,4 +1,4 @@
-"""A pair of one's own for `regvpr evaluate`: maps, bags and folders in one frame."""
+"""Maps, bags and folders in one frame as the references and queries of `regvpr evaluate`."""
 
 import argparse
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MAX_FRAMES = 1_000_000
 @contextlib.contextmanager
 def open_pair(options: argparse.Namespace, cache: Path | None,
               console: Console) -> Iterator['Dataset']:
-    """References and queries as one data set, while the block lasts."""
+    """References and queries as one data set; files stay open while the block lasts."""
     from regvpr_core.datasets.own_pair import own_pair
 
     with tempfile.TemporaryDirectory(prefix='regvpr-evaluate-') as temporary:
@@ -80,7 +80,10 @@ def _side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Pat
 
 def _recording_side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
                     console: Console, first: 'Side | None') -> 'Side':
-    """What `regvpr map build` reads; images at every so many metres, as PNG while this runs."""
+    """Images of a recording at equal distances, stored as PNG while this runs.
+
+    Sources are read as by `regvpr map build`.
+    """
     import cv2
     import numpy as np
 

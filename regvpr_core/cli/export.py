@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Export and say how far the file is from torch."""
+    """Export, and print the largest difference from torch."""
     from regvpr_core.images import read
     from regvpr_core.images.finding import find_images
     from regvpr_core.models.checkpoints import load_model

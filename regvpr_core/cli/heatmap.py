@@ -1,4 +1,4 @@
-"""`regvpr heatmap`: where one or more networks look, as pictures."""
+"""`regvpr heatmap`: heatmaps of what one or more networks attend to."""
 
 import argparse
 import os
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
             loaded = load_model(name, download=True, progress=progress,
                                 notice=lambda line: say(console, line, 'dim'))
             say(console, loaded.notice)
-            # Two checkpoints may bear one name; their captions must not.
+            # Two checkpoints may have one name; their captions must differ.
             caption = loaded.name if loaded.name not in models else str(name)
             models[caption] = loaded.backboned('heatmap')
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`regvpr localize`: where in a map were images taken?"""
+"""`regvpr localize`: localize image files in a map."""
 
 import argparse
 from collections import Counter
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from regvpr_core.models.encoder import Encoder
 
 STEP_NS = 1_000_000_000
-"""Images of a drive are taken to be so far apart in time."""
+"""Assumed time between the images of a drive, s."""
 
 MATCHES = 5
-"""Written to --json for each image."""
+"""Keys of each image in the output of --json."""
 
 STYLES = {'yes': 'green', 'unsure': 'yellow', 'no': 'dim'}
 
 COLUMNS = ('image', 'answer', 'probability', 'keyframe', 'keyframe_image', 'of', 'x_m', 'y_m',
            'z_m', 'deviation_m', 'similarity', 'reason')
-"""Of --csv."""
+"""Columns of --csv."""
 
 
 def add_parser(commands: Any) -> None:
@@ -121,7 +121,7 @@ def _encoder(options: argparse.Namespace, built_with: str, console: Console) -> 
 
 def _lines(files: list[Path], encoder: 'Encoder', place_map: 'PlaceMap', drive: bool
            ) -> Iterator[Any]:
-    """What is known of each image, or the error where it cannot be read."""
+    """The result of each image, or the error if it cannot be read."""
     from regvpr_core.errors import ImageError
     from regvpr_core.images import read
     from regvpr_core.localization.frames import Frame
@@ -130,7 +130,7 @@ def _lines(files: list[Path], encoder: 'Encoder', place_map: 'PlaceMap', drive: 
     localizer = Localizer(encoder, place_map, None if drive else image_config(place_map))
     for number, path in enumerate(files):
         try:
-            # The base is the camera: an image says nothing of what carried it.
+            # The base frame is the camera frame: photos have no extrinsics.
             frame = Frame(stamp_ns=number * STEP_NS, rgb=read(path))
             found: Any = localizer.localize(frame) if drive else localizer.localize_image(frame)
         except ImageError as error:
@@ -141,7 +141,7 @@ def _lines(files: list[Path], encoder: 'Encoder', place_map: 'PlaceMap', drive: 
 
 def facts(path: Path, found: 'Localization | ImageLocalization', place_map: 'PlaceMap'
           ) -> dict[str, Any]:
-    """What is known of one image; the pose is that of the camera in the map's frame."""
+    """The result of one image; the pose is that of the camera in the map's frame."""
     from regvpr_core.geometry import quat_xyzw
     from regvpr_core.localization.one_image import ImageLocalization
 
@@ -178,7 +178,7 @@ def facts(path: Path, found: 'Localization | ImageLocalization', place_map: 'Pla
 
 
 def _answer(state: str) -> str:
-    """The answer for an image of a drive."""
+    """The answer (yes, unsure or no) for an image of a drive."""
     return {'LOCALIZED': 'yes', 'AMBIGUOUS': 'unsure', 'INITIALISING': 'unsure'}.get(state, 'no')
 
 
@@ -187,7 +187,7 @@ def _position(place_map: 'PlaceMap', keyframe_id: int) -> list[float]:
 
 
 def _print(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """One line an image, in 80 columns."""
+    """One line per image, at most 80 columns."""
     folder = options.images[0] if len(options.images) == 1 and options.images[0].is_dir() else None
     table = Table(box=None, pad_edge=False)
     for name, width in (('image', 20), ('answer', None), ('keyframe', 20), ('x m', None),
@@ -210,7 +210,7 @@ def _print(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
 
 
 def _write_csv(path: Path, lines: list[dict[str, Any]]) -> None:
-    """One row an image; empty where nothing is known."""
+    """Write one row per image; unknown values are empty."""
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction='ignore')
         writer.writeheader()

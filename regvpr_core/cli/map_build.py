@@ -89,7 +89,7 @@ def run_build(options: argparse.Namespace) -> None:
 
 
 def _build_options(options: argparse.Namespace) -> 'BuildOptions':
-    """What the command line asks for.
+    """Options of the build from the command line.
 
     Raises:
         ConfigError: a setting is unknown or out of range, or options contradict each other.
@@ -105,7 +105,7 @@ def _build_options(options: argparse.Namespace) -> 'BuildOptions':
 
 
 def _encoder(options: argparse.Namespace, console: Console) -> Any:
-    """The network; a build that is resumed goes on with the model and precision of before."""
+    """Load the network; a resumed build keeps its model and precision."""
     from regvpr_core.mapping.partial_map import begun_with
     from regvpr_core.models.encoder import load_encoder
 
@@ -126,7 +126,7 @@ def _encoder(options: argparse.Namespace, console: Console) -> Any:
 
 @contextlib.contextmanager
 def _kept(console: Console, out: Path) -> Iterator[None]:
-    """Say how to go on when a build is broken off and something of it is kept."""
+    """Print how to resume if a build is interrupted and its keyframes are kept."""
     from regvpr_core.mapping.partial_map import kept_keyframes
 
     try:

@@ -1,4 +1,4 @@
-"""`regvpr map calibrate`: how often a match of a map is true, learnt and kept in the map."""
+"""`regvpr map calibrate`: learn how often a match of a map is true, and store it in the map."""
 
 import argparse
 from pathlib import Path
@@ -23,7 +23,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Learn a map's calibration, keep it, and say how well it holds."""
+    """Learn and store a map's calibration, and print its calibration error."""
     from regvpr_core.localization.calibration import calibration_error
     from regvpr_core.localization.stored_calibration import (
         calibrate_and_store,

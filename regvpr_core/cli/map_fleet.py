@@ -102,7 +102,7 @@ def run_compress(options: argparse.Namespace) -> None:
 
 
 def cost(report: 'CompressReport') -> dict[str, Any]:
-    """What compression cost in recall, to be told."""
+    """The loss of recall by compression, for the user."""
     return {'asked': report.asked,
             'looked_in': 'other passes' if report.other_passes else 'all other keyframes',
             'radius_m': report.radius_m,

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
 
     belief = BeliefConfig()
     folder = options.map.resolve()
-    # `regvpr quickstart` makes SITE/map: the site is what it shows.
+    # `regvpr quickstart` makes SITE/map: the page is named after the site.
     name = folder.parent.name if folder.name == 'map' else folder.name
     out = options.out or Path(f'{name}.html')
     if out.is_dir():
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 def _reliability(
     place_map: Any, radius_m: float, angle_rad: float
 ) -> tuple[Any, tuple[str, ...]]:
-    """How the map's calibration keeps its word, and what is wrong with it."""
+    """Reliability of the map's calibration, and complaints about it."""
     import numpy as np
 
     from regvpr_core.errors import MapError

@@ -18,7 +18,7 @@ SHOWN_TABLES = 20
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which images, and where their poses come from."""
+    """Options that select images and the source of their poses."""
     parser.add_argument('sources', type=Path, nargs='+', metavar='SOURCE',
                         help='ROS 1 .bag, rosbag2 folder, .mcap, .db3, or folder of images')
     parser.add_argument('--image-topic', action='append', default=[], metavar='TOPIC',
@@ -50,7 +50,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def source_options(options: argparse.Namespace) -> 'SourceOptions':
-    """What the command line says of the sources.
+    """Options of the sources from the command line.
 
     Raises:
         ConfigError: two options contradict each other.
@@ -68,7 +68,7 @@ def source_options(options: argparse.Namespace) -> 'SourceOptions':
 def print_list(
     paths: Sequence[Path], options: 'SourceOptions', config: 'BuildConfig'
 ) -> None:
-    """What each source holds, and what a build would take of it."""
+    """Print the contents of each source, and what a build would use of them."""
     from regvpr_core.errors import RegvprError
     from regvpr_core.recordings.sources import is_folder, open_sources, summary
 

@@ -95,7 +95,7 @@ def _add_export(verbs: Any) -> None:
 
 
 def run_verify(options: argparse.Namespace) -> None:
-    """Check a map; exit code 1 where something is lost and nothing was salvaged."""
+    """Check a map; exit code 1 if data is lost and no repaired copy was written."""
     from regvpr_core.errors import MapError
     from regvpr_core.map_tools.verify import salvage, verify
 
@@ -133,7 +133,7 @@ def run_merge(options: argparse.Namespace) -> None:
 
 
 def _transforms(maps: list[Any], options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
-    """`T_first_other` of each further map, and what to tell of them."""
+    """`T_first_other` of each map after the first, and lines about them for the user."""
     import numpy as np
 
     from regvpr_core.config import with_overrides
@@ -240,7 +240,10 @@ def run_convert(options: argparse.Namespace) -> None:
 
 def keyframe_images(place_map: Any, sources: list[Path], unclear: set[int], console: Console
                     ) -> Iterator[Any]:
-    """The keyframes' pictures in bags and folders; `unclear` is given those that share a key."""
+    """Original images of the keyframes, from bags and folders.
+
+    Keyframes that share a key are added to `unclear`.
+    """
     from regvpr_core.errors import BagError
     from regvpr_core.map_tools.convert import from_folder, Recorded, source_of
     from regvpr_core.recordings.sources import is_folder
@@ -281,7 +284,7 @@ def _bag_pictures(path: Path, recorded: Any, unclear: set[int]
         if not topics:
             return
         for topic, _, time_ns, message in bag.messages(*topics):
-            # A map may have been built with the bag's own times.
+            # A map may have been built with the times of recording (--bag-time).
             camera, stamp = camera_name(topic), stamp_ns(message.header.stamp) or time_ns
             ids = recorded.find(camera, stamp) or recorded.find(camera, time_ns)
             if len(ids) == 1:

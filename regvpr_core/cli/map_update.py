@@ -122,7 +122,7 @@ def run_history(options: argparse.Namespace) -> None:
 
 
 def run_undo(options: argparse.Namespace) -> None:
-    """Bring the last version of a map back."""
+    """Restore the previous version of a map."""
     from regvpr_core.map_tools.history import undo
 
     version = undo(options.map)

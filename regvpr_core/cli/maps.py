@@ -73,7 +73,7 @@ def run_info(options: argparse.Namespace) -> None:
 
 
 def _poses(place_map: 'PlaceMap') -> dict[str, list[str]]:
-    """Where the poses come from, and what is odd about the cameras; of maps that know it."""
+    """Sources of the poses, and warnings about the cameras, if the map has stored them."""
     import contextlib
     import json
 
@@ -91,7 +91,7 @@ def _poses(place_map: 'PlaceMap') -> dict[str, list[str]]:
 
 
 def _path_m(place_map: 'PlaceMap') -> float:
-    """Metres from keyframe to keyframe, for each camera of each source of its own."""
+    """Distances in metres between successive keyframes of one camera and source."""
     import numpy as np
 
     positions = place_map.T_map_cam[:, :3, 3]

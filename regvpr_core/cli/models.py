@@ -1,4 +1,4 @@
-"""`regvpr models list | fetch | benchmark | add`: published models, and how they do here."""
+"""`regvpr models list | fetch | benchmark | add`: published models and their speed here."""
 
 import argparse
 from functools import partial
@@ -15,17 +15,17 @@ from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
 
 WIDTH = 80
-"""Columns that the table fits."""
+"""Width of the table in columns."""
 
 LEGEND = (
     'size: numbers of a descriptor; M: million parameters; input: pixels; ms: for an',
     'image here (regvpr models benchmark). Recall@1 as published, by whom says regvpr',
     'models list NAME: MSLS validation, 740 queries; N*: Nordland, 2,760 queries, +-1',
     'frame; N**: Nordland, 27,592 queries, +-10 frames; P30k: Pittsburgh 30k, test.')
-"""What the headings of the table mean."""
+"""Legend of the table's headings."""
 
 SHORT = {'none stated': 'none', 'Apache-2.0': 'Apache-2'}
-"""Licences as the table has room for."""
+"""Abbreviations of licences in the table."""
 
 FIGURES = ('msls_val', 'nordland_2760', 'nordland_27592', 'pitts30k')
 
@@ -68,7 +68,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run_list(options: argparse.Namespace) -> None:
-    """Print a table of the catalogue, or all facts of some of it."""
+    """Print a table of the catalogue, or all facts of the named models."""
     from regvpr_core.models.added import added_names
 
     lines = [facts(name) for name in selected(options.names)]
@@ -101,7 +101,7 @@ def run_list(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    """Fetch weights and say in one line which they are."""
+    """Fetch weights and print their file and digest in one line."""
     from regvpr_core.models.backbones import take_backbone
     from regvpr_core.models.checkpoints import load_model, MODELS
     from regvpr_core.models.fetching import fetch_model
@@ -130,7 +130,7 @@ def run_fetch(options: argparse.Namespace) -> None:
 
 
 def run_benchmark(options: argparse.Namespace) -> None:
-    """Measure models one after another, each in a process of its own, and keep the speeds."""
+    """Measure models, each in its own process, and store the speeds."""
     from regvpr_core.errors import CheckpointError
     from regvpr_core.models.catalogue import CATALOGUE, local_file
     from regvpr_core.models.speeds import keep_speed, machine
@@ -171,7 +171,7 @@ def measure_apart(name: str) -> dict[str, Any]:
 
 
 def selected(names: list[str]) -> list[str]:
-    """Names of entries; none given: all.
+    """Names of the chosen entries; all if none is given.
 
     Raises:
         CheckpointError: an unknown name; offers a near one.
@@ -189,7 +189,7 @@ def selected(names: list[str]) -> list[str]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """All that is known of a model that is listed."""
+    """All facts about a model of the catalogue."""
     from regvpr_core.models.catalogue import CATALOGUE, local_file
     from regvpr_core.models.speeds import known_speeds
 
@@ -222,7 +222,7 @@ OF_THIS_PACKAGE = {
 
 
 def _of_this_package(name: str) -> dict[str, Any]:
-    """All that is known of a model whose head comes with the package."""
+    """All facts about a model whose head comes with the package."""
     from regvpr_core.models.downloads import search_folders
 
     backbone = 'vit_s_focus.onnx'
@@ -235,5 +235,5 @@ def _of_this_package(name: str) -> dict[str, Any]:
 
 
 def shown(value: float | None) -> str:
-    """A figure in a table; a dash where none is known."""
+    """A figure in a table; a dash if it is unknown."""
     return '-' if value is None else f'{value:g}' if value < 100 else f'{value:.0f}'

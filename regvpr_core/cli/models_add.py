@@ -1,4 +1,4 @@
-"""`regvpr models add`: somebody's model becomes a name."""
+"""`regvpr models add`: register a third-party model under a name."""
 
 import argparse
 from pathlib import Path
@@ -64,10 +64,10 @@ def run_add(options: argparse.Namespace) -> None:
 
 
 def preprocessing(options: argparse.Namespace) -> Any:
-    """How a model is shown images; None where none of the options is given.
+    """Preprocessing from the options; None if none of them is given.
 
     Raises:
-        ConfigError: --mean or --std without --size, or a size that is none.
+        ConfigError: --mean or --std without --size, or an invalid size.
     """
     from regvpr_core.errors import ConfigError
     from regvpr_core.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as argparse does; an unknown option is refused here, by the command it went to."""
+        """Parse as argparse does; an unknown option is refused by the sub-command."""
         found, rest = super().parse_known_args(args, namespace)
         unknown = next((word for word in rest if word.startswith('-') and len(word) > 1), '')
         if unknown:
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f'unknown {str(name).lower()} {str(value)!r}{hint}')
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage in a line, the error and where the help is; exit code 2."""
+        """Print the usage, the error and how to get help; exit with code 2."""
         words = [f'{action.option_strings[-1]} {action.metavar or action.dest.upper()}'
                  for action in self._actions if action.option_strings and action.required]
         words += [str(action.metavar or action.dest) for action in self._actions
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def near(word: str, known: Any) -> str:
-    """A hint such as '; did you mean --model?', empty where nothing known is near."""
+    """A hint such as '; did you mean --model?', empty if no known word is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f'; did you mean {close[0]!r}?' if close else ''
 
@@ -55,13 +55,13 @@ def near(word: str, known: Any) -> str:
 def add_command(
     commands: Any, name: str, summary: str, *examples: str, description: str = ''
 ) -> argparse.ArgumentParser:
-    """Add a command with what `--help` says of it.
+    """Add a command with its help text.
 
     Args:
-        commands: what `add_subparsers` gave.
+        commands: result of `add_subparsers`.
         summary: one line, for the list of commands.
         examples: complete command lines.
-        description: a few sentences, in place of the summary.
+        description: a few sentences; replaces the summary in `--help`.
     """
     text = description or f'{summary[:1].upper()}{summary[1:]}.'
     ending = '\n  '.join(('examples:' if len(examples) > 1 else 'example:', *examples))

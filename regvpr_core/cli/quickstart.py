@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regvpr_core.recordings.bags import Bag, Topic
 
 NOT_COLOUR = ('depth', 'disparity', 'mask', 'label')
-"""Parts of names of image topics that are not what a camera sees."""
+"""Parts of names of image topics that carry no camera image (depth, masks, debug)."""
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Record if asked, choose topics, build, measure, write the files and say what is next."""
+    """Record if asked, choose topics, build, measure, write the files, print the next command."""
     from regvpr_core.errors import ConfigError
     from regvpr_core.recordings.source_kinds import check_source
     from regvpr_core.recordings.sources import is_folder
@@ -105,7 +105,7 @@ def _recorded(options: argparse.Namespace, out: Path, console: Console) -> Path:
         raise ConfigError('--record-s needs --image-topic and --pose-topic; `ros2 topic list` '
                           'shows what there is')
     try:
-        # The core knows no ROS: this module is there where the node is.
+        # regvpr_core never imports ROS: this module exists only with the ROS package.
         recorder = importlib.import_module('regvpr_ros.recorder')
     except ImportError as error:
         raise ConfigError(f'live topics need ROS 2 and this package built in it: {error}') \
@@ -119,14 +119,14 @@ def _recorded(options: argparse.Namespace, out: Path, console: Console) -> Path:
 
 
 def _topics(options: argparse.Namespace, source: Path, console: Console) -> dict[str, str]:
-    """The image topic and the pose topic, chosen or asked for; types beside them."""
+    """The image topic and the pose topic with their types; asks if there are several."""
     from regvpr_core.recordings.bags import Bag, camera_name, IMAGE_TYPES, NAVSAT_TYPE
     from regvpr_core.recordings.pose_messages import POSE_TYPES
 
     with Bag(source) as bag:
         images = [t for t in bag.topics(*IMAGE_TYPES)
                   if t.count and not any(word in t.name.lower() for word in NOT_COLOUR)]
-        # Of one camera's raw and compressed images the raw ones are taken.
+        # If a camera has a raw and a compressed topic, the raw one is used.
         raw = {camera_name(t.name) for t in images if t.type == IMAGE_TYPES[0]}
         images = [t for t in images if t.type == IMAGE_TYPES[0] or camera_name(t.name) not in raw]
         poses = [t for t in bag.topics(*POSE_TYPES, NAVSAT_TYPE) if t.count]
@@ -142,7 +142,7 @@ def _topics(options: argparse.Namespace, source: Path, console: Console) -> dict
 
 def _chosen(bag: 'Bag', kind: str, there: 'list[Topic]', wanted: str | None, option: str,
             console: Console) -> 'Topic | None':
-    """The topic that is named, the only one, or the one that the user picks from a list."""
+    """The named topic, the only topic, or one that the user picks from a list."""
     from regvpr_core.config import nearest
     from regvpr_core.errors import BagError
 
@@ -232,7 +232,7 @@ def launch_command(site: Path, params: Path, topics: dict[str, str]) -> str:
 
 
 def _print(out: Path, expectation: 'Expectation | None', *, drive: bool) -> None:
-    """What was written, and what to expect, in 80 columns."""
+    """Print the files written and the expected recall, at most 80 columns wide."""
     console = Console()
     table = Table(show_header=False, title='what to expect', title_justify='left')
     if expectation is None:

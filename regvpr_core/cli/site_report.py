@@ -1,4 +1,4 @@
-"""`regvpr site-report`: which model on one's own site."""
+"""`regvpr site-report`: compare models on the user's own site."""
 
 import argparse
 from collections.abc import Iterator

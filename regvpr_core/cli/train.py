@@ -1,4 +1,4 @@
-"""`regvpr train`: a model is trained from a config; a run that was cut off goes on."""
+"""`regvpr train`: train a model from a config, or resume an interrupted run."""
 
 import argparse
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, and say where the checkpoints are."""
+    """Train, and print the paths of the checkpoints."""
     if options.list:
         print_presets(options.json)
         return
@@ -107,7 +107,7 @@ def _given(value: Any, option: str) -> Any:
 
 
 def print_presets(as_json: bool) -> None:
-    """Print what each preset of training is: the first line of its comment."""
+    """Print the presets of training with the first line of their comments."""
     from rich.table import Table
 
     about = {}
@@ -130,7 +130,7 @@ def print_presets(as_json: bool) -> None:
 def result(
     config: 'TrainConfig', folder: Path, step: int, best: float, best_step: int, seconds: float
 ) -> dict[str, Any]:
-    """What a finished run gives."""
+    """Print the result of a finished run."""
     facts: dict[str, Any] = {'name': config.name, 'steps': step,
                              'step_seconds': round(seconds, 1),
                              'last': str(folder / 'last.safetensors'),
@@ -142,7 +142,7 @@ def result(
 
 
 class BarWatch:
-    """A bar on standard error, and a line for each validation."""
+    """Draws a bar on standard error, and prints a line after each validation."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import (
@@ -169,7 +169,7 @@ class BarWatch:
         self._show('steps', facts['from_step'], facts['steps'])
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Tokens or validation."""
+        """Show the progress of token computation or validation."""
         self._show(what, done, total)
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
@@ -183,7 +183,7 @@ class BarWatch:
             say(self._console, f'step {step}: {name}: {shares}')
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._tasks:
             self._bar.stop()
             self._tasks.clear()
@@ -197,7 +197,7 @@ class BarWatch:
 
 
 class Watches:
-    """Several as one."""
+    """Forwards each event to several watchers."""
 
     def __init__(self, watches: 'Iterable[Watch]') -> None:
         self._watches = tuple(watches)
@@ -223,7 +223,7 @@ class Watches:
             watch.recall(step, recalls)
 
     def close(self) -> None:
-        """Close those that need it."""
+        """Close the watchers that have a `close`."""
         for watch in self._watches:
             if isinstance(watch, BarWatch):
                 watch.close()

@@ -1,4 +1,4 @@
-"""`regvpr train --map`: a model goes on learning on one's own site."""
+"""`regvpr train --map`: fine-tune a model on the user's own site."""
 
 import argparse
 from collections.abc import Iterator

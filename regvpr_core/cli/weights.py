@@ -46,7 +46,7 @@ def run_list(options: argparse.Namespace) -> None:
         if source.installed is not None:
             found.append(str(source.installed))
         places += [f'{source.backbone}, {source.origin}: {found[0]}'] if found else []
-        # The rest of the note stands in docs/encoder.md.
+        # The rest of the note is in docs/encoder.md.
         table.add_row(source.backbone, source.origin, f'{source.size / 1e6:.0f}',
                       'yes' if found else 'no', cell(source.note.partition(';')[0]))
     console = Console()
@@ -56,10 +56,9 @@ def run_list(options: argparse.Namespace) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> None:
-    """Fetch weights and say in one line which they are.
+    """Fetch weights and print their file and digest in one line.
 
-    The model that is the default stands on weights of its own: they are fetched as well, so that
-    every command works after this one.
+    Also fetches the backbone of the default model, so that every command works afterwards.
     """
     from regvpr_core.config import DEFAULT_MODEL
     from regvpr_core.errors import CheckpointError

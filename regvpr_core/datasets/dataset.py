@@ -69,8 +69,8 @@ class Matrix(Protocol):
 class GivenDescriptors:
     """Stored descriptors of the images, such as those of a place map.
 
-    rows: (N, D), unit rows; row i is that of picture i. fingerprint: of the model that made them.
-    project: the model's descriptors to such rows, where they are compressed.
+    rows: (N, D), unit rows; row i belongs to image i. fingerprint: of the model that made them.
+    project: maps the model's descriptors to such rows, if they are compressed.
     """
 
     rows: Matrix
@@ -84,11 +84,11 @@ class GivenDescriptors:
 class Dataset:
     """Queries and the references to search.
 
-    name: in tables. protocol: exactly which set and rule. rule: when a reference is right.
-    references, queries: pictures, in the published order.
-    positives: right references of each query. None: hidden, as in a challenge.
-    radius_m: how near a right reference is, where that is the rule.
-    reference_xy, query_xy: (N, 2) and (Q, 2) in metres, where positions are real.
+    name: in tables. protocol: its exact name. rule: when a reference counts as correct.
+    references, queries: images, in the published order.
+    positives: correct references of each query; None if they are hidden, as in a challenge.
+    radius_m: largest distance of a correct reference, if the rule is a distance.
+    reference_xy, query_xy: (N, 2) and (Q, 2) in metres, if positions are real.
     excluded: references that a query must not be matched with.
     without_positives: `missed` (such queries count as misses) or `removed` (already left out).
     removed: how many were. partial: what is missing from the published set, '' for a whole one.

@@ -1,9 +1,9 @@
 """Nordland in the three forms that papers use; their figures are not comparable.
 
-2,760 +-1: VPR-Bench's, as SALAD, MixVPR, BoQ* and RegVPR report it: every tenth summer frame asked
-of all 27,592 winter frames. 27,592 +-10: Patch-NetVLAD's list, winter asked of summer, as
-VPR-datasets-downloader writes it. 3,450 +-2: the test sections of Olid, Facil and Civera (2018),
-winter asked of summer, as SelaVPR reports it.
+2,760 +-1: VPR-Bench's, as SALAD, MixVPR, BoQ* and RegVPR report it: every tenth summer frame
+is a query, all 27,592 winter frames are references. 27,592 +-10: Patch-NetVLAD's list, winter
+queries and summer references, as VPR-datasets-downloader writes it. 3,450 +-2: the test sections
+of Olid, Facil and Civera (2018), winter queries and summer references, as SelaVPR reports it.
 """
 
 import itertools
@@ -29,7 +29,7 @@ SECTION_GAP = 10_000_000
 
 
 def load_vpr_bench(root: Path, name: str, protocol: str) -> Dataset:
-    """`ref/*.jpg` and `query/*.jpg`: query i shows reference 10 i, one frame more or less."""
+    """`ref/*.jpg` and `query/*.jpg`: query i matches references 10 i - 1 to 10 i + 1."""
     for side in ('ref', 'query'):
         if not (root / side).is_dir():
             raise EvaluationError(f'{root / side} is missing; {BENCH_HELP}')
@@ -74,11 +74,11 @@ def load_partition(root: Path, name: str, protocol: str) -> Dataset:
 
 
 def require_runs(dataset: Dataset, protocol: str) -> None:
-    """Refuse an incomplete data set: frames are matched by their order.
+    """Refuse an incomplete data set, because frames are matched by their order.
 
     Raises:
-        EvaluationError: by the numbers in the names, a folder has a gap, or references and
-            queries begin elsewhere.
+        EvaluationError: the numbers in the file names have a gap, or references and queries
+            start at different numbers.
     """
     begin: list[list[int]] = []
     for side in (dataset.references, dataset.queries):

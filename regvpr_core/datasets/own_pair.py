@@ -108,7 +108,7 @@ def map_side(path: Path) -> Side:
     return Side(
         pictures=[MapPicture(place_map, i) for i in range(len(place_map))],
         xy=place_map.T_map_cam[:, :2, 3], place_map=place_map,
-        # `map` is what a build calls its frame unless it is told: it says nothing of the poses.
+        # `map` is the default name of the frame, so equal names do not imply equal frames.
         world='' if manifest.map_frame == DEFAULT_FRAME else manifest.map_frame,
         origin=manifest.origin,
         given=GivenDescriptors(MapRows(place_map), manifest.fingerprint, manifest.model,

@@ -62,10 +62,10 @@ def read_msls(root: Path, config: DataConfig) -> PlaceSet:
 
 
 def read_utm(root: Path, config: DataConfig) -> PlaceSet:
-    """All pictures below a folder that are named @easting@northing@…; one group.
+    """All images below a folder that are named @easting@northing@…; one group.
 
     Raises:
-        EvaluationError: no pictures, or a name without a position.
+        EvaluationError: no images, or a name without a position.
     """
     pictures = pictures_below(root, root)
     xy = utm_positions(pictures)
@@ -84,7 +84,7 @@ def read_utm(root: Path, config: DataConfig) -> PlaceSet:
 def from_positions(
     root: Path, config: DataConfig, paths: list[Path], rows: Float64, groups: list[str]
 ) -> PlaceSet:
-    """Places of pictures at (x, y, heading) in m and rad, NaN for an unknown heading."""
+    """Places of images at (x, y, heading) in m and rad, NaN for an unknown heading."""
     cells = np.floor(rows[:, :2] / config.cell_m).astype(np.int64)
     turn = 2 * math.pi / config.heading_bins
     bins = np.where(np.isfinite(rows[:, 2]),

@@ -1,7 +1,7 @@
-"""Every protocol by its exact name: how its folder is read, how many pictures, where to get it.
+"""Evaluation protocols by name: reader of the folder, number of images, where to get the data.
 
-A figure says which of them it was taken with; sets of the same name that papers count differently
-(MSLS-val with 740 or about 11,000 queries, three forms of Nordland) are different protocols here.
+Each reported figure names its protocol. Data sets that papers use in different forms (MSLS-val
+with 740 or about 11,000 queries, three forms of Nordland) are different protocols here.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from regvpr_core.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadConfig:
-    """Settings of the protocols that have any."""
+    """Settings of protocols."""
 
     radius_m: float = setting(
         25.0, 'A reference is right up to this distance (protocol utm).', 0.0, 1000.0, unit='m')
@@ -35,12 +35,12 @@ class LoadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """One way of measuring.
+    """An evaluation protocol.
 
-    load: folder, name, protocol and settings to a data set. queries, references: how many there
-        are; None where any number is whole. about: one line. sure: whether the counts were read
-        from published files; others only give a warning. by_order: frames count by their order,
-        so a part is of use only without gaps.
+    load: function from folder, name, protocol and settings to a data set. queries, references:
+        expected numbers; None accepts any. about: one line. sure: the numbers were read from
+        published files; otherwise a difference is only a warning. by_order: frames are matched
+        by their order, so a partial data set must have no gaps.
     """
 
     load: Callable[[Path, str, str, LoadConfig], Dataset]
@@ -179,11 +179,11 @@ def parse_data(text: str) -> tuple[str, str, Path]:
 
 
 def load_dataset(text: str, config: LoadConfig) -> Dataset:
-    """Read a data set that the command line names, and check that it is whole.
+    """Read a data set named on the command line, and check that it is complete.
 
     Raises:
-        EvaluationError: unknown protocol, a missing file, or counts that are not the published
-            ones and no leave to go on with a part, or a part that cannot be counted.
+        EvaluationError: unknown protocol, a missing file, or an incomplete data set where that
+            is not allowed.
     """
     protocol, name, folder = parse_data(text)
     if not folder.is_dir():
@@ -210,10 +210,10 @@ def load_dataset(text: str, config: LoadConfig) -> Dataset:
 
 
 def load_datasets(texts: list[str], config: LoadConfig) -> list[Dataset]:
-    """Several data sets, each with a name of its own.
+    """Read several data sets with different names.
 
     Raises:
-        EvaluationError: two have one name, or one cannot be read.
+        EvaluationError: two have the same name, or one cannot be read.
     """
     seen: dict[str, str] = {}
     for text in texts:

@@ -40,7 +40,7 @@ class DescribeProgress:
 class Rows:
     """Descriptors of images, read from disk on demand.
 
-    numbers: (N,) rows of the matrix; -1 for a picture that cannot be read.
+    numbers: (N,) rows of the matrix; -1 for an unreadable image.
     """
 
     matrix: Matrix
@@ -76,7 +76,7 @@ def open_cache(folder: Path | None, describer: Describer) -> DescriptorCache:
 
 
 class _Thrown(DescriptorCache):
-    """A cache for one run."""
+    """A cache that is deleted after the run."""
 
     def close(self) -> None:
         super().close()
@@ -99,8 +99,8 @@ def describe_pictures(
         pictures: of one side of a data set.
         describer: the model.
         cache: of that model.
-        batch: pictures a pass, 1 or more.
-        degrade: changes the pixels of picture i before they are described.
+        batch: images per pass, 1 or more.
+        degrade: changes the pixels of image i before they are described.
         degrade_mark: names the change; part of the cache key.
         progress: called after every batch.
 

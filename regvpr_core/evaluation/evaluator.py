@@ -42,12 +42,12 @@ from regvpr_core.evaluation.significance import interval
 
 RECALLS = (1, 5, 10, 20)
 BYTES_A_NUMBER = 2
-"""A place map keeps descriptors in float16."""
+"""Size of a number of a descriptor in a place map (float16)."""
 
 SHOWN_CURVE = 400
 SUBMITTED = 25
 LEAST_CENTRED = 8
-"""A mean of fewer images is mostly those images themselves."""
+"""Least number of images for a mean; with fewer, each image dominates the mean."""
 
 
 Told = Callable[[str, int, int], None]

@@ -29,7 +29,7 @@ class Found:
 def best_queries(results: Sequence[Result]) -> list[int]:
     """Queries that the first model finds: first those that others miss, then by similarity.
 
-    With several models they are what figure 5 of the paper shows.
+    With several models this reproduces figure 5 of the paper.
     """
     first = results[0]
     others = sum((r.right for r in results[1:]), np.zeros(len(first.right), dtype=np.int64))

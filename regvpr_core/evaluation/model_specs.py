@@ -5,7 +5,7 @@
     efficientnet_lite0_gem                     the baseline that needs no download
     cosplace, boq, megaloc, …                  published models (`models/catalogue.py`)
     hub:OWNER/REPO:ENTRY[?size=322x322&…]      any torch.hub entry, also of a local folder
-    package.module:function, FILE.py:function  a function from pictures to descriptors
+    package.module:function, FILE.py:function  a function from images to descriptors
 
 Foreign code runs only with permission: torch.hub entries need `allow_code`.
 """
@@ -150,7 +150,7 @@ def _load_hub(name: str, repository: str, entry: str, arguments: dict[str, Any],
         load: Any = torch.hub.load
         model = load(repository, entry, source='local' if local else 'github',
                      trust_repo=True, verbose=False, **arguments)
-    except Exception as error:  # someone else's code, or no network
+    except Exception as error:  # third-party code, or no network
         raise EvaluationError(f'{name}: torch.hub cannot load {entry} of {repository}: '
                               f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
                               ) from error
@@ -222,7 +222,7 @@ def _function(spec: str, module: Any, name: str) -> Describer:
 def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # someone else's code
+    except Exception as error:  # third-party code may raise anything
         file = Path(*name.split('.')).with_suffix('.py')
         hint = f'; give the file, {file}:FUNCTION' if file.is_file() else ''
         raise EvaluationError(f'module {name!r} cannot be imported: {type(error).__name__}: '

@@ -74,7 +74,7 @@ class ModuleDescriber:
         return self._shown.input(rgb)
 
     def describe(self, prepared: Sequence[Tensor]) -> Float32:
-        """Descriptors (B, D), unit rows; pictures of other sizes go in passes of their own."""
+        """Descriptors (B, D), unit rows; images of each size are one pass."""
         sizes = {tuple(x.shape) for x in prepared}
         alone = self._shown.one_by_one or len(sizes) > 1
         passes = [[x] for x in prepared] if alone else [list(prepared)]
@@ -84,7 +84,7 @@ class ModuleDescriber:
         try:
             with torch.inference_mode():
                 rows = self._network(torch.cat(inputs).to(self._device))
-        except Exception as error:  # someone else's code
+        except Exception as error:  # third-party code may raise anything
             raise EvaluationError(
                 f'model {self.name} failed on a batch of {tuple(torch.cat(inputs).shape)}: '
                 f'{type(error).__name__}: {" ".join(str(error).split())[:300]}') from error
@@ -92,7 +92,7 @@ class ModuleDescriber:
 
 
 def module_fingerprint(module: torch.nn.Module, *about: str) -> str:
-    """A digest of a network's printed structure, of all its tensors, and of what else is given."""
+    """Digest of a network's printed structure, all its tensors and further texts."""
     digest = hashlib.sha256('\n'.join((repr(module), *about)).encode())
     for key, tensor in sorted(module.state_dict().items()):
         if isinstance(tensor, Tensor):

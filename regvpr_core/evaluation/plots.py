@@ -1,4 +1,4 @@
-"""Drawings of results as SVG, each for a light and for a dark page; colour-blind safe."""
+"""Plots of results as SVG, for light and dark pages, in colour-blind safe colours."""
 
 from collections.abc import Callable, Sequence
 import importlib
@@ -19,14 +19,14 @@ DASHES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1)))
 THEMES = {'light': ('#1f2328', '#d0d7de', COLOURS), 'dark': ('#e6edf3', '#3d444d', DARK_COLOURS)}
 
 NEAREST_M = 0.1
-"""Nearer matches are drawn here: the axis is logarithmic."""
+"""Least distance of the logarithmic axis, m; nearer matches are drawn there."""
 
 Drawn = dict[str, bytes]
-"""Theme to SVG."""
+"""SVG text by theme."""
 
 
 def check_matplotlib() -> None:
-    """Refuse early where nothing can be drawn.
+    """Check that matplotlib is installed.
 
     Raises:
         EvaluationError: matplotlib is missing.
@@ -56,7 +56,7 @@ def recall_plot(results: Sequence[Result]) -> Drawn:
 
 
 def precision_recall_plot(results: Sequence[Result]) -> Drawn:
-    """Precision over recall of accepting best matches."""
+    """Precision over recall as the acceptance threshold on best matches varies."""
     def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:
         for i, result in enumerate(results):
             if result.curve is not None:
@@ -70,7 +70,7 @@ def precision_recall_plot(results: Sequence[Result]) -> Drawn:
 
 
 def error_plot(results: Sequence[Result]) -> Drawn | None:
-    """Share of queries whose best match is at most so far away; None without positions."""
+    """Share of queries over the distance of their best match; None without positions."""
     known = [(i, r) for i, r in enumerate(results) if np.isfinite(r.errors_m).any()]
     if not known:
         return None
@@ -101,7 +101,7 @@ def error_plot(results: Sequence[Result]) -> Drawn | None:
 
 
 def plan_plot(result: Result) -> Drawn | None:
-    """References, and queries by whether their best match is right; None without positions."""
+    """Map of references, and of queries with correct and wrong matches; None without positions."""
     data = result.dataset
     if data.reference_xy is None or data.query_xy is None:
         return None
@@ -110,7 +110,7 @@ def plan_plot(result: Result) -> Drawn | None:
 
     def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:
         axes.plot(*references.T, '.', ms=2, color='#8b949e', label='references')
-        # A line from each wrong query to the place that it was taken for.
+        # A line from each query with a wrong match to the matched reference.
         wrong = ~result.right
         lines = np.stack([queries[wrong], best[wrong], np.full((wrong.sum(), 2), np.nan)], axis=1)
         axes.plot(*lines.reshape(-1, 2).T, lw=0.6, alpha=0.5, color=style(1)['color'])
@@ -143,7 +143,7 @@ def _marked(ks: Any, result: Result) -> list[int]:
 
 def _drawn(draw: Callable[[Any, Callable[[int], dict[str, Any]]], None], title: str,
            size: tuple[float, float] = (5.6, 4.0)) -> Drawn:
-    """The same drawing for every theme."""
+    """Draw the same plot in every theme."""
     check_matplotlib()
     matplotlib: Any = importlib.import_module('matplotlib')
     figures: Any = importlib.import_module('matplotlib.figure')

@@ -1,7 +1,7 @@
-"""Figures that others published, to be printed beside ours and marked as quoted.
+"""Published figures of other methods, printed beside ours and marked as quoted.
 
-Recall@1, @5, @10 in percent. A figure belongs to one protocol; where a paper does not say which
-form of a data set it took, the row stands under the form that its numbers agree with.
+Recall@1, @5, @10 in percent. Each figure belongs to one protocol. If a paper does not state which
+form of a data set it used, the protocol is the one whose known figures agree.
 """
 
 from dataclasses import dataclass
@@ -54,5 +54,5 @@ QUOTED: tuple[Quoted, ...] = (
 
 
 def quoted_for(protocols: set[str]) -> list[Quoted]:
-    """The rows that have a figure for one of these protocols."""
+    """The quoted rows that have figures for any of these protocols."""
     return [row for row in QUOTED if protocols & row.figures.keys()]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation: table, curves, pictures."""
+"""One self-contained HTML page of an evaluation: table, curves, example images."""
 
 import base64
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def write_report(path: Path, results: Sequence[Result], curves: Sequence[Curve] 
     Args:
         path: of the .html file.
         results: of all models and data sets.
-        curves: of robustness, if they were taken.
+        curves: of robustness, if they were measured.
         about: what else the reader should know, such as date, command and machine.
 
     Raises:
@@ -178,7 +178,7 @@ def _figures_table(results: list[Result]) -> str:
 
 
 def _centred(result: Result) -> str:
-    """Recall@1 with each side's mean descriptor taken off."""
+    """Recall@1 with each side's mean descriptor subtracted."""
     return f'{100 * result.centred[1]:.1f} %' if 1 in result.centred else '–'
 
 

@@ -9,7 +9,7 @@ from regvpr_core.map_report.html import label
 
 
 def comparison_table(results: Sequence[Result]) -> str:
-    """Like the paper's Table 1; the best of what was measured here is bold, the second underlined.
+    """A table like the paper's Table 1: the best measured value is bold, the second underlined.
     """
     data, ks, rows = comparison(results)
     head = ''.join(f'<th class="set" colspan="{len(ks)}">{text_of(name)}</th>' for name in data)
@@ -43,7 +43,7 @@ def _span(row: ComparisonRow, name: str, k: int) -> str:
 
 
 def _duels(results: Sequence[Result]) -> str:
-    """Which models differ on the same queries."""
+    """Table of the models that differ significantly on the same queries."""
     lines = []
     for duel in duels(results):
         p = duel.paired
@@ -77,7 +77,7 @@ def _classes(rows: list[ComparisonRow], here: ComparisonRow, name: str, k: int,
 
 
 def text_of(text: str, longest: int = 200) -> str:
-    """A name of unknown origin as markup."""
+    """Escape an untrusted name for HTML."""
     return escape(label(text, longest))
 
 

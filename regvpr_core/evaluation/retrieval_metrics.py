@@ -1,8 +1,8 @@
-"""Figures of retrieval: recall@k, precision and recall over a threshold, average precision.
+"""Retrieval metrics: recall@k, precision and recall over a threshold, average precision.
 
-Recall@k is the field's: the share of queries with a right reference among the first k (elsewhere
-called hit rate). Precision and recall over a threshold judge the best match of each query, as a
-robot would accept or reject it (Schubert et al., arXiv:2303.03281, single-best match).
+Recall@k is the share of queries with a correct reference among the first k, as in all VPR papers
+(elsewhere called hit rate). Precision and recall over a threshold judge the best match of each
+query, as a robot would accept or reject it (Schubert et al., arXiv:2303.03281, single-best match).
 """
 
 from collections.abc import Sequence

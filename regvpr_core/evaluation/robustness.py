@@ -1,7 +1,7 @@
-"""How recall falls as the queries get worse: blur, noise, light, JPEG, crop, turn, occlusion.
+"""Recall with degraded queries: blur, noise, light, JPEG, crop, rotation, occlusion.
 
-Only the queries are changed; the references stay as they are. Every strength is stated, and the
-random ones are drawn by a seed and the number of the picture, so a curve comes out the same again.
+Only the queries are changed. Random changes are seeded by the number of the image, so a curve is
+reproducible.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ SEED = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """One way of getting worse. unit: of the strengths; neutral: the one that does nothing."""
+    """A degradation. unit: of the strengths; neutral: the strength that changes nothing."""
 
     apply: Callable[[RGB, float, int], RGB]
     unit: str
@@ -44,36 +44,36 @@ class Curve:
 
 
 def blur(rgb: RGB, strength: float, number: int) -> RGB:
-    """Gaussian, sigma in percent of the longer side."""
+    """Gaussian blur, sigma in percent of the longer side."""
     sigma = strength / 100.0 * max(rgb.shape[:2])
     return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), dtype=np.uint8)
 
 
 def noise(rgb: RGB, strength: float, number: int) -> RGB:
-    """Gaussian on every channel, standard deviation in grey values of 255."""
+    """Gaussian noise on every channel, standard deviation in grey levels of 255."""
     drawn = np.random.default_rng((SEED, number)).normal(0.0, strength, rgb.shape)
     return np.clip(np.rint(rgb + drawn), 0, 255).astype(np.uint8)
 
 
 def brightness(rgb: RGB, strength: float, number: int) -> RGB:
-    """All values times a factor, clipped as a camera clips."""
+    """Brightness: all values times a factor, clipped."""
     return np.asarray(np.clip(np.rint(rgb * float(strength)), 0, 255), dtype=np.uint8)
 
 
 def jpeg(rgb: RGB, strength: float, number: int) -> RGB:
-    """Encoded and decoded at a quality of 1 to 100."""
+    """JPEG compression at a quality of 1 to 100."""
     return decode(encode_jpeg(rgb, int(strength)))
 
 
 def crop(rgb: RGB, strength: float, number: int) -> RGB:
-    """The middle, with so many percent of each side cut off in all."""
+    """Centre crop: this percentage of the width and of the height is cut off."""
     h, w = rgb.shape[:2]
     top, left = (int(side * strength / 200.0) for side in (h, w))
     return np.ascontiguousarray(rgb[top:max(top + 1, h - top), left:max(left + 1, w - left)])
 
 
 def rotation(rgb: RGB, strength: float, number: int) -> RGB:
-    """Turned about the middle by so many degrees, to the left or the right; edges mirrored."""
+    """Rotation about the centre by these degrees, in a random direction; edges are mirrored."""
     h, w = rgb.shape[:2]
     sign = 1.0 if np.random.default_rng((SEED, number)).random() < 0.5 else -1.0
     turn = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), sign * strength, 1.0)
@@ -82,7 +82,7 @@ def rotation(rgb: RGB, strength: float, number: int) -> RGB:
 
 
 def occlusion(rgb: RGB, strength: float, number: int) -> RGB:
-    """A grey box of the picture's shape over so many percent of its area, anywhere."""
+    """Occlusion: a grey box over this percentage of the area, at a random position."""
     h, w = rgb.shape[:2]
     share = (strength / 100.0) ** 0.5
     high, wide = max(1, round(h * share)), max(1, round(w * share))
@@ -121,10 +121,10 @@ def robustness(
     """Recall@1 of one model on one data set at every strength of each kind.
 
     Args:
-        baseline: recall@1 with the queries as they are.
+        baseline: recall@1 of the unchanged queries.
 
     Raises:
-        EvaluationError: an unknown kind, or a data set without pictures or ground truth.
+        EvaluationError: an unknown kind, or a data set without images or ground truth.
     """
     for kind in kinds:
         if kind not in DEGRADATIONS:
@@ -132,7 +132,7 @@ def robustness(
                                   f'{", ".join(DEGRADATIONS)}')
     steps = [(f'{kind} {strength:g}', _step(DEGRADATIONS[kind], strength)) for kind in kinds
              for strength in DEGRADATIONS[kind].strengths]
-    # All in one go: the references are read once.
+    # All strengths in one pass, so the references are read once.
     values = iter(degraded(dataset, describer, config, cache_folder, steps, told))
     return [Curve(
         model=describer.name, data=dataset.title, kind=kind, unit=about.unit,

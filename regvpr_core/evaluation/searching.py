@@ -1,6 +1,6 @@
-"""The k most similar references of every query: exactly and in blocks, or by another index.
+"""The k most similar references of every query: exact search in blocks, or an index.
 
-Memory is that of one block of references, one of queries and the ranking, however many there are.
+Memory holds one block of references, one block of queries and the ranking.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Indexed:
-    """What an index found, and what it took. resident_bytes: held in memory for it."""
+    """Ranking by an index, and its cost. resident_bytes: memory of the index."""
 
     ranking: Ranking
     build_s: float
@@ -44,7 +44,7 @@ class Indexed:
 
 
 def block_rows(dimension: int) -> int:
-    """Rows of a block: 4096, fewer where descriptors are long, so that it has 128 MB at most."""
+    """Rows of a block: 4096, or fewer so that a block has at most 128 MB."""
     return max(1, min(BLOCK_ROWS, MAX_BLOCK_BYTES // (4 * dimension)))
 
 
@@ -55,7 +55,7 @@ def exact_search(queries: Rows, references: Rows, k: int,
     Args:
         queries, references: unit rows of one length.
         k: references a query, 1 or more.
-        progress: told how many references are done.
+        progress: called with the number of references compared.
     """
     start_s = time.monotonic()
     count, size = len(queries), block_rows(references.dimension)
@@ -80,10 +80,10 @@ def exact_search(queries: Rows, references: Rows, k: int,
 
 
 def centred(rows: Rows) -> Rows:
-    """Descriptors of one session less what they have in common, unit rows.
+    """Descriptors of one session minus their mean, unit rows.
 
-    A session's light, season and camera move all its descriptors alike; the localizer takes that
-    off as well (localization/appearance.py).
+    Light, season and camera shift all descriptors of a session alike; the localizer subtracts
+    the mean as well (localization/appearance.py).
     """
     total, size = np.zeros(rows.dimension), block_rows(rows.dimension)
     for start in range(0, len(rows), size):
@@ -92,18 +92,18 @@ def centred(rows: Rows) -> Rows:
 
 
 class _Centred:
-    """Rows less a mean, made so when they are read."""
+    """Rows minus a mean, which is subtracted when they are read."""
 
     def __init__(self, rows: Matrix, mean: Float32) -> None:
         self._rows, self._mean, self.shape = rows, mean, rows.shape
 
     def __getitem__(self, rows: Int64, /) -> Float32:
         rest = unit(np.asarray(self._rows[rows], dtype=np.float32) - self._mean)
-        return np.nan_to_num(rest)  # a session of one and the same image has nothing else
+        return np.nan_to_num(rest)  # identical images: all rows equal their mean
 
 
 def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexed:
-    """Search by an index of the place map, one query after the other as a robot asks.
+    """Search by an index of the place map, one query at a time, as on a robot.
 
     Args:
         queries, references: unit rows of one length.
@@ -133,9 +133,10 @@ def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexe
 
 
 class _CodedRows:
-    """References as an index of a map reads them: coded less their mean, compared as they are.
+    """References in the form that an index of a map reads.
 
-    The exact search that the index is compared with takes no mean off either.
+    Codes are made of centred rows, but re-ranking compares uncentred rows, as the exact search
+    does that the index is compared with.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -152,12 +153,12 @@ class _CodedRows:
         return len(self._rows)
 
     def asked(self, query: Float32) -> Float32:
-        """The query (1, D) as codes are compared with it; `best` takes it as it is."""
+        """The centred query (1, D), to be compared with codes; `best` keeps the uncentred one."""
         self._query = query[0]
         return unit(query - self._centre)
 
     def blocks(self) -> Iterator[Float32]:
-        """All rows less their mean, unit, some at a time."""
+        """All centred unit rows, block by block."""
         for start in range(0, len(self), self._size):
             yield unit(self._rows.block(start, min(start + self._size, len(self))) - self._centre)
 
@@ -171,7 +172,7 @@ class _CodedRows:
 
 
 def without_excluded(ranking: Ranking, excluded: Matches | None, k: int) -> Ranking:
-    """The first k of each query that it may be matched with."""
+    """The first k references of each query that are not excluded."""
     if excluded is None:
         return ranking
     barred = excluded.hits(ranking.references)
@@ -182,7 +183,7 @@ def without_excluded(ranking: Ranking, excluded: Matches | None, k: int) -> Rank
 
 
 def spare(excluded: Matches | None) -> int:
-    """How many more references are to be ranked, so that k are left.
+    """Number of references to rank in addition to k, because some are excluded.
 
     Raises:
         EvaluationError: a query excludes more than 4096.
@@ -194,7 +195,7 @@ def spare(excluded: Matches | None) -> int:
 
 
 def agreement(exact: Ranking, other: Ranking, k: int) -> float:
-    """Share of the exact first k that another search also ranks among its first k."""
+    """Share of the exact first k that another search also finds among its first k."""
     shares = []
     for wanted, found in zip(exact.references[:, :k], other.references[:, :k], strict=True):
         wanted = wanted[wanted >= 0]

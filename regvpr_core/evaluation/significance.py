@@ -1,4 +1,4 @@
-"""How sure a recall is, and whether two models differ on the same queries."""
+"""Confidence interval of a recall, and significance of the difference of two models."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ def interval(right: Mask, level: float = LEVEL) -> tuple[float, float]:
     """Percentile bootstrap interval of the share of right queries (Q,).
 
     Queries are drawn with replacement; the number of right ones among Q draws is binomial. The
-    queries are taken as independent: neighbours on a drive are not, so the interval is narrow.
+    queries are assumed independent. Neighbours on a drive are not, so the interval is too narrow.
     """
     count = len(right)
     if not count:
@@ -31,8 +31,8 @@ class Paired:
     """Two models on the same queries.
 
     difference: share of right queries of the first less that of the second; low, high: its 95 %
-    bootstrap interval. only_first, only_second: queries that one of them alone has right. p:
-    of McNemar's exact test that neither is better.
+    bootstrap interval. only_first, only_second: number of queries that only this model
+    matches correctly. p: of McNemar's exact test that the models are equally good.
     """
 
     difference: float
@@ -49,7 +49,7 @@ class Paired:
 
 
 def paired(first: Mask, second: Mask) -> Paired:
-    """Compare which queries (Q,) two models have right."""
+    """Compare two models by their correct queries, masks (Q,)."""
     a, b = int((first & ~second).sum()), int((second & ~first).sum())
     count = max(len(first), 1)
     drawn = np.random.default_rng(SEED).multinomial(

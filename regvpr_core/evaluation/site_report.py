@@ -1,7 +1,7 @@
-"""Which model on one's own site: two drives of it, several models, one recommendation.
+"""Comparison of models on two drives of the user's own site, with a recommendation.
 
-Each model describes the keyframes of both maps anew. The second map then asks the first, in the
-way of `regvpr localize`: one image at a time.
+Each model describes the keyframes of both maps. The keyframes of the second map are then localized
+in the first one at a time, as `regvpr localize` does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
 
 TIMED = 8
-"""Images whose time is measured, one at a time, after one that is not."""
+"""Number of timed images, after one for warming up."""
 
 LEAST_QUERIES = 20
 
@@ -35,11 +35,11 @@ Sources = Callable[[PlaceMap], Pictures]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SiteRow:
-    """What one model does on the site.
+    """Result of one model on the site.
 
-    right, right_centred: (Q,) the first match lies at the place of the query, plain and with the
-    mean of the second drive taken off. yes, yes_right: (Q,) answers of one image alone.
-    ms: of one image. bytes: of one keyframe's descriptor in a map.
+    right, right_centred: (Q,) the first match is at the place of the query; centred: with the
+    mean of the second drive subtracted. yes, yes_right: (Q,) answered with yes by one image
+    alone, and correctly so. ms: time per image. bytes: size of a keyframe's descriptor in a map.
     """
 
     model: str
@@ -52,12 +52,12 @@ class SiteRow:
 
     @property
     def recall(self) -> float:
-        """Recall@1 with the mean taken off, as the localizer compares."""
+        """Recall@1 of centred descriptors, which the localizer compares."""
         return float(self.right_centred.mean())
 
     @property
     def precision(self) -> float | None:
-        """Share of right answers among those with yes; None without any."""
+        """Share of correct answers among the images answered with yes; None without any."""
         return float(self.yes_right.sum() / self.yes.sum()) if self.yes.any() else None
 
     def facts(self) -> dict[str, object]:
@@ -82,8 +82,8 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
         encoder: of the model.
         first, second: maps of two drives; may be open with the index `none`.
         T_first_second: (4, 4) frame of the second map in that of the first.
-        radius_m, angle_rad: a keyframe this near shows the place of a query.
-        pictures: original images of the keyframes of a map; thumbnails stand for the others.
+        radius_m, angle_rad: keyframes closer than both show the place of a query.
+        pictures: original images of the keyframes of a map; others use their thumbnails.
 
     Raises:
         EvaluationError: the two drives have too few places in common.
@@ -130,7 +130,7 @@ def recommend(rows: Sequence[SiteRow]) -> str:
 
 def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
          mean: npt.NDArray[np.float32], places: Mask) -> tuple[bool, bool, bool, bool]:
-    """Right plain, right centred, answered with yes, and that rightly."""
+    """Masks (Q,): correct, correct when centred, answered with yes, and that correctly."""
     plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
     blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))

@@ -32,9 +32,9 @@ class ComparisonRow:
 
 
 def comparison(results: Sequence[Result]) -> tuple[list[str], list[int], list[ComparisonRow]]:
-    """Like the paper's Table 1: data sets, ks, and a row a method, quoted rows last.
+    """A table like the paper's Table 1: data sets, ks, and a row per method, quoted rows last.
 
-    Quoted figures stand only under whole data sets of their protocol.
+    Quoted figures appear only for complete data sets of their protocol.
     """
     counted = [r for r in results if r.curve is not None]
     data = list(dict.fromkeys(r.dataset.title for r in counted))
@@ -80,7 +80,7 @@ def duels(results: Sequence[Result]) -> list[Duel]:
 
 
 def write_json(path: Path, results: Sequence[Result], extra: dict[str, Any]) -> None:
-    """All figures and curves, and the quoted rows with their source."""
+    """Write all figures, curves and quoted rows with their source as JSON."""
     _, _, rows = comparison(results)
     record = {
         'results': [r.figures() | {'precision_recall': r.curve_points()} for r in results],
@@ -94,7 +94,7 @@ def write_json(path: Path, results: Sequence[Result], extra: dict[str, Any]) -> 
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """One line a model and data set, then the quoted ones."""
+    """Write one line per model and data set, then the quoted ones."""
     _, ks, rows = comparison(results)
     header = ['model', 'data', 'protocol', 'partial', 'source', 'queries', 'references',
               *(f'recall@{k}' for k in ks), 'average_precision', 'recall_at_100_precision',
@@ -130,7 +130,7 @@ def _bounds(result: Result, k: int) -> tuple[float | str, float | str]:
 
 
 def write_queries_csv(path: Path, results: Sequence[Result]) -> None:
-    """One line a model and query: its best match, whether that is right, and the first right."""
+    """Write one line per model and query: best match, its correctness, first correct rank."""
     header = ['model', 'data', 'query', 'best_reference', 'similarity', 'right',
               'rank_of_first_right', 'error_m']
 
@@ -171,7 +171,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def write_curves_csv(path: Path, curves: Sequence[Curve]) -> None:
-    """One line a model, data set, degradation and strength."""
+    """Write one line per model, data set, degradation and strength."""
     _write_rows(path, ['model', 'data', 'degradation', 'unit', 'strength', 'recall@1'], (
         [c.model, c.data, c.kind, c.unit, strength, round(value, 5)] for c in curves
         for strength, value in zip(c.strengths, c.recall_at_1, strict=True)))

@@ -28,8 +28,8 @@ _PACKED: dict[str, tuple[int, int, int | None]] = {
     'yuv422': (1, 2, _UYVY), 'uyvy': (1, 2, _UYVY), 'yuv422_yuy2': (1, 2, _YUYV),
     'yuyv': (1, 2, _YUYV)}
 
-# Y first, then both colours of blocks of pixels: bytes of colour a byte of Y, swapped, side by
-# side or one plane after the other.
+# Planar YUV: chroma bytes per byte of Y, whether U and V are swapped, and whether they are
+# interleaved or two planes.
 _PLANAR: dict[str, tuple[float, bool, bool]] = {
     'nv12': (0.5, False, True), 'nv21': (0.5, True, True),
     'i420': (0.5, False, False), 'yuv420': (0.5, False, False), 'yv12': (0.5, True, False),
@@ -61,7 +61,7 @@ def raw_rgb(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
     """
     check_size(width, height)
     given = encoding
-    encoding = encoding if encoding in _PACKED else encoding.lower()  # NV12, as V4L2 has it
+    encoding = encoding if encoding in _PACKED else encoding.lower()  # V4L2 writes NV12
     if encoding in _PLANAR:
         return _planar(data, encoding, width, height, step or width)
     if encoding not in _PACKED:
@@ -97,7 +97,7 @@ def _planar(data: npt.NDArray[np.uint8], encoding: str, width: int, height: int,
     """Convert Y, U, V planes to RGB: BT.601, limited range."""
     colour, swapped, paired = _PLANAR[encoding]
     if step == int(width * (1 + colour)) and data.size == width * height * (1 + colour):
-        step = width  # some drivers count the colours in: the rows have no padding all the same
+        step = width  # some drivers count chroma bytes in the step; rows have no padding
     if colour == 0.5 and height % 3 == 0 and data.size < step * height * 1.4:
         height = height * 2 // 3  # some drivers include the chroma rows
     light = _rows(data, encoding, width, height, step, width)

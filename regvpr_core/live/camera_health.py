@@ -1,4 +1,4 @@
-"""Compares a camera with the images that the map was built from, and tells what to do."""
+"""Compares live images with the map's thumbnails and reports camera faults."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.verification.camera_rays import Intrinsics
 
 SAMPLE = 48
-"""Thumbnails of the map that are looked at."""
+"""Number of the map's thumbnails that are compared."""
 
 GRID = (32, 24)
-"""Width and height that an image is shrunk to, pixels."""
+"""Width and height that images are scaled down to, pixels."""
 
 MEMORY = 30.0
 """Images that brightness, contrast and change are averaged over."""
@@ -25,34 +25,35 @@ FAR = 4.0
 """Robust standard deviations of the map's brightness or contrast that count as far."""
 
 LEAST_SPREAD = 12.0
-"""And at least so many of 255 levels: thumbnails of one drive are more alike than two days."""
+"""Lower bound of that deviation, grey levels of 255: two days differ more than one drive."""
 
 STUCK_LEVELS, STUCK_SHARE, LEAST_CHANGE = 1.5, 0.4, 4.0
-"""A pixel of the grid whose mean change from image to image is below the first is stuck; a view
-with more than this share of them is blocked, where the others change by the last on average."""
+"""Pixels of the grid are stuck if they change by less than the first value on average (levels).
+A view is blocked if more than this share is stuck and the others change by at least the last
+value."""
 
 FIELD_SHARE = 0.15
-"""Difference of the horizontal field of view, as a share of the map's, that is warned of."""
+"""Relative difference of the horizontal field of view from the map's that gives a warning."""
 
 MOVED_M = 0.2
-"""Images nearer than this to each other say nothing of what is stuck."""
+"""Least distance between images that are compared for stuck pixels, m."""
 
 Levels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is wrong with a camera: a stable code, and a line that says what to do."""
+    """A camera fault: a stable code, and a line for the operator."""
 
     code: str
     text: str
 
 
 class CameraHealth:
-    """Watches one camera. Not to be shared between threads, but for `notes`."""
+    """Watches one camera. Only `notes` may be read by other threads."""
 
     def __init__(self, place_map: PlaceMap | None) -> None:
-        """Learn brightness and contrast from the map's thumbnails, where it has any."""
+        """Measure brightness and contrast of the map's thumbnails, if it has any."""
         self._of_map = _measures(place_map)
         self._measure: Levels | None = None
         self._last: Levels | None = None
@@ -62,11 +63,11 @@ class CameraHealth:
         self.notes: tuple[Note, ...] = ()
 
     def look(self, rgb: RGB, T_odom_base: Array | None) -> tuple[Note, ...]:
-        """Take in an image (H, W, 3); what is wrong, by all images so far.
+        """Add an image (H, W, 3) and return the faults found in all images so far.
 
         Args:
             rgb: the image.
-            T_odom_base: (4, 4) odometry; without it what is stuck is not told.
+            T_odom_base: (4, 4) odometry; None disables the test for stuck pixels.
         """
         grey = _grid(rgb)
         self._images += 1
@@ -79,7 +80,7 @@ class CameraHealth:
         return self.notes
 
     def field_of_view(self, camera: Intrinsics, of_map: Intrinsics) -> Note | None:
-        """Whether the camera sees much more or less of a scene than the map's did."""
+        """Compare the camera's horizontal field of view with that of the map's camera."""
         here, there = (np.degrees(2.0 * np.arctan(one.width / 2.0 / one.K[0, 0]))
                        for one in (camera, of_map))
         if abs(here - there) <= FIELD_SHARE * there:
@@ -130,7 +131,7 @@ class CameraHealth:
 
 
 def _grid(rgb: RGB) -> Levels:
-    step = max(1, rgb.shape[1] // (4 * GRID[0]))  # every pixel of a large image costs milliseconds
+    step = max(1, rgb.shape[1] // (4 * GRID[0]))  # reading all pixels is slow
     grey = cv2.cvtColor(np.ascontiguousarray(rgb[::step, ::step]), cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, GRID, interpolation=cv2.INTER_AREA), np.float32)
 

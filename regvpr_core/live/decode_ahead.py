@@ -1,4 +1,4 @@
-"""Compressed images are decoded while the network is still busy with the one before."""
+"""Decodes compressed images while the network processes the previous image."""
 
 from collections.abc import Callable
 import threading
@@ -10,14 +10,15 @@ from regvpr_core.images import RGB
 from regvpr_core.live.mailbox import Mailbox
 
 SHARE_NEW = 0.1
-"""Weight of the newest turn in the mean of how long the worker's turns take."""
+"""Weight of the newest turn in the running mean duration of the worker's turns."""
 
 SPARE = 1.1
-"""Periods of a camera before the end of the worker's turn from which on its image is the one."""
+"""Decode ahead only images that arrive within this many camera periods of the expected end of the
+worker's turn."""
 
 
 class Arrival:
-    """A message as it came: bytes until somebody wants its pixels. arrived_s: monotonic."""
+    """A received message, decoded on first use. arrived_s: monotonic clock."""
 
     __slots__ = ('_lock', '_pixels', 'arrived_s', 'raw')
 
@@ -27,10 +28,10 @@ class Arrival:
         self._pixels: RGB | None = None
 
     def pixels(self, decode: Callable[[], RGB]) -> RGB:
-        """Decoded by whoever comes first; a second one waits for the first.
+        """Pixels of the message; decoded by the first caller, later callers wait for it.
 
         Raises:
-            ImageError: what `decode` raises; the next one tries again.
+            ImageError: raised by `decode`; the next call decodes again.
         """
         with self._lock:
             if self._pixels is None:
@@ -39,15 +40,15 @@ class Arrival:
 
 
 class DecodeAhead:
-    """A thread that decodes the image which the worker will take next.
+    """A thread that decodes the image which the worker is expected to take next.
 
-    While the worker's turns are longer than a camera's period, most images are never looked at:
-    only one that comes within a period of the expected end of a turn is decoded.
+    If the worker's turns are longer than a camera's period, most images are replaced before they
+    are used. Only an image that arrives near the expected end of a turn is decoded.
     """
 
     def __init__(self, decode: Callable[[str, Any], RGB],
                  now: Callable[[], float] = time.monotonic) -> None:
-        """decode: camera and bytes to pixels; may raise ImageError. now: a clock, s."""
+        """decode: from camera name and bytes to pixels; may raise ImageError. now: clock, s."""
         self._decode = decode
         self._now = now
         self.decoded = 0
@@ -59,11 +60,11 @@ class DecodeAhead:
         self._thread.start()
 
     def began(self) -> None:
-        """The worker took what was there."""
+        """Note that the worker has started a turn."""
         self._began_s = self._now()
 
     def ended(self, looked: bool = True) -> None:
-        """The worker is done with it. looked: the network ran; other turns tell nothing."""
+        """Note the end of the turn. looked: the network ran; only such turns are timed."""
         if self._began_s is None:
             return
         turn_s = self._now() - self._began_s
@@ -74,7 +75,7 @@ class DecodeAhead:
             self._turn_s + SHARE_NEW * (turn_s - self._turn_s)
 
     def offer(self, camera: str, arrival: Arrival) -> bool:
-        """An image came; whether it will be decoded. Never waits."""
+        """Offer an arrived image; True if it will be decoded ahead. Never waits."""
         last_s = self._last_s.get(camera)
         self._last_s[camera] = arrival.arrived_s
         began_s, turn_s = self._began_s, self._turn_s
@@ -87,7 +88,7 @@ class DecodeAhead:
         return wanted
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Stop the thread."""
         self._mailbox.close()
         self._thread.join()
 

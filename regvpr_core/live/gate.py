@@ -1,22 +1,22 @@
-"""Which images are worth the network: by time, by distance driven, or when asked."""
+"""Selects the images that the network processes: by time, by distance, or on request."""
 
 from regvpr_core.geometry import Array, inverse, rotation_angle
 
 TURN_RAD = 0.5
-"""A turn on the spot shows other things, so it opens the gate as a drive does."""
+"""A turn of this angle lets an image through, as a drive of the least distance does."""
 
 
 class Gate:
-    """Open for every image unless told otherwise. Used by the worker only, but for `ask`."""
+    """Decides for each image. Only `ask` may be called by other threads than the worker."""
 
     def __init__(self, min_interval_s: float, min_distance_m: float, on_request: bool) -> None:
-        """See NodeConfig for the three."""
+        """Arguments as the fields of NodeConfig."""
         self.change(min_interval_s, min_distance_m, on_request)
         self._asked = False
         self.reset()
 
     def change(self, min_interval_s: float, min_distance_m: float, on_request: bool) -> None:
-        """Take new settings at once."""
+        """Replace the settings."""
         self._interval_ns = int(min_interval_s * 1e9)
         self._distance_m = min_distance_m
         self._on_request = on_request
@@ -26,21 +26,21 @@ class Gate:
         self._last: dict[str, tuple[int, Array | None]] = {}
 
     def ask(self, wanted: bool = True) -> None:
-        """Let images through until a fix was found (`ask(False)`)."""
+        """Let all images through until `ask(False)`, which follows a fix."""
         self._asked = wanted
 
     @property
     def admits_all(self) -> bool:
-        """Whether no image is held back now."""
+        """Whether every image is let through at present."""
         return self._asked or not (self._on_request or self._interval_ns or self._distance_m)
 
     def admits(self, camera: str, stamp_ns: int, T_odom_base: Array | None) -> bool:
-        """True where the image is to be looked at; it is then the last one.
+        """True if the image is to be processed; it then becomes the last one.
 
         Args:
-            camera: each has its own count.
-            stamp_ns: of the image; one from before the last begins anew.
-            T_odom_base: (4, 4); without odometry only time counts.
+            camera: name; cameras are independent.
+            stamp_ns: of the image; a stamp before the last one starts over.
+            T_odom_base: (4, 4) odometry; None: only time decides.
         """
         if self._on_request and not self._asked:
             return False

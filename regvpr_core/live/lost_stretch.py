@@ -1,18 +1,18 @@
-"""How far a robot has been lost along places that the map holds."""
+"""Distance that a robot has driven lost along places of the map."""
 
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse
 
 STRETCH_M = 30.0
-"""Way along known places, without a fix, that is warned of."""
+"""Distance without a fix along mapped places that gives a warning, m."""
 
 FOLLOWED_M = 200.0
-"""Odometry is followed so far from the last fix; beyond, it has drifted too much."""
+"""Distance from the last fix up to which odometry is trusted, m."""
 
 
 class LostStretch:
-    """Follows odometry from the last fix, and counts the way near keyframes without a new one."""
+    """Follows odometry from the last fix and sums the distance driven near keyframes."""
 
     def __init__(self) -> None:
         self.reset()
@@ -26,13 +26,13 @@ class LostStretch:
 
     def see(self, T_map_base: Array | None, T_odom_base: Array | None, positions: Array,
             radius_m: float) -> None:
-        """Take in an image.
+        """Add an image.
 
         Args:
-            T_map_base: (4, 4) of its fix; None while lost.
-            T_odom_base: (4, 4) odometry; None where there is none.
+            T_map_base: (4, 4) pose of its fix; None while lost.
+            T_odom_base: (4, 4) odometry; None if unknown.
             positions: (N, 3) of the map's keyframes.
-            radius_m: a keyframe this near shows the place.
+            radius_m: a keyframe within this distance shows the place.
         """
         if T_odom_base is None:
             return
@@ -51,7 +51,7 @@ class LostStretch:
 
     @property
     def note(self) -> str:
-        """What to do, where that is long; else empty."""
+        """Advice for the operator if that distance is long; else empty."""
         if self.metres < STRETCH_M:
             return ''
         return (f'lost for {self.metres:.0f} m along places that the map holds: they may have '

@@ -1,4 +1,4 @@
-"""What passes from callbacks to the worker thread: each camera's newest image, and odometry."""
+"""Passes each camera's newest image and odometry from callbacks to the worker thread."""
 
 from threading import Condition
 import time
@@ -10,11 +10,11 @@ from regvpr_core.localization.odometry import Odometry
 Item = TypeVar('Item')
 
 LATE_S = 3.0
-"""Odometry over DDS may be older than the newest by this before time counts as set back."""
+"""Odometry older than the newest by more than this means that time jumped back, s."""
 
 
 class Mailbox(Generic[Item]):
-    """One slot a camera. A newer item replaces one that was not taken, and that is counted."""
+    """One slot per camera. A newer item replaces one that was not taken, and is counted."""
 
     def __init__(self) -> None:
         self._condition = Condition()
@@ -23,14 +23,14 @@ class Mailbox(Generic[Item]):
         self.dropped = 0
 
     def put(self, item: Item, slot: str = '') -> None:
-        """Leave an item; never waits."""
+        """Put an item into a slot; never waits."""
         with self._condition:
             self.dropped += slot in self._items
             self._items[slot] = item
             self._condition.notify()
 
     def take(self) -> dict[str, Item] | None:
-        """Wait for items; all that are there, by slot. None once the mailbox is closed."""
+        """Wait for items and take all of them, by slot; None once the mailbox is closed."""
         with self._condition:
             while not self._items and not self._closed:
                 self._condition.wait()
@@ -40,7 +40,7 @@ class Mailbox(Generic[Item]):
             return items
 
     def close(self) -> None:
-        """Let the worker end."""
+        """Close the mailbox: `take` returns None from now on."""
         with self._condition:
             self._closed = True
             self._items = {}
@@ -48,15 +48,15 @@ class Mailbox(Generic[Item]):
 
 
 class OdometryBuffer:
-    """The last seconds of odometry, by stamp; written by a callback, read by the worker."""
+    """The last seconds of odometry; written by a callback, read by the worker."""
 
     def __init__(self, horizon_s: float, max_gap_s: float) -> None:
-        """Keep `horizon_s`; poses further apart than `max_gap_s` are not interpolated."""
+        """Keep `horizon_s` seconds; poses further apart than `max_gap_s` are not interpolated."""
         self._condition = Condition()
         self._odometry = Odometry(horizon_s=horizon_s, max_gap_s=max_gap_s, late_s=LATE_S)
 
     def put(self, stamp_ns: int, T_odom_base: Array) -> None:
-        """Add a pose (4, 4). Time that jumped back, or a pose that did, starts over."""
+        """Add a pose (4, 4). After a jump of time or pose, earlier poses are forgotten."""
         with self._condition:
             self._odometry.put(stamp_ns, T_odom_base)
             self._condition.notify_all()
@@ -69,8 +69,8 @@ class OdometryBuffer:
     def at(self, stamp_ns: int, wait_s: float) -> Array | None:
         """Pose (4, 4) at a stamp.
 
-        Waits at most `wait_s` for odometry to catch up with the image; after that the newest pose
-        serves if it is no older than the largest gap. None: not known.
+        Waits at most `wait_s` for a pose at or after the stamp; after that returns the newest
+        pose if it is at most the largest gap older. None: unknown.
         """
         deadline = time.monotonic() + wait_s
         with self._condition:

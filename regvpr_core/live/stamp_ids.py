@@ -1,4 +1,4 @@
-"""From the stamp of an image to the number that another program gave to it."""
+"""Maps stamps of images to the numbers that a SLAM program assigned to them."""
 
 from bisect import bisect_left, insort
 
@@ -15,11 +15,11 @@ class StampIds:
 
     @property
     def newest_ns(self) -> int:
-        """The last stamp; the smallest integer there is before the first."""
+        """The last stamp; the least 64-bit integer if there is none."""
         return self._entries[-1][0] if self._entries else -2**63
 
     def put(self, stamp_ns: int, number: int) -> None:
-        """Keep a number; one that is known already is not kept twice."""
+        """Add a number, unless it is known already."""
         at = bisect_left(self._entries, (stamp_ns, number))
         if at < len(self._entries) and self._entries[at] == (stamp_ns, number):
             return

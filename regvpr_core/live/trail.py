@@ -1,4 +1,4 @@
-"""The odometry of a whole session, thinned, to be looked up at old stamps."""
+"""Thinned odometry of a whole session, for poses at old stamps."""
 
 from bisect import bisect_left
 
@@ -7,11 +7,11 @@ from regvpr_core.geometry import Array, interpolate
 STEP_NS = 100_000_000
 GAP_NS = 2_000_000_000
 CAPACITY = 100_000
-"""About 30 MB; beyond it every second pose of the older half goes."""
+"""Largest number of poses (about 30 MB); then every second pose of the older half is deleted."""
 
 
 class Trail:
-    """Poses of the base in the odometry frame, at most one each 0.1 s."""
+    """Poses of the base in the odometry frame, at most one per 0.1 s."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -22,7 +22,7 @@ class Trail:
         return len(self._stamps)
 
     def put(self, stamp_ns: int, T_odom_base: Array) -> None:
-        """Add a pose (4, 4); one from before the newest, or too near to it, is left out."""
+        """Add a pose (4, 4), unless it is older than the newest or too close in time to it."""
         if self._stamps and stamp_ns < self._stamps[-1] + STEP_NS:
             return
         self._stamps.append(stamp_ns)
@@ -33,7 +33,7 @@ class Trail:
             self._poses[:half] = self._poses[:half:2]
 
     def at(self, stamp_ns: int) -> Array | None:
-        """Pose (4, 4) at a stamp, between two that are near to each other; else None."""
+        """Pose (4, 4) at a stamp, interpolated between two poses close in time; else None."""
         after = bisect_left(self._stamps, stamp_ns)
         if after < len(self._stamps) and self._stamps[after] == stamp_ns:
             return self._poses[after]
@@ -46,6 +46,6 @@ class Trail:
                            (stamp_ns - start) / (end - start))
 
     def clear(self) -> None:
-        """Forget all: time jumped, or odometry began anew."""
+        """Forget all poses, after a jump of time or a restart of odometry."""
         self._stamps.clear()
         self._poses.clear()

@@ -1,8 +1,8 @@
-"""What the images of a session have in common, so that it can be taken off.
+"""Mean descriptor of a session, which is subtracted before comparison.
 
-Night, rain or another camera shift all descriptors of a session the same way. Measured against
-its own mean, an image of the session compares with a keyframe measured against the map's. On
-rendered streets this lifts the share of right first hits from 0.56 to 0.94 in rain.
+Night, rain or another camera shift all descriptors of a session alike. Therefore images are
+centred by the mean of their session, and keyframes by the mean of the map. On rendered streets
+this raises recall@1 in rain from 0.56 to 0.94.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from regvpr_core.config import check_settings, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppearanceConfig:
-    """How fast a session's mean descriptor is learnt."""
+    """Settings of the running mean."""
 
     prior_images: float = setting(
         5.0,
@@ -41,7 +41,8 @@ class Appearance:
         self._weight = self._config.prior_images
 
     def update(self, descriptor: Float32) -> None:
-        """Take a descriptor (D,) in. Only of an image taken elsewhere than the last: a robot that
-        stands still would otherwise take off the very place it stands at."""
+        """Add a descriptor (D,) of an image taken at another spot than the last one.
+
+        Images of a robot that stands still would make the mean equal to its place."""
         self._weight = min(self._weight + 1.0, self._config.memory_images)
         self.mean += (descriptor - self.mean) / self._weight

@@ -1,9 +1,9 @@
 """Where the robot may be: a discrete Bayes filter over keyframes and the world off the map.
 
 After Xu, Sunderhauf and Milford, Probabilistic VPR for hierarchical localization (RA-L 2020), with
-an off-map state. Deviation: it is sparse. Most keyframes of a large map are equally unlikely: they
-share one number, the floor, and only those above it are kept one by one. So an image costs the
-same in a map of a thousand keyframes and in one of a million.
+an off-map state. Deviation: the belief is sparse. Most keyframes of a large map are equally
+unlikely and share one probability, the floor; only keyframes above it are stored individually.
+So the time per image does not depend on the size of the map.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from regvpr_core.geometry import Array
 
 LEAST_MASS = 1e-12
 MAX_ACTIVE = 256
-"""Keyframes that are followed from image to image; the others' share goes to the floor."""
+"""Largest number of keyframes stored individually; the probability of others goes to the floor."""
 
 MAX_PAIRS = 16_384
-"""Pairs of a keyframe and one that it may have led to; beyond, the less likely are not
-followed."""
+"""Largest number of pairs of a keyframe and a keyframe within reach of its motion; further
+keyframes, the less likely ones, are not moved individually."""
 
 PLACE_SPACINGS = 2.5
 """Radius of a place in spacings of the map: two keyframes before and two after."""
@@ -33,12 +33,12 @@ LEAST_RADIUS_M = 0.5
 """Radius of a place in a map of one keyframe, or of keyframes at one spot, m."""
 
 MOTION_SPACINGS = 0.75
-"""Least standard deviation of a motion in spacings of the map."""
+"""Least standard deviation of the motion between two images, in spacings of the map."""
 
 LEAST_SIGMA_M = 0.05
 
 REACH = 3.0
-"""Standard deviations of the motion that are looked at."""
+"""Reach of a motion in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +78,17 @@ class BeliefConfig:
 class Belief:
     """Probability of each keyframe's place, and of being off the map.
 
-    off_map: probability. floor: what every keyframe has; some have more.
+    off_map: probability. floor: probability that every keyframe has at least.
     """
 
     def __init__(self, T_map_cam: Array, config: BeliefConfig,
                  drives: Sequence[str] = ()) -> None:
-        """Start knowing nothing.
+        """Start with the prior.
 
         Args:
             T_map_cam: (N, 4, 4) keyframe poses; N may be 0.
-            config: see there.
-            drives: (N,) drive and camera of each; empty: all one.
+            config: settings.
+            drives: (N,) name of the drive and camera of each keyframe; empty: a single drive.
         """
         self._T = T_map_cam
         self._turns = T_map_cam[:, :3, :3].reshape(-1, 9)
@@ -100,7 +100,7 @@ class Belief:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Return to the prior."""
         count = len(self._T)
         self.off_map = self._config.off_map_prior if count else 1.0
         self.floor = (1.0 - self.off_map) / max(count, 1)
@@ -117,21 +117,21 @@ class Belief:
 
     @property
     def places(self) -> Float64:
-        """Probability of every keyframe (N,): to look at; the filter never makes this."""
+        """Probability of every keyframe (N,), for inspection; the filter does not use it."""
         return self.masses(np.arange(len(self._T)))
 
     def predict(self, T_previous_current: Array | None, elapsed_s: float) -> None:
         """Move the belief with the camera.
 
         Args:
-            T_previous_current: (4, 4) motion of the camera between the two images; None where it
-                is not known, and the belief spreads as far as a robot may have gone.
+            T_previous_current: (4, 4) motion of the camera between the two images. If it is None,
+                the belief spreads over the distance that a robot may have driven.
             elapsed_s: time between the images, s.
         """
         if self._tree is None:
             return
         count, kidnap = len(self._T), self._config.kidnap
-        # 1. Follow what stands out, the most likely first, as far as the budget goes.
+        # 1. Move the individual keyframes, the most likely first, within the budget.
         senders = np.flatnonzero(self._above > LEAST_MASS)
         senders = senders[np.argsort(-self._above[senders], kind='stable')][:MAX_ACTIVE]
         predicted, sigma = self._moved(self._ids[senders], T_previous_current, elapsed_s)
@@ -139,14 +139,14 @@ class Belief:
         senders, predicted = senders[:len(lists)], predicted[:len(lists)]
         mass = self._above[senders]
         spread = float(self._above.sum() - mass.sum())
-        # 2. Each keyframe sends its share to those it may have reached; off the map where to none.
+        # 2. Each passes its probability to keyframes within reach; without any, to off-map.
         pairs, receivers, weights = self._reachable(predicted, lists, sigma)
         sums = np.bincount(pairs, weights, minlength=len(senders))
         self.off_map += float(mass[sums == 0.0].sum())
         shares = mass[pairs] * weights / np.maximum(sums[pairs], 1e-300)
         self._ids, into = np.unique(receivers, return_inverse=True)
         self._above = np.bincount(into, shares, minlength=len(self._ids)).astype(np.float64)
-        # 3. What is not followed, and what may have been carried away, goes everywhere.
+        # 3. The rest, and a share for a kidnapped robot, is spread over all keyframes.
         moved = float(self._above.sum())
         back = kidnap * self.off_map
         self._above *= 1.0 - kidnap
@@ -160,8 +160,8 @@ class Belief:
         Args:
             ids: (K,) keyframes found in the map, each once.
             log_odds: (K,) log likelihood ratio of each being a true match.
-            others: that of every other keyframe, none above it in `ids`; None: they are at most
-                as similar as the last that was found.
+            others: log likelihood ratio of all other keyframes, at most the least of `log_odds`.
+                None: the least of `log_odds`, at most 0.
         """
         if self._tree is None or not len(ids):
             return
@@ -179,28 +179,28 @@ class Belief:
         self._normalise()
 
     def around(self, keyframe: int) -> Ids:
-        """Keyframes that show the same place as this one, itself among them; sorted."""
+        """Keyframes of the same place as this one, including it; sorted."""
         return self._near(self._T[keyframe], self.radius_m)
 
     def near_pose(self, T_map_cam: Array) -> Ids:
-        """Keyframes that show what a camera at this pose (4, 4) sees; sorted."""
+        """Keyframes of the place that a camera at this pose (4, 4) sees; sorted."""
         return self._near(T_map_cam, self.radius_m)
 
     def probability(self, keyframe: int) -> float:
-        """Belief that the robot is at this keyframe's place: within twice its radius."""
+        """Probability that the robot is within twice a place's radius of this keyframe."""
         return float(self.masses(self._near(self._T[keyframe], 2.0 * self.radius_m)).sum())
 
     def best(self) -> tuple[int, float, float]:
-        """The most likely place: its keyframe and probability, and that of the next best place.
+        """Keyframe and probability of the most likely place, and probability of the second.
 
-        A next place is one farther away than twice a place's radius.
+        The second place is more than twice a place's radius away.
         """
         first = int(self._ids[np.argmax(self._above)]) if len(self._ids) else 0
         here = self._near(self._T[first], 2.0 * self.radius_m, any_angle=True)
         elsewhere = ~np.isin(self._ids, here, assume_unique=True)
         if elsewhere.any():
             second = int(self._ids[elsewhere][np.argmax(self._above[elsewhere])])
-        else:  # any that is not here: the least id that is missing
+        else:  # all others have the floor: take the least id that is not at the first place
             second = int(np.searchsorted(here - np.arange(len(here)), 1))
             if second >= len(self._T):
                 return first, self.probability(first), 0.0
@@ -212,8 +212,8 @@ class Belief:
         """The most likely places: keyframe and probability of each, most likely first.
 
         Args:
-            count: at most so many; places are further apart than twice a place's radius.
-            least: probability of a place that is given.
+            count: largest number of places; they are more than twice a place's radius apart.
+            least: least probability of a place.
         """
         found: list[tuple[int, float]] = []
         left = np.ones(len(self._ids), dtype=bool)
@@ -230,9 +230,9 @@ class Belief:
     def _moved(
         self, ids: Ids, motion: Array | None, elapsed_s: float
     ) -> tuple[Array, float]:
-        """Where keyframes' share of the belief is now (K, 4, 4), and how exactly, m."""
+        """Predicted poses (K, 4, 4) from keyframes, and their standard deviation, m."""
         config = self._config
-        # The belief lives on keyframes: it is never known much better than their spacing.
+        # The belief is discrete: its accuracy is limited by the spacing of the keyframes.
         sigma = max(config.motion_floor_m, MOTION_SPACINGS * self.spacing_m, LEAST_SIGMA_M)
         predicted = self._T[ids]
         if motion is None:
@@ -241,13 +241,13 @@ class Belief:
         return predicted @ motion, sigma
 
     def _in_reach(self, predicted: Array, sigma: float) -> list[list[int]]:
-        """Keyframes near each prediction, as many predictions as the budget of pairs allows."""
+        """Keyframes near each prediction, for the first predictions, up to `MAX_PAIRS` pairs."""
         if self._tree is None or not len(predicted):
             return []
         positions, radius = predicted[:, :3, 3], REACH * sigma
         lists: list[list[int]] = []
         pairs, most = 0, int(self._tree.query_ball_point(positions[0], radius, return_length=True))
-        # In portions, each as large as is safe when it lies as dense as the densest so far.
+        # In portions, sized for the densest neighbourhood found so far.
         while len(lists) < len(positions) and pairs + most <= MAX_PAIRS:
             portion = max(1, (MAX_PAIRS - pairs) // (2 * max(most, 1)))
             found = self._tree.query_ball_point(
@@ -260,7 +260,7 @@ class Belief:
     def _reachable(
         self, predicted: Array, lists: list[list[int]], sigma: float
     ) -> tuple[Ids, Ids, Float64]:
-        """Pairs of a prediction's index and a keyframe it may have led to, with weights."""
+        """Pairs of a prediction's index and a keyframe within reach, with weights."""
         sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
         senders = np.repeat(np.arange(len(lists)), sizes)
         receivers = np.fromiter(chain.from_iterable(lists), np.int64, int(sizes.sum()))
@@ -289,8 +289,8 @@ class Belief:
 def spacing(T_map_cam: Array, drives: Sequence[str] = ()) -> float:
     """Median distance from a keyframe (N, 4, 4) to the nearest other one of its drive, m.
 
-    drives: (N,) drive and camera of each; empty: all one. Keyframes of other cameras and of other
-    drives through the place stand beside it.
+    drives: (N,) name of the drive and camera of each keyframe; empty: a single drive. Keyframes of
+    other drives and cameras at the same place are not counted.
     """
     metres = [np.zeros(0)]
     taken_by = np.array(drives) if len(drives) else np.zeros(len(T_map_cam))
@@ -303,11 +303,11 @@ def spacing(T_map_cam: Array, drives: Sequence[str] = ()) -> float:
 
 
 def place_radius(T_map_cam: Array, config: BeliefConfig, drives: Sequence[str] = ()) -> float:
-    """How near keyframes (N, 4, 4) show one place, m: a place holds its neighbours."""
+    """Radius of a place in a map of these keyframes (N, 4, 4), m."""
     return radius(spacing(T_map_cam, drives), config)
 
 
 def radius(spacing_m: float, config: BeliefConfig) -> float:
-    """How near keyframes show one place, m, in a map of this spacing."""
+    """Radius of a place, m, in a map of this spacing."""
     wanted_m = config.place_radius_m or max(PLACE_SPACINGS * spacing_m, LEAST_RADIUS_M)
     return max(wanted_m, 1.5 * spacing_m)

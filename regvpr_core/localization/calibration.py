@@ -1,14 +1,14 @@
-"""How much a score speaks for a place, and how often a match of such a score is true.
+"""Calibration of scores: likelihood ratio of a place, and probability of a match.
 
-A score says how far a keyframe stands out among those of the map and how similar it is at all
-(`model_evidence`). Two things are learnt:
+A score combines how far a keyframe stands out among those of the map with its similarity
+(`model_evidence`). Two functions are learnt:
 
-* the log likelihood ratio of a place at a score, by which the belief weighs: what the model is
-  known to score at look-alike places elsewhere, raised by the map's own best wrong *paths* (the
-  map driven along its own keyframes with the surroundings taken out, and every wrong place
-  followed along the same motion), never lowered below what is known of the model;
+* the log likelihood ratio of a place given its score, which the belief uses. It starts from the
+  scores of the model at look-alike places of other sites. The map's own best wrong *paths* can
+  raise its threshold but not lower it. A wrong path is another path of keyframes that resembles a
+  drive along the map's own keyframes;
 * the probability that an image's best match is true, given its score and its margin over the best
-  keyframe of another place, for images of which half were taken off the map.
+  keyframe of another place, if half of the images were taken off the map.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,31 +24,30 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
 
 SAMPLE = 512
-"""Keyframes all over the map that stand for all of it."""
+"""Number of keyframes, spread over the map, that represent it."""
 
 RUN = 8
 LEAST_SPREAD = 0.01
 LEAST_EXAMPLES = 10
 
 WRONG_PATHS = 0.75
-"""A score speaks for a place only above this quantile of the map's best wrong paths."""
+"""The log likelihood ratio is positive only above this quantile of the best wrong paths."""
 
 MOST_RAISED = 1.0
-"""But by no more than this: between two places of the map that look the same the belief decides
-by itself."""
+"""Largest increase of the threshold by wrong paths: the belief itself decides between two places
+of the map that look the same."""
 
 PATH = 4
-"""Keyframes in a row that make a path; at most half of `RUN`."""
+"""Number of successive keyframes of a path; at most half of `RUN`."""
 
 SURROUNDINGS = 8.0
-"""Radii of a place within which keyframes still resemble it, and make no wrong path."""
+"""Distance in radii of a place within which keyframes resemble it and are not on a wrong path."""
 
 MAX_QUERIES = 2048
 
 CHANGED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of a true pair's score that may be left in another session, for the probability of a
-single match: the map's own pairs were taken seconds apart. A second traverse needs no such
-guess."""
+"""Factors of the score of a true pair that simulate other sessions when the probability of a match
+is learnt: the map's own pairs were taken seconds apart. A second traverse needs no factors."""
 
 LOGISTIC_PRIOR = 0.002
 NEWTON_STEPS = 30
@@ -70,12 +69,12 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What scores are worth in one map.
+    """Calibration of the scores of one map.
 
-    offset, gain: the log likelihood ratio of a place at a score is gain * (score - offset).
+    offset, gain: the log likelihood ratio of a place is gain * (score - offset).
     weight: of the similarity in the score.
     match: the log odds of a match are match[0] + match[1] * score + match[2] * margin.
-    source: what it was learnt from. queries: from how many images.
+    source: data it was learnt from. queries: number of images.
     bins: held-out images of the same kind, for a reliability diagram.
     """
 
@@ -98,7 +97,7 @@ class Calibration:
     def probability(self, scores: Float64, margins: Float64) -> Float64:
         """(K,) probability that a match of this score and margin is true, from one image alone.
 
-        Never more than the log likelihood ratio of its place allows.
+        Limited by the log likelihood ratio of its place.
         """
         bias, score, margin = self.match
         odds = np.minimum(bias + score * scores + margin * margins, self.log_odds(scores))
@@ -107,12 +106,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Examples:
-    """What images of known pose scored.
+    """Scores of images of known pose.
 
-    true, other: (A,), (B,) scores of the places that images show, and of other ones.
+    true, other: (A,), (B,) scores of the true places, and of other ones.
     matches: (C, 2) score and margin of best matches. is_true: (C,). on_map: (C,) whether the
-        image's place is in the map: each image is also asked with its place taken out. image: (C,)
-        which one. times: how often the same images are among the examples.
+        image's place is in the map: each image also counts with its place removed. image: (C,)
+        index of the image. times: repetitions of the same images among the examples.
     wrong_paths: (P,) mean score of the best wrong path at each keyframe of the map.
     """
 
@@ -127,7 +126,7 @@ class _Examples:
 
 
 def scores(similarities: Float32, background: Float32) -> Float64:
-    """Similarities (..., K) as scores, from those with places all over the map (..., B)."""
+    """Standardise similarities (..., K) by those with places all over the map (..., B)."""
     if not background.shape[-1]:  # an empty map: nothing stands out
         return np.zeros(similarities.shape)
     middle = np.median(background, axis=-1, keepdims=True)
@@ -136,7 +135,7 @@ def scores(similarities: Float32, background: Float32) -> Float64:
 
 
 def stand_out(similarities: Float32, background: Float32, weight: float) -> Float64:
-    """Similarities (..., K) as scores: in spreads of the map's (..., B), and by themselves."""
+    """Scores of similarities (..., K): standardised by (..., B), plus the weighted similarity."""
     if not background.shape[-1]:  # an empty map: nothing stands out
         return np.zeros(similarities.shape)
     spread = np.sqrt(np.mean(np.square(background, dtype=np.float64), axis=-1, keepdims=True))
@@ -153,14 +152,14 @@ def sample(place_map: PlaceMap) -> Ids:
 def calibrate(
     place_map: PlaceMap, radius_m: float, angle_rad: float, traverse: PlaceMap | None = None
 ) -> Calibration:
-    """Learn what scores are worth.
+    """Learn the calibration of a map.
 
     Args:
         place_map: the map.
-        radius_m, angle_rad: keyframes nearer than both show one place; those beyond twice the
-            radius or the angle do not.
-        traverse: a map of a second drive through the same streets, in the same frame and of the
-            same model; None takes the pairs of the map's own keyframes.
+        radius_m, angle_rad: keyframes within both show one place; beyond twice the radius or the
+            angle they show different places.
+        traverse: map of a second drive through the same streets, in the same frame and by the
+            same model; None: pairs of the map's own keyframes are used.
     """
     evidence = model_evidence(place_map.manifest.fingerprint, neighbours(place_map))
     own = _own_pairs(place_map, radius_m, angle_rad, evidence.weight)
@@ -182,7 +181,7 @@ def calibrate(
 
 
 def neighbours(place_map: PlaceMap) -> float:
-    """Median similarity of keyframes to the more similar of the two nearest ones.
+    """Median similarity of keyframes to the more similar of their two nearest keyframes.
 
     NaN for a map of fewer than three keyframes.
     """
@@ -203,8 +202,7 @@ def reliability(
 ) -> tuple[Bin, ...]:
     """Predicted and true shares, for the diagram in `map show`.
 
-    The bins that were kept with the calibration, which are of held-out images; where there are
-    none, those of the map's own pairs.
+    The stored bins, which are of held-out images; without them, bins of the map's own pairs.
     """
     if calibration.bins:
         return calibration.bins
@@ -216,7 +214,7 @@ def reliability(
 
 
 def make_bins(predicted: Float64, is_true: Mask) -> tuple[Bin, ...]:
-    """Matches (C,) in `BINS` bins of one width over their probability; empty ones are left out."""
+    """Matches (C,) in `BINS` equal bins of probability; empty bins are omitted."""
     numbers = np.minimum((np.asarray(predicted) * BINS).astype(int), BINS - 1)
     return tuple(
         Bin(predicted=float(predicted[numbers == n].mean()),
@@ -264,11 +262,11 @@ def logistic_regression(features: Float64, is_true: Float64, share: Float64) -> 
 
 
 def margin(found: Float64, same: Mask) -> float:
-    """How far the best of scores (K,) is above the best of another place.
+    """Margin of the best score over the best score of another place.
 
     Args:
-        found: scores of an image's candidates.
-        same: (K,) which of them show the place of the best one.
+        found: (K,) scores of an image's candidates.
+        same: (K,) True for candidates that show the place of the best one.
     """
     best = float(found.max())
     return best - float(found[~same].max(initial=-np.inf)) if not same.all() else \
@@ -276,7 +274,7 @@ def margin(found: Float64, same: Mask) -> float:
 
 
 def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mask:
-    """Which of two lists of poses (A, 4, 4), (B, 4, 4) show one place: (A, B)."""
+    """(A, B) mask: pairs of poses (A, 4, 4) and (B, 4, 4) that show one place."""
     metres = np.linalg.norm(T_a[:, None, :3, 3] - T_b[None, :, :3, 3], axis=-1)
     traces = T_a[:, :3, :3].reshape(-1, 9) @ T_b[:, :3, :3].reshape(-1, 9).T
     return np.asarray((metres < radius_m)
@@ -285,7 +283,7 @@ def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mas
 
 def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: float
                ) -> _Examples:
-    """Each keyframe of a sample as an image; itself is not in the map then."""
+    """Examples from the map itself: each sampled keyframe is a query to the others."""
     ids = _runs(place_map)
     if len(ids) < LEAST_EXAMPLES:
         return _examples([], np.zeros((0, 0)), np.zeros((0, 0), bool), np.zeros((0, 0), bool))
@@ -307,9 +305,9 @@ def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: f
 
 
 def _wrong_paths(z: Float64, away: Mask, ids: Ids) -> Float64:
-    """Mean score of the best wrong path at each keyframe: (P,).
+    """Mean score (P,) of the best wrong path at each keyframe.
 
-    A path is wrong where all of its keyframes are away from those of the drive (K, K).
+    A path is wrong if `away` (K, K) holds for each of its keyframes and that of the drive.
     """
     if len(ids) < PATH:
         return np.zeros(0)
@@ -328,7 +326,7 @@ def _wrong_paths(z: Float64, away: Mask, ids: Ids) -> Float64:
 
 def _second_traverse(place_map: PlaceMap, traverse: PlaceMap, radius_m: float,
                      angle_rad: float, weight: float) -> _Examples:
-    """Each keyframe of another drive as an image, its session's mean taken off as a robot does."""
+    """Examples from another drive: each of its keyframes is a query, centred as on a robot."""
     ids = _runs(place_map)
     rows, background = place_map.centred(ids), place_map.centred(sample(place_map))
     T = place_map.T_map_cam
@@ -352,15 +350,15 @@ def _second_traverse(place_map: PlaceMap, traverse: PlaceMap, radius_m: float,
 
 
 def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int = 1) -> _Examples:
-    """Scores as examples.
+    """Examples from scores.
 
     Args:
-        true: (Q,) score of the place that each image shows; -inf where the map does not hold it.
-        z: (Q, K) scores with sampled keyframes. here: (K, K) which of these show one place.
-        away: (Q, K) which of them certainly do not show what the image does.
-        times: the Q are so many times the same images.
+        true: (Q,) score of the true place of each image; -inf if the map does not contain it.
+        z: (Q, K) scores with sampled keyframes. here: (K, K) pairs of these that show one place.
+        away: (Q, K) True for keyframes that certainly show another place than the image.
+        times: repetitions of the same images among the Q.
     """
-    # The unit is the place, not the keyframe: its score is the best of the keyframes that show it.
+    # Places are compared, not keyframes: the score of a place is that of its best keyframe.
     others, matches, is_true, on_map, images = [], [], [], [], []
     count = len(true) // times
     for number, (row, score, elsewhere) in enumerate(zip(z, true, away, strict=True)):
@@ -397,14 +395,14 @@ def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple
         return FALLBACK_MATCH, ()
 
     def weights(chosen: Mask) -> tuple[float, float, float]:
-        # Half of the images were taken on the map, whatever the sample's share.
+        # Images on the map and off the map have equal total weight.
         on_map, is_true = examples.on_map[chosen], examples.is_true[chosen].astype(np.float64)
         share = np.where(on_map, 0.5 / max(on_map.sum(), 1), 0.5 / max((~on_map).sum(), 1))
         bias, score, gap = logistic_regression(examples.matches[chosen], is_true, share)
         return float(bias), float(score), float(gap)
 
-    # Neighbours are alike, so the halves are long runs of images and not every other one; what
-    # was made of one image is in one half.
+    # Neighbours are similar, so each half consists of long runs of images. All examples of an
+    # image are in the same half.
     halves = (examples.image * 8 // (int(examples.image.max()) + 1)) % 2
     predicted = np.zeros(len(examples.matches))
     for half in (0, 1):
@@ -416,7 +414,7 @@ def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple
 
 
 def _runs(place_map: PlaceMap) -> Ids:
-    """Ids all over the map, in runs where it is large, so that neighbours are among them."""
+    """Ids spread over the map; in a large map in runs, so that neighbours are included."""
     if len(place_map) <= SAMPLE:
         return np.arange(len(place_map))
     starts = np.linspace(0, len(place_map) - RUN, SAMPLE // RUN).astype(np.int64)

@@ -1,4 +1,4 @@
-"""One image with its camera, and what the network made of it."""
+"""One image with its camera, and its description by the network."""
 
 from dataclasses import dataclass, field
 
@@ -13,9 +13,9 @@ from regvpr_core.verification.local_features import LocalFeatures
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Frame:
-    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera, by default the base.
+    """One image. rgb: (H, W, 3) uint8. T_base_cam: (4, 4) of its camera, default the identity.
 
-    camera: its name, where there are several. intrinsics: for verification, where known.
+    camera: name, if there are several. intrinsics: for verification, if known.
     """
 
     stamp_ns: int
@@ -31,7 +31,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Description:
-    """What the network made of a frame. descriptor: (D,) unit. features: where verified."""
+    """Description of a frame. descriptor: (D,) unit. features: local features for verification."""
 
     frame: Frame
     descriptor: Float32
@@ -39,5 +39,5 @@ class Description:
 
     @property
     def camera(self) -> str | bytes:
-        """Which camera took it, by name or by where it is mounted."""
+        """Key of the camera: its name, or its mounting pose."""
         return self.frame.camera or self.frame.T_base_cam.tobytes()

@@ -1,7 +1,7 @@
 """Holds back a fix that contradicts odometry, until it persists.
 
-A fix is compared with where odometry leads from the last fix that was let through: the Mahalanobis
-distance of its position, over the covariances of both fixes and the drift of odometry.
+A fix is compared with the last accepted fix moved by odometry, by the Mahalanobis distance of the
+positions under the covariances of both fixes and the drift of odometry.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from regvpr_core.localization.pose_prior import PosePrior
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fix:
-    """A fix with the odometry (4, 4) at its stamp, and the way driven until it, m."""
+    """A fix, the odometry (4, 4) at its stamp, and the distance driven until then, m."""
 
     prior: PosePrior
     T_odom_base: Array
@@ -22,34 +22,34 @@ class _Fix:
 
 
 class JumpGate:
-    """Lets fixes through that agree with odometry, and others when they come again and again."""
+    """Accepts fixes that agree with odometry, and others once they are repeated."""
 
     def __init__(self, sigmas: float, fixes: int, drift: float) -> None:
         """Start without a fix.
 
         Args:
-            sigmas: a fix farther than this many standard deviations contradicts; 0: none does.
-            fixes: a contradicting place is let through with this many fixes in a row that agree
-                with each other.
-            drift: standard deviation of odometry as a share of the way.
+            sigmas: a fix more than this many standard deviations away contradicts; 0: none does.
+            fixes: number of successive fixes, agreeing with each other, after which a
+                contradicting place is accepted.
+            drift: standard deviation of odometry as a share of the distance.
         """
         self._sigmas, self._fixes, self._drift = sigmas, fixes, drift
         self.held = 0
         self.reset()
 
     def reset(self) -> None:
-        """Forget all fixes: odometry or the map is another one."""
+        """Forget all fixes, after a change of the odometry frame or of the map."""
         self._last: _Fix | None = None
         self._pending: _Fix | None = None
         self._count, self._way_m = 0, 0.0
         self._T_odom_base: Array | None = None
 
     def admit(self, prior: PosePrior, T_odom_base: Array | None) -> str:
-        """Empty where a fix is let through, else why it is held back.
+        """Empty if the fix is accepted, else the reason for holding it back.
 
         Args:
             prior: the fix.
-            T_odom_base: (4, 4) odometry at its stamp; without it every fix is let through.
+            T_odom_base: (4, 4) odometry at its stamp; None: every fix is accepted.
         """
         if T_odom_base is None or not self._sigmas:
             return ''
@@ -71,13 +71,13 @@ class JumpGate:
         return ''
 
     def _compare(self, before: _Fix | None, fix: _Fix) -> tuple[float, bool]:
-        """Distance from where odometry leads, m, and whether that is a contradiction."""
+        """Distance from the pose predicted by odometry, m, and whether it is a contradiction."""
         if before is None:
             return 0.0, False
         T = before.prior.T_map_base @ inverse(before.T_odom_base) @ fix.T_odom_base
         step = fix.prior.T_map_base[:3, 3] - T[:3, 3]
         drift_m = self._drift * (fix.way_m - before.way_m)
-        # A turn that is not known exactly carries what was driven since to the side.
+        # The error of the heading shifts the predicted position sideways.
         lever_m = fix.way_m - before.way_m
         turned = float(np.trace(before.prior.covariance[3:, 3:])) / 3.0 * lever_m ** 2
         both = (before.prior.covariance + fix.prior.covariance)[:3, :3] \

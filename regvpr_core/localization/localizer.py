@@ -1,4 +1,4 @@
-"""An image and odometry in, a localization out: where in the map is the robot?"""
+"""Localizes a robot in a place map from images and odometry."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -39,22 +39,22 @@ METRES_OF_A_RADIAN = 3.0
 """Translation that reveals as much new view as a turn of 1 rad, in metres."""
 
 NEW_VIEW = 0.35
-"""Without odometry: an image whose descriptor has gone this share of the way to one of anywhere
-else is all new. On the town's laps (seed 7) that takes 2 m."""
+"""Without odometry, an image is entirely new if its descriptor has changed by this share of the
+difference to an unrelated image. On the town's laps (seed 7) this takes 2 m."""
 
 LEAST_HYPOTHESIS = 0.02
-"""Places of less belief are no hypotheses."""
+"""Least probability of a hypothesis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Localization:
-    """What is known after an image.
+    """Result of localizing the images of one stamp.
 
-    pose_prior: only when the state is LOCALIZED.
+    pose_prior: only in the state LOCALIZED.
     hypotheses: places where the robot may be, most likely first, at most
-        `LocalizerConfig.hypotheses`; when LOCALIZED, the believed one alone. None of them is
-        believed in any other state.
-    descriptions: what the network made of the images, for who else wants it.
+        `LocalizerConfig.hypotheses`. In the state LOCALIZED only the accepted place; in other
+        states no place is accepted.
+    descriptions: descriptors and features of the images, reused by loop closing.
     """
 
     stamp_ns: int
@@ -75,25 +75,25 @@ class Localization:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Past:
-    """The last image of a camera that moved the belief."""
+    """Last image of a camera that was used to update the belief."""
 
     moment: Moment
     descriptor: Float32
 
 
 def image_config(place_map: PlaceMap, config: LocalizerConfig | None = None) -> LocalizerConfig:
-    """Settings for `localize_image`: verified by the local features that the map holds."""
+    """Settings for `localize_image`: verification by the local features stored in the map."""
     config = LocalizerConfig() if config is None else config
     kind = place_map.manifest.features or 'none'
     return replace(config, verification=replace(config.verification, kind=kind))
 
 
 class Localizer:
-    """Holds an encoder, a map and the belief. Not to be shared between threads."""
+    """Localizes images in a map. Not to be shared between threads."""
 
     def __init__(self, encoder: Encoder, place_map: PlaceMap,
                  config: LocalizerConfig | None = None) -> None:
-        """Start without a belief; `place_map` must be of the encoder's model.
+        """Start with the prior belief; `place_map` must have been built with the encoder's model.
 
         Raises:
             MapError: the map's calibration is damaged, or it lacks the features to verify by.
@@ -126,13 +126,13 @@ class Localizer:
         self, frame: Frame | Description | Sequence[Frame | Description],
         T_odom_base: Array | None = None,
     ) -> Localization:
-        """Localize the images of one stamp: one, or one of each camera.
+        """Localize the images of one stamp: a single image, or one image per camera.
 
         Args:
-            frame: newer than the one before. Up to a second older counts as late, tells nothing
-                and is given no pose; still older starts over (a bag began again). One that was
-                described already, with a descriptor as the map keeps them, is not described again.
-            T_odom_base: (4, 4) odometry at the image's stamp, None where there is none.
+            frame: newer than the previous one. An image up to a second older is late: it does not
+                change the belief and gets no pose. An older one starts over (a bag was restarted).
+                A `Description`, with a descriptor in the map's form, is not described again.
+            T_odom_base: (4, 4) odometry at the image's stamp; None if unknown.
 
         Raises:
             ImageError: an image cannot be used, or stamps differ; the belief stays as it was.
@@ -141,33 +141,33 @@ class Localizer:
         # 1. Describe the images.
         views = self._describe([frame] if isinstance(frame, Frame | Description) else frame)
         described = time.perf_counter()
-        # 2. Place the stamp in time and on the odometry; time that jumped back starts over.
+        # 2. Order the stamp in time and look up its odometry; start over if time jumped back.
         stamp_ns = views[0].frame.stamp_ns
         order = self._odometry.clock.order(stamp_ns)
         if order is Order.JUMPED_BACK:
             self.reset()
         moment = self._odometry.put(stamp_ns, T_odom_base)
         late = order is Order.LATE
-        # 3. How much of each image is new: one from where the last was taken tells nothing.
+        # 3. How much of each image is new: an image from the same spot as the last adds nothing.
         novelty = [0.0 if late else self._novelty(view, moment) for view in views]
         way_m = self._way_m(novelty, moment)
-        # 4. Learn what the session's images share, and move the belief.
+        # 4. Update the session's mean descriptor, and move the belief.
         if any(novelty):
             self._mounts.refer_to(views[0].frame.T_base_cam)
             self._learn_appearance(views, novelty)
             self._predict(moment)
             self._remember(views, novelty, moment)
-        # 5. Search the map, and verify what is found.
+        # 5. Search the map, and verify the candidates.
         seen = [self._search(view, share) for view, share in zip(views, novelty, strict=True)]
         searched = time.perf_counter()
-        # 6. Weigh the belief with what was found.
+        # 6. Update the belief with the candidates.
         if any(novelty):
             self._belief.update(*self._mounts.log_odds(seen, self._config.belief.evidence_limit))
             self._images += 1
-        # 7. Decide, and estimate the pose only where one place is believed.
+        # 7. Decide on the state; estimate the pose only if one place is accepted.
         state, reason, keyframe = self._decide(seen, way_m)
         matches = self._matches(seen, state, keyframe)
-        # An image that came late is of where the robot was; the belief is of where it is.
+        # A late image shows where the robot was, but the belief is about where it is now.
         pose_prior = self._pose_prior(views, matches[0], keyframe) \
             if state is State.LOCALIZED and not late else None
         hypotheses = self._hypotheses(views, pose_prior, keyframe)
@@ -180,10 +180,10 @@ class Localizer:
             descriptions=tuple(views), hypotheses=hypotheses)
 
     def localize_image(self, frame: Frame | Description) -> ImageLocalization:
-        """Localize one image by itself; the belief is neither used nor changed.
+        """Localize a single image; the belief is neither used nor changed.
 
-        Local features decide with it where `LocalizerConfig.verification` asks for them
-        (`image_config` does, where the map holds them).
+        Local features are used if `LocalizerConfig.verification` enables them; `image_config`
+        does so if the map contains them.
 
         Raises:
             ImageError: the image cannot be used.
@@ -215,7 +215,7 @@ class Localizer:
             matches=tuple(matches[: self._config.matches]), pose_prior=pose_prior)
 
     def _pose_of_image(self, view: Description, match: Match, found: Candidates) -> PosePrior:
-        """Pose of the base by one image alone."""
+        """Pose of the base from one image alone."""
         belief = copy(self._belief)
         belief.reset()
         belief.update(found.ids, found.log_odds)
@@ -254,13 +254,13 @@ class Localizer:
         similarity = float(view.descriptor @ last.descriptor)
         if similarity > self._config.still_cosine:
             return 0.0
-        # How alike images of anywhere are, by the mean of this camera's.
+        # Similarity of unrelated images, estimated from this camera's mean descriptor.
         mean = self._appearance(view).mean
         elsewhere = min(float(mean @ mean), self._config.still_cosine - 0.01)
         return min(1.0, (1.0 - similarity) / (1.0 - elsewhere) / NEW_VIEW)
 
     def _way_m(self, novelty: Sequence[float], moment: Moment) -> float:
-        """Way since the last image that moved the belief, m; without odometry, by what is new."""
+        """Distance since the last image used, m; without odometry, estimated from the novelty."""
         motion = None if self._last is None else self._last.motion_to(moment)
         if self._last is None or not any(novelty):
             return 0.0
@@ -269,7 +269,7 @@ class Localizer:
         return float(np.linalg.norm(motion[:3, 3]))
 
     def _learn_appearance(self, views: Sequence[Description], novelty: Sequence[float]) -> None:
-        """Take what is new into the mean of each camera's images."""
+        """Add the new images to the mean descriptors of their cameras."""
         for view, share in zip(views, novelty, strict=True):
             appearance = self._appearances.setdefault(
                 view.camera, Appearance(self.place_map.centre, self._config.appearance))
@@ -293,15 +293,15 @@ class Localizer:
                 self._last_of[view.camera] = _Past(moment, view.descriptor)
 
     def _appearance(self, view: Description) -> Appearance:
-        """What the images of a camera share; before its first image, what the map's do."""
+        """Mean descriptor of a camera; before its first image that of the map."""
         return self._appearances.get(view.camera) or Appearance(
             self.place_map.centre, self._config.appearance)
 
     def _search(self, view: Description, novelty: float) -> Candidates:
-        """Keyframes like an image, and what they are worth."""
+        """Candidates for an image, with scores and log likelihood ratios."""
         mean = self._appearance(view).mean
         similarities, ids = self.place_map.search(view.descriptor, self._config.candidates, mean)
-        # The index is quick and rough; what it found is compared again.
+        # The index is approximate, so similarities of its candidates are computed again.
         query = unit(view.descriptor - mean) if (view.descriptor != mean).any() \
             else np.zeros_like(mean)
         found = self._calibration.scores(self.place_map.centred(ids) @ query,
@@ -321,13 +321,13 @@ class Localizer:
             places=self._mounts.places(ids, T_base_cam))
 
     def _one_a_place(self, ids: np.ndarray) -> list[int]:
-        """The first keyframe of each place among these."""
+        """The first of these keyframes at each place."""
         poses = self.place_map.T_map_cam[ids]
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
 
     def _decide(self, seen: Sequence[Candidates], way_m: float) -> tuple[State, Reason, int]:
-        """State, its reason, and the believed keyframe (-1: none)."""
+        """State, its reason, and the accepted keyframe (-1: none)."""
         if not len(self.place_map):
             return State.OFF_MAP, Reason('empty_map', 'the map holds no keyframe'), -1
         keyframe, here, elsewhere = self._belief.best()
@@ -340,14 +340,14 @@ class Localizer:
 
     def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int
                  ) -> tuple[Match, ...]:
-        """Best first; when localized, the first is the most likely one of the believed place."""
+        """Matches, best first; if localized, first the best one of the accepted place."""
         found = sorted(((view, i) for view, one in enumerate(seen) for i in range(len(one.ids))),
                        key=lambda at: -seen[at[0]].scores[at[1]])
         accepted = None
         if state is State.LOCALIZED:
             there = self._belief.around(keyframe)
             shown = [one.at(there) for one in seen]
-            # The candidate at the believed place that has most of the belief.
+            # The candidate at the accepted place with the largest probability.
             accepted = max(
                 ((view, i) for view, i in found if shown[view][i]),
                 key=lambda at: float(self._belief.masses(seen[at[0]].places[at[1]]).sum()))
@@ -361,7 +361,7 @@ class Localizer:
                      for (view, i), p in zip(found, of_image, strict=True))
 
     def _ahead(self, seen: Sequence[Candidates], found: Sequence[tuple[int, int]]) -> list[float]:
-        """By how much each one's score is above that of the best keyframe of another place."""
+        """Margin of each candidate's score over the best score at another place."""
         T, config = self.place_map.T_map_cam, self._config.belief
         ahead = [0.0] * len(found)
         for number, one in enumerate(seen):
@@ -371,7 +371,7 @@ class Localizer:
                               2.0 * config.place_angle_rad)
             others = np.where(same, -np.inf, one.scores).max(axis=1, initial=-np.inf)
             for at, row, mask, other in zip(mine, rows, same, others, strict=True):
-                # Where all that was found is one place, nothing else scores more than the last.
+                # If all candidates show one place, other places score at most as the last one.
                 ahead[at] = float(one.scores[row] - (one.scores.min() if mask.all() else other))
         return ahead
 
@@ -389,7 +389,7 @@ class Localizer:
 
     def _hypotheses(self, views: Sequence[Description], pose_prior: PosePrior | None,
                     keyframe: int) -> tuple[PoseHypothesis, ...]:
-        """The believed place, or those that may be believed."""
+        """The accepted place, or all places that are likely enough."""
         if pose_prior is not None:
             return (PoseHypothesis(keyframe_id=keyframe, prior=pose_prior,
                                    probability=self._belief.probability(keyframe)),)
@@ -403,13 +403,13 @@ class Localizer:
     def _pose_prior(
         self, views: Sequence[Description], match: Match, keyframe: int
     ) -> PosePrior:
-        """From local features where they give a pose, else from the belief."""
+        """Pose prior from local features if they give a pose, else from the belief."""
         view = views[match.view]
         T = self.place_map.T_map_cam
         verified: MetricPose | None = self._verifier.pose(
             view.features, match.keyframe_id, self._belief.near_pose(T[match.keyframe_id]),
             view.frame.intrinsics)
-        # The belief is about the reference camera, which need not have taken this image.
+        # The belief is about the reference camera, which may not be the camera of this image.
         reference = self._mounts.T_base_reference
         return estimate(self._belief, keyframe, T,
                         view.frame.T_base_cam if reference is None else reference,

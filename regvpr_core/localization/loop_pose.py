@@ -1,4 +1,4 @@
-"""How two images of one session lie to each other, when the robot comes back to a place."""
+"""Relative pose of two images of one session, when the robot returns to a place."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from regvpr_core.verification.local_features import LocalFeatures
 from regvpr_core.verification.place_pose import place_pose, View
 
 PLACE_STD_M = (2.5, 1.0, 0.5)
-"""Ahead, aside and up: how far apart the images of a closure are that is not verified."""
+"""Standard deviations ahead, sideways and up of a closure without a verified pose, m."""
 
 PLACE_STD_RAD = 0.2
 
@@ -23,18 +23,18 @@ def loop_pose(
     T_base_cam: Array,
     config: PosePriorConfig | None = None,
 ) -> tuple[Array, Array] | None:
-    """Pose of the robot in the one it had at a keyframe, in metres, from local features.
+    """Pose of the robot relative to its pose at a keyframe, from local features.
 
     Args:
-        features: of the image. camera: that took it.
-        views: the keyframe first, then others of its pass, by odometry: over the few metres
-            between them it is as good as a map.
-        T_base_cam: (4, 4) of the camera, the same in all.
-        config: widths of a verified pose.
+        features: of the image. camera: intrinsics of the camera.
+        views: the keyframe first, then neighbours of the same pass, with poses by odometry, which
+            is accurate over the few metres between them.
+        T_base_cam: (4, 4) of the camera, the same for all.
+        config: least standard deviations of a verified pose.
 
     Returns:
         `T_reference_query` (4, 4) of the base, and its covariance (6, 6) of x, y, z (m^2) and of
-        rotations (rad^2) about the reference's axes; None where the views do not give it.
+        rotations (rad^2) about the reference's axes; None if the views do not determine it.
     """
     pose = place_pose(features, camera, views)
     if pose is None:
@@ -45,9 +45,9 @@ def loop_pose(
 
 
 def place_apart() -> tuple[Array, Array]:
-    """The same for a closure without a verified pose: the place is the same, where in it is open.
+    """The same without a verified pose: the identity, with a covariance of the size of a place.
 
-    Its axes are those of a base that looks along x.
+    The base looks along x.
     """
     std = np.array([*PLACE_STD_M, *[PLACE_STD_RAD] * 3])
     return np.eye(4), np.diag(std**2)

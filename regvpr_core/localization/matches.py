@@ -1,4 +1,4 @@
-"""What was found for an image."""
+"""Matches of an image with keyframes."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from regvpr_core.verification.verification import Verification
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """One keyframe found.
+    """A keyframe found for an image.
 
     similarity: cosine of the centred descriptors. score: see `calibration`.
-    probability: that the robot is at its place, after all images so far (the belief).
-    image_probability: that the match is true, by this image's score and margin alone
+    probability: that the robot is at this place, given all images so far (the belief).
+    image_probability: that the match is true, given only this image's score and margin
         (`Calibration.probability`).
-    view: which of the frame's images found it. verification: what local features say of it.
+    view: index of the image that found it. verification: result by local features.
     """
 
     keyframe_id: int

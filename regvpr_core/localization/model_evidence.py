@@ -1,12 +1,12 @@
-"""What a model's scores are worth on any map: learnt over many real places, kept by fingerprint.
+"""Calibration of a model's scores that holds for any map, by fingerprint of the model.
 
-A map of one floor cannot know of the floor above. What a look-alike place of another floor or
-building scores is known of the model: `python -m benchmarks.model_evidence` measures a model on
-the fit part of the real sequences and writes its entry into `model_evidence.json`.
+The score of a look-alike place on another floor or in another building cannot be learnt from a
+map. It is measured for a model on real sequences: `python -m benchmarks.model_evidence` writes the
+entry of a model into `model_evidence.json`.
 
-A score is `similarity / spread + weight * similarity`: how far a keyframe stands out among those
-of the map, which holds also where the light has changed, and how similar it is at all, which tells
-a place from its look-alike on another floor.
+A score is `similarity / spread + weight * similarity`. The first term, how far a keyframe stands
+out among those of the map, is robust to changes of light. The second term tells a place from a
+look-alike on another floor.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from typing import Any
 FILE = 'model_evidence.json'
 
 POOLED = (2.4, 4.7, 1.6)
-"""For a model that was not measured: weight times the similarity of neighbouring keyframes of the
-map, offset and gain. Those of the shipped model, the offset a little higher."""
+"""For models without an entry: weight times the similarity of neighbouring keyframes of the map,
+offset and gain. Those of the shipped model, with a slightly higher offset."""
 
 LEAST_NEIGHBOURS = 0.1
 
@@ -29,7 +29,7 @@ LEAST_NEIGHBOURS = 0.1
 class ModelEvidence:
     """The log likelihood ratio of a place is gain * (score - offset).
 
-    weight: of the similarity in the score. measured: whether on this model's own scores.
+    weight: of the similarity in the score. measured: False if the model has no entry.
     """
 
     weight: float
@@ -40,7 +40,7 @@ class ModelEvidence:
 
 @cache
 def known() -> dict[str, ModelEvidence]:
-    """Measured models by fingerprint."""
+    """Entries of measured models, by fingerprint."""
     text = resources.files('regvpr_core.localization').joinpath(FILE).read_text('utf-8')
     entries: dict[str, dict[str, Any]] = json.loads(text)
     return {fingerprint: ModelEvidence(weight=float(entry['weight']),
@@ -49,12 +49,12 @@ def known() -> dict[str, ModelEvidence]:
 
 
 def model_evidence(fingerprint: str, neighbours: float) -> ModelEvidence:
-    """What is known of a model; of an unknown one the pooled shape on the scale of this map.
+    """The entry of a model; for an unknown model the pooled values on the scale of this map.
 
     Args:
         fingerprint: of the model.
-        neighbours: median similarity of keyframes of the map to the most similar one beside them;
-            not finite where the map is too small to say.
+        neighbours: median similarity of keyframes of the map to their most similar neighbour; not
+            finite if the map is too small.
     """
     found = known().get(fingerprint)
     if found is not None:

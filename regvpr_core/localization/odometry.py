@@ -1,4 +1,4 @@
-"""One clock and one odometry: order of stamps, restarts, way driven, pose at a stamp."""
+"""Order of stamps, and odometry: restarts, distance driven, pose at a stamp."""
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import numpy as np
 from regvpr_core.geometry import Array, interpolate, inverse
 
 LATE_S = 1.0
-"""A stamp older than the newest by less came late; by more, time jumped back (a bag began
-again)."""
+"""A stamp that is older than the newest by at most this is late, s; an older one means that time
+jumped back (a bag was restarted)."""
 
 CORRECTION_M = 1.0
-"""Odometry may be corrected by this much between any two poses without counting as restarted."""
+"""A jump of odometry up to this distance is a correction, not a restart, m."""
 
 SPEED_LIMIT_MPS = 60.0
-"""Odometry that moves faster has restarted, or was corrected from outside."""
+"""Odometry that moves faster than this has restarted, m/s."""
 
 
 class Order(enum.Enum):
-    """How a stamp lies to the newest stamp before it."""
+    """Order of a stamp relative to the newest one."""
 
     NEXT = 'next'
     LATE = 'late'
@@ -31,18 +31,18 @@ class Clock:
     """Order of the stamps of one stream."""
 
     def __init__(self, late_s: float = LATE_S) -> None:
-        """Begin with no stamp. late_s: an older stamp than this before the newest jumped back."""
+        """Start without a stamp. late_s: a stamp older than the newest by more jumped back."""
         self.newest_ns: int | None = None
         self._late_ns = int(late_s * 1e9)
 
     def order(self, stamp_ns: int) -> Order:
-        """How a stamp lies to the newest one; changes nothing."""
+        """Order of a stamp relative to the newest one; the clock is not changed."""
         if self.newest_ns is None or stamp_ns >= self.newest_ns:
             return Order.NEXT
         return Order.LATE if stamp_ns >= self.newest_ns - self._late_ns else Order.JUMPED_BACK
 
     def see(self, stamp_ns: int) -> Order:
-        """The order of a stamp, which is the newest one afterwards unless it is late."""
+        """Order of a stamp; unless it is late, it becomes the newest."""
         order = self.order(stamp_ns)
         if order is not Order.LATE:
             self.newest_ns = stamp_ns
@@ -51,10 +51,10 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """What odometry says of a stamp.
+    """Odometry at a stamp.
 
-    T_odom_base: (4, 4), None where odometry says nothing. part: number of restarts before; poses
-    of two parts are in two frames. way_m: driven since the beginning, over all parts, m.
+    T_odom_base: (4, 4), None if unknown. part: number of earlier restarts; poses of different
+    parts are in different frames. way_m: distance driven since the start, over all parts, m.
     """
 
     stamp_ns: int
@@ -63,29 +63,29 @@ class Moment:
     way_m: float
 
     def motion_to(self, later: 'Moment') -> Array | None:
-        """Motion (4, 4) of the base from here to there; None where it is not known."""
+        """Motion (4, 4) of the base from this moment to another; None if unknown."""
         if self.T_odom_base is None or later.T_odom_base is None or self.part != later.part:
             return None
         return inverse(self.T_odom_base) @ later.T_odom_base
 
 
 class Odometry:
-    """The motion of one robot. Not to be shared between threads.
+    """Odometry of one robot. Not to be shared between threads.
 
-    A pose is compared with the last pose that there was, however many images without odometry came
-    in between, so that a restart does not hide behind one of them.
+    Each pose is compared with the last known pose, even if stamps without odometry lie between, so
+    that a restart is always detected.
     """
 
     def __init__(self, *, speed_limit_mps: float = SPEED_LIMIT_MPS, horizon_s: float = 10.0,
                  max_gap_s: float = 1.0, late_s: float = LATE_S) -> None:
-        """Begin with nothing known.
+        """Start without poses.
 
         Args:
             speed_limit_mps: faster motion is a restart.
-            horizon_s: poses are kept this long for `at`.
-            max_gap_s: poses further apart are not interpolated, and the newest one serves no
-                stamp further ahead.
-            late_s: as of `Clock`.
+            horizon_s: duration for which poses are kept for `at`.
+            max_gap_s: largest gap between interpolated poses, and largest age of the newest
+                pose at a stamp ahead of it.
+            late_s: as in `Clock`.
         """
         self._speed_limit_mps = speed_limit_mps
         self._horizon_ns = int(horizon_s * 1e9)
@@ -95,11 +95,11 @@ class Odometry:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all: time jumped back, or another robot."""
+        """Forget all poses, after a jump of time or for another robot."""
         self.clock = Clock(self._late_s)
         self.part, self.way_m = 0, 0.0
         self._last: tuple[int, Array] | None = None
-        # Stamp, arrival, pose: sorted by stamp, equal stamps in the order of arrival.
+        # (stamp, arrival, pose), sorted by stamp; equal stamps in the order of arrival.
         self._kept: list[tuple[int, int, Array]] = []
 
     @property
@@ -108,10 +108,9 @@ class Odometry:
         return None if self._last is None else self._last[0]
 
     def put(self, stamp_ns: int, T_odom_base: Array | None) -> Moment:
-        """Take in the pose (4, 4) of a stamp, None or not finite where there is none.
+        """Add the pose (4, 4) at a stamp; None or a non-finite pose means unknown.
 
-        A stamp that jumped back forgets all before it. A late pose is kept for `at` and moves
-        nothing.
+        If time jumped back, all earlier poses are forgotten. A late pose is only kept for `at`.
         """
         if T_odom_base is not None and not np.isfinite(T_odom_base).all():
             T_odom_base = None
@@ -127,7 +126,7 @@ class Odometry:
             elapsed_s = (stamp_ns - last_ns) / 1e9
             if metres <= CORRECTION_M + self._speed_limit_mps * elapsed_s:
                 self.way_m += metres
-            else:  # its poses so far are in a frame that is gone
+            else:  # earlier poses are in the frame before the restart
                 self.part += 1
                 self._kept.clear()
         moment = Moment(stamp_ns, T_odom_base, self.part, self.way_m)
@@ -137,9 +136,9 @@ class Odometry:
         return moment
 
     def at(self, stamp_ns: int) -> Array | None:
-        """Pose (4, 4) at a stamp: between two poses near each other, or the newest if near.
+        """Pose (4, 4) at a stamp, interpolated, or the newest pose if it is recent enough.
 
-        None: not known.
+        None if unknown.
         """
         after = bisect_left(self._kept, (stamp_ns, 0))
         if after == len(self._kept):

@@ -1,4 +1,4 @@
-"""What one image alone says of the robot's place: yes, unsure or no."""
+"""Answer from one image alone whether its place is in the map: yes, unsure or no."""
 
 from dataclasses import dataclass
 import enum
@@ -8,14 +8,14 @@ from regvpr_core.localization.matches import Match
 from regvpr_core.localization.pose_prior import PosePrior
 
 SURE = 0.9
-"""An image that shows its place with this probability is answered with yes."""
+"""Least probability of the best match for the answer yes."""
 
 POSSIBLE = 0.3
-"""One of less than this is answered with no."""
+"""Below this probability the answer is no."""
 
 
 class Answer(enum.Enum):
-    """Whether the map holds the place of an image, in a word."""
+    """Whether the place of an image is in the map."""
 
     YES = 'yes'
     UNSURE = 'unsure'
@@ -24,10 +24,10 @@ class Answer(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageLocalization:
-    """What one image shows, without any image before it.
+    """Result of localizing a single image.
 
     reason: of the answer, one short line. probability: that `matches[0]` shows its place
-    (`Match.image_probability`, with local features where the map holds them). matches: best
+    (`Match.image_probability`, with local features if the map contains them). matches: best
     first; empty for an empty map. pose_prior: of the base frame, only with the answer YES.
     """
 
@@ -39,13 +39,13 @@ class ImageLocalization:
 
 
 def with_evidence(probability: float, log_odds: float) -> float:
-    """A probability after further evidence of this log likelihood ratio."""
+    """Update a probability with a log likelihood ratio."""
     odds = math.log(max(probability, 1e-12) / max(1.0 - probability, 1e-12)) + log_odds
     return 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
 
 
 def answer(match: Match | None) -> tuple[Answer, str]:
-    """The answer for the best match of an image, and its reason; None: nothing was found."""
+    """Answer and reason for the best match of an image; None if there is no match."""
     if match is None:
         return Answer.NO, 'the map holds no keyframe'
     probability = match.image_probability

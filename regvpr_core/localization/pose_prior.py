@@ -1,7 +1,7 @@
-"""A pose with covariance: of the verified image, else out of the belief over keyframes.
+"""Pose with covariance, from local features or from the belief over keyframes.
 
-The covariance is (6, 6) of x, y, z (m^2) and of rotations about the map's fixed axes (rad^2), in
-that order, as geometry_msgs/PoseWithCovariance states it: the truth is
+The covariance is (6, 6) over x, y, z (m^2) and rotations about the map's fixed axes (rad^2), in
+this order, as geometry_msgs/PoseWithCovariance defines it: the true pose is
 (Exp(rotation) R, t + translation).
 """
 
@@ -17,19 +17,19 @@ from regvpr_core.verification.metric_pose import MetricPose, of_base
 
 ROUNDS = 10
 HUBER_M = 1.5
-"""Keyframes further than this from the mean count less: in a mean of squares one far keyframe of
-little belief would pull as much as all."""
+"""Distance from the mean beyond which Huber's weights fall: a least-squares mean would be pulled
+away by one far keyframe of small probability."""
 
 HUBER_RAD = 0.3
 LEAST_LENGTH_M = 1e-3
 
 GATE = 11.34
-"""99 % of a chi-squared number of 3 degrees of freedom."""
+"""99 % quantile of the chi-squared distribution with 3 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosePriorConfig:
-    """How wide a pose prior is at least. Standard deviations, learnt on the town of seed 7."""
+    """Least standard deviations of a pose prior, learnt on the town of seed 7."""
 
     spread_share: float = setting(
         0.12,
@@ -82,10 +82,10 @@ class PosePrior:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoseHypothesis:
-    """A place where the robot may be, to be tested by something else (NDT, AMCL, ICP).
+    """A place where the robot may be, to be tested by other software (NDT, AMCL, ICP).
 
-    keyframe_id: its most likely keyframe. probability: belief in the place. prior: pose of the
-    base frame there, with covariance.
+    keyframe_id: its most likely keyframe. probability: of the place, by the belief. prior: pose
+    of the base frame at the place, with covariance.
     """
 
     keyframe_id: int
@@ -102,15 +102,15 @@ def estimate(
     verified: MetricPose | None = None,
     T_base_verified: Array | None = None,
 ) -> PosePrior:
-    """The verified pose where there is one that fits, else the mean of the believed place.
+    """The verified pose if it agrees with the belief, else the mean of the accepted place.
 
     Args:
         belief: after the update with this image.
         keyframe: the most likely one.
         T_map_cam: (N, 4, 4) keyframe poses.
         T_base_cam: (4, 4) of the camera that the belief is about.
-        config: least widths.
-        verified: pose of a camera from local features; not used where the belief contradicts it.
+        config: least standard deviations.
+        verified: pose of a camera from local features; ignored if the belief contradicts it.
         T_base_verified: (4, 4) of the camera that `verified` is about; None: `T_base_cam`.
     """
     believed = of_belief(belief, keyframe, T_map_cam, T_base_cam, config)
@@ -118,7 +118,7 @@ def estimate(
         return believed
     mount = T_base_cam if T_base_verified is None else T_base_verified
     measured = of_verified(verified, inverse(mount), config)
-    # What all images so far contradict is a mistake of this one.
+    # A pose that contradicts the belief of all images so far is wrong.
     step = measured.T_map_base[:3, 3] - believed.T_map_base[:3, 3]
     both = (measured.covariance + believed.covariance)[:3, :3]
     return measured if step @ np.linalg.solve(both, step) < GATE else believed
@@ -127,13 +127,13 @@ def estimate(
 def of_belief(
     belief: Belief, keyframe: int, T_map_cam: Array, T_base_cam: Array, config: PosePriorConfig
 ) -> PosePrior:
-    """Robust mean of the keyframes that show the believed place; arguments as `estimate`."""
+    """Robust mean of the keyframes of the accepted place; arguments as `estimate`."""
     ids = belief.around(keyframe)
     masses = belief.masses(ids)
     T_map_base = T_map_cam[ids] @ inverse(T_base_cam)
     mean, weights = robust_mean(T_map_base, masses / masses.sum())
 
-    # 1. What the belief leaves open.
+    # 1. Spread of the belief.
     steps = T_map_base[:, :3, 3] - mean[:3, 3]
     turns = (Rotation.from_matrix(T_map_base[:, :3, :3])
              * Rotation.from_matrix(mean[:3, :3]).inv()).as_rotvec()
@@ -141,8 +141,8 @@ def of_belief(
     shares = config.spread_share * weights[:, None]
     covariance[:3, :3] = (shares * steps).T @ steps
     covariance[3:, 3:] = (shares * turns).T @ turns
-    # 2. What no keyframe can tell: where between two of them (uniform: spacing^2 / 12), and
-    #    where beside the line that they stand on.
+    # 2. Position between two keyframes (uniform: spacing^2 / 12), and beside the line through
+    #    them, which keyframes cannot determine.
     axes = road_axes(T_map_base, mean)
     along = config.position_floor_m**2 + belief.spacing_m**2 / 12.0
     least = np.diag([along, config.lane_m**2, config.height_m**2])
@@ -152,7 +152,7 @@ def of_belief(
 
 
 def of_verified(pose: MetricPose, T_cam_base: Array, config: PosePriorConfig) -> PosePrior:
-    """A verified pose of a camera as a prior of the base, with a covariance that is honest."""
+    """A verified pose of a camera as a prior of the base; the covariance has least widths."""
     floor = np.diag([config.verified_floor_m**2] * 3 + [config.verified_floor_rad**2] * 3)
     covariance = config.verified_scale**2 * pose.covariance + floor
     T_map_base, covariance = of_base(pose.T_map_cam, covariance, T_cam_base)
@@ -160,16 +160,16 @@ def of_verified(pose: MetricPose, T_cam_base: Array, config: PosePriorConfig) ->
 
 
 def relative_to(T_map_reference: Array, pose: PosePrior) -> tuple[Array, Array]:
-    """A pose as seen from another (4, 4), and its covariance about the axes of that one."""
+    """A pose relative to another (4, 4), and its covariance about the axes of the latter."""
     turn = np.kron(np.eye(2), T_map_reference[:3, :3].T)
     return inverse(T_map_reference) @ pose.T_map_base, turn @ pose.covariance @ turn.T
 
 
 def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
-    """Mean of poses (K, 4, 4) on SE(3) by Huber's weights, and these, summing to 1.
+    """Robust mean of poses (K, 4, 4) on SE(3), and their final weights, which sum to 1.
 
-    Reweighted from the weighted mean, position and rotation each by the step or turn left; no
-    pose comes from nowhere: weights (K,) sum to 1.
+    Iteratively reweighted with Huber's weights, position and rotation separately, starting from
+    the weights (K,), which sum to 1.
     """
     rotations = Rotation.from_matrix(T[:, :3, :3])
     positions = T[:, :3, 3]
@@ -191,16 +191,16 @@ def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def road_axes(T_map_base: Array, mean: Array) -> Array:
-    """Columns along the road, across it, and up, at a place: (3, 3) rotation.
+    """Rotation (3, 3) with columns along the road, across it, and up.
 
-    The road is the line through the place's keyframes; where they stand together, it leads where
-    the base looks (x ahead). Up is the base's z.
+    The road is the line through the place's keyframes; if these are at one spot, the direction in
+    which the base looks (x ahead). Up is the base's z.
     """
     positions = T_map_base[:, :3, 3]
     _, lengths, lines = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=False)
     along = lines[0] if lengths[0] > LEAST_LENGTH_M else mean[:3, 0]
     up = mean[:3, 2] - (mean[:3, 2] @ along) * along
-    if np.linalg.norm(up) < 1e-6:  # a lift: the road leads up
+    if np.linalg.norm(up) < 1e-6:  # a lift: the road is vertical
         up = mean[:3, 0] - (mean[:3, 0] @ along) * along
     up /= np.linalg.norm(up)
     return np.stack([along, np.cross(up, along), up], axis=1)
