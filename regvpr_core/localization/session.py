@@ -1,10 +1,10 @@
-"""Loop closures of a running session: the robot's own keyframes, seen again.
+"""Loop closures of a running session: the robot returns to its own keyframes.
 
-A false closure bends a whole map and a missed one costs little, so one image is never enough: the
-images before it must have seen, along odometry, what the keyframes before the reference show
-(after Milford and Wyeth, SeqSLAM, ICRA 2012; here the reference may be driven at any speed). What
-an unrelated sequence scores is learnt from the session itself, from each image's best sequence at
-any other place.
+A false closure distorts a whole map and a missed one costs little, so one image is never enough.
+The previous images must match, along odometry, the keyframes before the reference (after Milford
+and Wyeth, SeqSLAM, ICRA 2012; here the reference may have been driven at any speed). The
+distribution of scores of unrelated sequences is learnt from the session itself, from the best
+sequence of each image at any other place.
 """
 
 from collections import deque
@@ -36,23 +36,24 @@ from regvpr_core.verification.verification import (
 
 CANDIDATES = 24
 TOP_SCORE = 8.0
-"""One image's score counts up to this, so that none carries a sequence alone."""
+"""Upper limit of an image's score, so that no single image decides about a sequence."""
 
 PLACE_RAD = 0.7
 WINDOW_KEYFRAMES = 24
-"""A sequence's references are sought among so many keyframes before and after."""
+"""References of a sequence are searched among this many keyframes before and after."""
 
 DRIFT_M, DRIFT_SHARE = 2.0, 0.1
-"""How far from where odometry puts them: this and a share of the way."""
+"""Largest distance of references from the poses by odometry: a constant, m, and a share of the
+distance driven."""
 
 UNRELATED = (2.1, 0.65, 20.0)
-"""Score of unrelated sequences before the session has shown any: middle, spread, and how many
-images these count for. Learnt on the town of seed 7."""
+"""Prior of the scores of unrelated sequences: median, spread, and its weight in images. Learnt on
+the town of seed 7."""
 
 ODDS = (-4.3, 1.2, 0.2)
-"""Log odds of a true closure: intercept, and weights of the score over unrelated ones and of the
-margin, both in their spreads. A logistic regression over the town of seed 7: day then rain, day
-then dusk, day then other streets."""
+"""Log odds of a true closure: intercept, weight of the score and weight of the margin, both in
+spreads of unrelated scores. By logistic regression on the town of seed 7: day then rain, day then
+dusk, day then other streets."""
 
 SPREAD_FLOOR = 0.3
 MEMORY = 500
@@ -93,10 +94,10 @@ class LoopClosure:
     """Two images of one session that show one place.
 
     query_id, reference_id: keyframe numbers of the session, in the order of time; the query is
-        the newest keyframe. similarity: whitened cosine of the two. probability: that it is true.
-    T_reference_query: (4, 4), pose of the query's camera in the reference's, where local features
-        gave one, else None. covariance: (6, 6) of it: x, y, z (m^2) and rotations about the
-        reference camera's axes (rad^2).
+        the newest keyframe. similarity: whitened cosine of the two. probability: of being true.
+    T_reference_query: (4, 4) pose of the query's camera relative to the reference's, if local
+        features determine it, else None. covariance: (6, 6) of it: x, y, z (m^2) and
+        rotations about the reference camera's axes (rad^2).
     """
 
     query_stamp_ns: int
@@ -139,17 +140,17 @@ class _Query:
 
 
 class SessionLoops:
-    """Keeps keyframes and finds those seen before. Not to be shared between threads."""
+    """Stores keyframes and finds loop closures. Not to be shared between threads."""
 
     def __init__(self, encoder: Encoder, config: SessionConfig,
                  intrinsics: dict[str, dict[str, Any]] | None = None) -> None:
-        """Begin a session.
+        """Start a session.
 
         Args:
-            encoder: describes images that come without a description, and names saved maps.
-            config: see there.
-            intrinsics: of the cameras, as a map's manifest has them; for verification. What is
-                added later counts, too.
+            encoder: describes images without a description; saved maps name its model.
+            config: settings.
+            intrinsics: of the cameras, in the form of a map's manifest; for verification. Entries
+                may be added later.
         """
         self._encoder = encoder
         self._config = config
@@ -177,7 +178,7 @@ class SessionLoops:
         return len(self.store)
 
     def describe(self, frame: Frame) -> Description:
-        """What the network makes of an image; a `Localization` has it, too.
+        """Describe an image; a `Localization` contains the same description.
 
         Raises:
             ImageError: the image cannot be used.
@@ -185,7 +186,7 @@ class SessionLoops:
         return Description(frame, *self._extractor.describe(frame.rgb))
 
     def takes(self, description: Description) -> bool:
-        """Whether a description made for something else holds what this session needs."""
+        """Whether a description by the localizer has the features that this session needs."""
         features = description.features
         return len(description.descriptor) == self._encoder.dimension and (
             not self._features or (features is not None and features.kind == self._features))
@@ -193,17 +194,17 @@ class SessionLoops:
     def update(
         self, view: Frame | Description, T_odom_base: Array | None = None
     ) -> tuple[LoopClosure, ...]:
-        """Take an image in; the loop that it closes, if it closes one.
+        """Add an image and return the loop closure, if there is one.
 
         Args:
-            view: newer than the one before. Up to a second older counts as late and is left out;
-                still older starts over.
-            T_odom_base: (4, 4) odometry at its stamp, None where there is none.
+            view: newer than the previous one. An image up to a second older is ignored; an older
+                one starts over.
+            T_odom_base: (4, 4) odometry at its stamp; None if unknown.
 
         Raises:
             ImageError: the image cannot be used; the session stays as it was.
         """
-        # 1. Describe, and go along.
+        # 1. Describe the image, and update the distance driven.
         description = self.describe(view) if isinstance(view, Frame) else view
         if not np.isfinite(description.descriptor).all():
             raise ImageError('the descriptor of the image is not finite')
@@ -211,19 +212,19 @@ class SessionLoops:
             T_odom_base = None
         if not self._go(description.frame.stamp_ns, T_odom_base):
             return ()
-        # 2. Only keyframes count.
+        # 2. Ignore images that are no keyframes.
         self.hypothesis = None
         if not self._is_new(description, T_odom_base):
             return ()
         self._kept[description.camera] = (description, T_odom_base)
-        # 3. Compare with all that is far enough back; places in time hold until the end.
+        # 3. Compare with all keyframes that are old enough. Indices stay valid until the end.
         self.store.make_room()
         query, similarities = self._compare(description, T_odom_base)
         keyframe_id = self.store.append(description, T_odom_base, self._along_m)
         sequence = self._sequences.setdefault(
             description.camera, deque(maxlen=self._config.sequence))
         sequence.append(query)
-        # 4. Ask whether the images before agree, and how often such a score is by chance.
+        # 4. Score the sequence of previous images, and the probability of a true closure.
         found = self._best_sequence(sequence)
         if found is None:
             return ()
@@ -234,11 +235,11 @@ class SessionLoops:
         if len(sequence) < self._config.sequence \
                 or self.hypothesis.probability < self._config.accept_probability:
             return ()
-        # 5. One closure a place.
+        # 5. Report one closure per place.
         return self._close(description, self.hypothesis)
 
     def save(self, path: Path) -> int:
-        """Write the session as a place map, in odometry's frame; gives its keyframes.
+        """Write the session as a place map in the odometry frame; return the number of keyframes.
 
         Raises:
             MapError: no keyframe has odometry, or the folder exists or cannot be written.
@@ -247,7 +248,7 @@ class SessionLoops:
                                fingerprint=self._encoder.fingerprint)
 
     def _go(self, stamp_ns: int, T_odom_base: Array | None) -> bool:
-        """Measure the way; False for an image that came late."""
+        """Update the distance driven; False for a late image."""
         order = self._odometry.clock.order(stamp_ns)
         if order is Order.JUMPED_BACK:
             self.reset()
@@ -256,7 +257,7 @@ class SessionLoops:
         part = self._odometry.part
         moment = self._odometry.put(stamp_ns, T_odom_base)
         self._along_m = moment.way_m
-        if moment.part != part:  # odometry began anew: poses of before are in a frame that is gone
+        if moment.part != part:  # odometry restarted: earlier poses are in another frame
             self._sequences.clear()
             self.store.forget_poses()
             self.odometry_restarts += 1
@@ -276,12 +277,12 @@ class SessionLoops:
     def _compare(
         self, description: Description, T_odom_base: Array | None
     ) -> tuple[_Query, Float64]:
-        """Scores of an image with the keyframes of long enough ago, and similarities."""
+        """Scores and similarities of an image with all keyframes that are old enough."""
         frame, store, config = description.frame, self.store, self._config
         old = store.stamps_ns <= frame.stamp_ns - int(config.exclude_s * 1e9)
         if T_odom_base is not None:
             old &= store.along_m <= self._along_m - config.exclude_m
-        count = int(old.sum())  # time and way only grow: the old ones come first
+        count = int(old.sum())  # time and distance only grow, so old keyframes come first
         similarities = store.similarities(description.descriptor)[:count]
         sample = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(int))
         found = np.minimum(scores(similarities, similarities[sample]), TOP_SCORE)
@@ -290,9 +291,9 @@ class SessionLoops:
                 similarities.astype(np.float64))
 
     def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
-        """Place in time, score and margin of the best reference of the newest keyframe.
+        """Index, score and margin of the best reference of the newest keyframe.
 
-        The margin is over the best sequence at any other place, which is an unrelated one.
+        The margin is over the best sequence at any other place, which is unrelated.
         """
         query = sequence[-1]
         if len(query.ids) < 2:
@@ -305,12 +306,12 @@ class SessionLoops:
         if elsewhere.any():
             unrelated = float(totals[elsewhere].max())
             self._unrelated.append(unrelated)
-        else:  # all that is alike lies at one place
+        else:  # all candidates are at one place
             unrelated = self._unrelated_scores()[0]
         return at, score, score - unrelated
 
     def _sequence_score(self, at: int, sequence: deque[_Query]) -> float:
-        """Mean score of a sequence that ends with the newest keyframe at a reference."""
+        """Mean score of the sequence, if the newest keyframe is at this reference."""
         newest = sequence[-1]
         total = float(newest.scores[at])
         T_reference = self.store.T_odom_cam[at]
@@ -319,14 +320,14 @@ class SessionLoops:
         for back, query in enumerate(reversed(list(sequence)[:-1]), start=1):
             T = newest.T_odom_cam
             if np.isfinite(T).all() and np.isfinite(T_reference).all():
-                # Where that image would have been taken, had this one been at the reference.
+                # Pose of that image, if the newest one was taken at the reference.
                 expected = T_reference @ inverse(T) @ query.T_odom_cam
                 way_m = newest.along_m - query.along_m
                 near = window[same_place(expected[None], self.store.T_odom_cam[window],
                                          DRIFT_M + DRIFT_SHARE * way_m, PLACE_RAD)[0]]
             else:
                 near = np.arange(max(0, at - 2 * back), max(0, at - (back + 1) // 2 + 1))
-            # A keyframe may have gone, or be too young for that image: ids say which is which.
+            # Keyframes may have been deleted, or be too new for that image: match them by id.
             spots = np.searchsorted(query.ids, self.store.ids[near])
             known = spots < len(query.ids)
             known[known] = query.ids[spots[known]] == self.store.ids[near][known]
@@ -334,10 +335,10 @@ class SessionLoops:
         return total / len(sequence)
 
     def _same_place(self, at: int, others: Ids) -> np.ndarray:
-        """Which keyframes may show what the one at this place in time shows."""
+        """Mask of keyframes that may show the same place as the one at this index."""
         reach = self._config.sequence
         near = np.abs(others - at) <= reach
-        # What an earlier lap was found to show again.
+        # Keyframes that were matched on an earlier lap.
         ids, of = self.store.ids, self.store.revisit_of
         near |= (of[at] >= 0) & (np.abs(ids[others] - of[at]) <= reach)
         near |= (of[others] >= 0) & (np.abs(of[others] - ids[at]) <= reach)
@@ -347,13 +348,13 @@ class SessionLoops:
             metres = np.linalg.norm(T[others, :3, 3] - T[at, :3, 3], axis=1)
             along = np.abs(self.store.along_m[others] - self.store.along_m[at])
             way_m = max(2.0 * self._config.exclude_m, 10.0)
-            # Laps before the last are the same place too, as far as odometry can tell.
+            # Keyframes of earlier laps at the same place, by odometry.
             near |= metres <= way_m
             near |= along <= 0.5 * way_m
         return np.asarray(near)
 
     def _unrelated_scores(self) -> tuple[float, float]:
-        """Middle and spread of unrelated sequences' scores in this session."""
+        """Median and spread of the scores of unrelated sequences in this session."""
         middle, spread, weight = UNRELATED
         seen = np.array(self._unrelated)
         if len(seen):
@@ -371,12 +372,12 @@ class SessionLoops:
         return 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
 
     def _close(self, description: Description, found: Hypothesis) -> tuple[LoopClosure, ...]:
-        """The closure, unless its place was reported on this pass or local features refuse it."""
+        """The closure, unless its place was reported on this pass or verification fails."""
         at = int(np.searchsorted(self.store.ids, found.reference_id))
         if self._closed is not None and self._config.place_m > 0.0:
             before = self._first_visit(self._closed.reference_id)
             query = int(np.searchsorted(self.store.ids, self._closed.query_id))
-            # The same reference's place, and the robot has not gone away in between.
+            # The same place again, and the robot has not left it in between.
             if self._way_m(before, self._first_visit(found.reference_id)) < self._config.place_m \
                     and self._way_m(query, len(self.store) - 1) < 2.0 * self._config.exclude_m:
                 self.store.mark_revisit(found.query_id, found.reference_id)
@@ -389,7 +390,7 @@ class SessionLoops:
         return (closure,)
 
     def _first_visit(self, keyframe_id: int) -> int:
-        """Place in time of the oldest keyframe that is known to show what this one does."""
+        """Index of the oldest keyframe known to show the same place as this one."""
         store = self.store
         while True:
             at = min(int(np.searchsorted(store.ids, keyframe_id)), len(store) - 1)
@@ -400,8 +401,7 @@ class SessionLoops:
             keyframe_id = older
 
     def _way_m(self, first: int, second: int) -> float:
-        """Way between two keyframes by their place in time; without odometry, as far as they are
-        apart at least."""
+        """Distance driven between two keyframes, by index; without odometry a lower bound."""
         first, second = (min(at, len(self.store) - 1) for at in (first, second))
         if np.isfinite(self.store.T_odom_cam[[first, second]]).all():
             return abs(float(self.store.along_m[second] - self.store.along_m[first]))
@@ -410,7 +410,7 @@ class SessionLoops:
     def _verified(
         self, description: Description, found: Hypothesis, at: int
     ) -> LoopClosure | None:
-        """The closure with its relative pose; None where local features speak against it."""
+        """The closure with its relative pose; None if verification fails."""
         frame, store = description.frame, self.store
         verification, T_reference_query, covariance = None, None, None
         if self._features:
@@ -424,7 +424,7 @@ class SessionLoops:
             pose = verifier.pose(description.features, at, near, frame.intrinsics) \
                 if np.isfinite(store.T_odom_cam[near]).all() else None
             if pose is not None:
-                # As wide as a pose prior: what residuals tell is too little.
+                # At least the widths of a pose prior, because residuals underestimate the error.
                 T_reference_query, covariance = relative_to(
                     store.T_odom_cam[at], of_verified(pose, np.eye(4), self._config.pose_prior))
         return LoopClosure(
@@ -436,7 +436,7 @@ class SessionLoops:
 
 
 class _AsMap:
-    """The session as a verifier wants a map."""
+    """The session in the form of a map, for the verifier."""
 
     path = Path('session')
 

@@ -1,8 +1,8 @@
-"""The robot's own keyframes, in memory that is bounded.
+"""The keyframes of a session, in bounded memory.
 
-Policy: at most `max_keyframes`. When they are reached, first those go that showed a place which
-an older keyframe shows (a street driven again), oldest first; where that is not a tenth, every
-second of the oldest three quarters goes too, so that what lies long back is kept more coarsely.
+At most `max_keyframes` are kept. When the limit is reached, keyframes of a place that an older
+keyframe shows (a street driven again) are deleted first, oldest first. If these are less than a
+tenth, every second of the oldest three quarters is deleted too, so that old keyframes are sparser.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ FIRST_ROWS = 256
 BLOCK = 2048
 LEARN_FIRST = 16
 LEARN_EVERY = 1000
-"""The whitening is learnt anew when the keyframes have doubled, or so many came."""
+"""The whitening is learnt again after the keyframes have doubled, or after this many new ones."""
 
 THINNED = 0.1
 RECENT = 0.25
@@ -31,23 +31,24 @@ SAVE_BATCH = 64
 
 APPEARANCE = AppearanceConfig(prior_images=5.0, memory_images=100.0)
 SNAPSHOT = 16
-"""The running mean is kept once in so many keyframes."""
+"""Interval in keyframes at which the running mean is stored."""
 
 
 class SessionStore:
     """Keyframes in the order of time.
 
-    ids: (N,) names that stay when others go. revisit_of: (N,) id of an older keyframe that shows
-    the same, -1 for none. along_m: (N,) way driven. T_odom_cam: (N, 4, 4), NaN where not known.
+    ids: (N,) identifiers, which do not change when others are deleted. revisit_of: (N,) id of an
+    older keyframe of the same place, -1 for none. along_m: (N,) distance driven.
+    T_odom_cam: (N, 4, 4), NaN if unknown.
     """
 
     def __init__(self, dimension: int, max_keyframes: int, features: str = '') -> None:
-        """Begin empty.
+        """Start empty.
 
         Args:
-            dimension: numbers a descriptor.
-            max_keyframes: never more are kept.
-            features: kind of the local features that come with images, '' for none.
+            dimension: length of a descriptor.
+            max_keyframes: largest number of keyframes.
+            features: kind of the local features of the images, '' for none.
         """
         self.dimension, self.max_keyframes = dimension, max_keyframes
         self.features = features
@@ -79,7 +80,7 @@ class SessionStore:
                 + sum(len(data) for data in self._features if data))
 
     def append(self, description: Description, T_odom_base: Array | None, along_m: float) -> int:
-        """Keep a keyframe; gives its id. T_odom_base: (4, 4), None where it is not known."""
+        """Add a keyframe and return its id. T_odom_base: (4, 4), None if unknown."""
         frame = description.frame
         self.make_room()
         self._appearance.update(description.descriptor)
@@ -111,25 +112,25 @@ class SessionStore:
         return self._next_id - 1
 
     def make_room(self) -> None:
-        """Let keyframes go where there are as many as may be; places in time change."""
+        """Delete keyframes if the limit is reached; indices change."""
         if len(self) >= self.max_keyframes:
             self._thin()
 
     def forget_poses(self) -> None:
-        """Odometry began anew: no keyframe so far has a pose in the frame that it is of now."""
+        """Delete the poses of all keyframes, after a restart of odometry."""
         self.T_odom_cam = np.full_like(self.T_odom_cam, np.nan)
 
     def mark_revisit(self, keyframe_id: int, reference_id: int) -> None:
-        """This keyframe shows what an older one shows."""
+        """Note that a keyframe shows the same place as an older one."""
         self.revisit_of[self.ids == keyframe_id] = reference_id
 
     def similarities(self, descriptor: Float32) -> Float32:
         """Whitened cosines (N,) of a descriptor (D,) with all keyframes.
 
-        Each is measured against the mean of the images about it: dusk with dusk's, day with day's.
+        Each keyframe is centred by the running mean at its time: dusk by dusk's, day by day's.
         """
         query = self.whitening(descriptor - self._appearance.mean)
-        # The change is symmetric: applied twice to the query, it need not be to the keyframes.
+        # The whitening is symmetric: it is applied twice to the query instead of to all keyframes.
         twice = self.whitening.change(query)
         offsets = (self._means @ twice)[self._mean_of]
         out = np.empty(len(self), np.float32)
@@ -139,17 +140,17 @@ class SessionStore:
         return np.asarray((out - offsets) / np.maximum(self._lengths, 1e-9), np.float32)
 
     def descriptors(self, at: Ids) -> Float32:
-        """Descriptors (K, D) of keyframes at these places in the order of time."""
+        """Descriptors (K, D) of the keyframes at these indices."""
         return np.asarray(self._rows[at], dtype=np.float32)
 
     def local_features(self, at: int) -> bytes | None:
-        """Local features of the keyframe at this place in the order of time, as a map has them."""
+        """Encoded local features of the keyframe at this index."""
         return self._features[at]
 
     def save(self, path: Path, *, model: str, fingerprint: str) -> int:
-        """Write the keyframes as a place map in the odometry's frame; gives how many.
+        """Write the keyframes as a place map in the odometry frame; return their number.
 
-        Keyframes without odometry are left out.
+        Keyframes without odometry are omitted.
 
         Raises:
             MapError: no keyframe has a pose, or the folder exists or cannot be written.
@@ -174,7 +175,7 @@ class SessionStore:
         return len(posed)
 
     def _thin(self) -> None:
-        """Make room, by the policy above."""
+        """Delete keyframes by the policy in the module docstring."""
         count = len(self)
         old = np.arange(count) < (1.0 - RECENT) * count
         kept = np.ones(count, dtype=bool)
@@ -195,7 +196,7 @@ class SessionStore:
         self._features = [self._features[i] for i in places]
 
     def _learn(self) -> None:
-        """Whitening of the session so far."""
+        """Learn the whitening from the keyframes so far."""
         count = len(self)
         at = np.unique(np.linspace(0, max(count - 1, 0), min(count, MAX_ROWS)).astype(np.int64))
         self.whitening = Whitening(self.descriptors(at) - self._means[self._mean_of[at]])
@@ -205,7 +206,7 @@ class SessionStore:
         self._due = min(max(count, LEARN_FIRST), LEARN_EVERY)
 
     def _length(self, start: int, stop: int) -> Float32:
-        """Lengths (stop - start,) of keyframes' descriptors after the whitening."""
+        """Lengths (stop - start,) of the whitened descriptors of keyframes."""
         centred = self._rows[start:stop].astype(np.float32) - self._means[
             self._mean_of[start:stop]]
         changed = self.whitening.change(centred)

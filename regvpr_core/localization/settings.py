@@ -1,4 +1,4 @@
-"""Settings of localization, in one place."""
+"""Settings of the localizer and its parts."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from regvpr_core.verification.verification import VerificationConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalizerConfig:
-    """Settings of localization."""
+    """Settings of the localizer."""
 
     candidates: int = setting(50, 'Keyframes that the search returns for an image.', 1, 1000)
     matches: int = setting(5, 'Matches that are reported.', 1, 50)

@@ -1,11 +1,11 @@
-"""What the localizer says of itself, and when it changes its mind.
+"""States of the localizer and the rules of their transitions.
 
 | from | to | when |
 |---|---|---|
 | any | INITIALISING | fewer than `least_images` images from different spots |
-| any | OFF_MAP | off the map has more than half of the belief |
-| any | AMBIGUOUS | two places share what there is |
-| any | LOST | no place has `accept_probability`, or the image does not show it |
+| any | OFF_MAP | being off the map has more than half of the probability |
+| any | AMBIGUOUS | two places share most of the probability |
+| any | LOST | no place has `accept_probability`, or the image does not match it |
 | not LOCALIZED | LOCALIZED | one place has `accept_probability` over `confirm_m` |
 | LOCALIZED | itself | it still has `keep_probability`, and the image shows it |
 """
@@ -17,12 +17,12 @@ import math
 from regvpr_core.localization.settings import LocalizerConfig
 
 CONFIRM_IMAGES = 2.0
-"""Images, all new, after the first that shows a place, until it is believed; where `confirm_m` is
-0."""
+"""Number of entirely new images, after the first that shows a place, until the place is accepted;
+used if `confirm_m` is 0."""
 
 
 class State(enum.IntEnum):
-    """As in the messages."""
+    """State of the localizer; values as in the messages."""
 
     INITIALISING = 0
     LOST = 1
@@ -32,9 +32,9 @@ class State(enum.IntEnum):
 
 
 class Reason(str):
-    """Why the state is what it is: a line for people, with a code for programs.
+    """Reason of a state: a line of text, with a code for programs.
 
-    The texts may change between versions; the codes stay: `few_images`, `off_map`, `two_places`,
+    Texts may change between versions; codes do not: `few_images`, `off_map`, `two_places`,
     `unsure`, `not_seen`, `too_short_a_way`, `one_place`, `empty_map`.
     """
 
@@ -49,11 +49,11 @@ class Reason(str):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known after an image.
+    """Evidence after an image.
 
-    images: from different spots so far. off_map: probability. here, elsewhere: of the best place
-    and the next. seen: score of the best place in this image, -inf where it was not found. way_m:
-    since the image before.
+    images: number of images from different spots so far. off_map: its probability. here,
+    elsewhere: probabilities of the best and second place. seen: score of the best place in this
+    image, -inf if it was not found. way_m: distance since the previous image.
     """
 
     images: int
@@ -65,16 +65,16 @@ class Evidence:
 
 
 class Decider:
-    """Turns belief into a state, with hysteresis."""
+    """Derives the state from the belief, with hysteresis."""
 
     def __init__(self, config: LocalizerConfig, confirm_m: float | None = None) -> None:
-        """Start undecided. confirm_m: in place of the setting, which is 0 for "by the map"."""
+        """Start undecided. confirm_m: replaces the setting, where 0 means "depends on the map"."""
         self._config = config
         self._confirm_m = config.confirm_m if confirm_m is None else confirm_m
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was decided."""
+        """Return to the initial state."""
         self._localized = False
         self._believed_m: float | None = None
 
@@ -86,7 +86,7 @@ class Decider:
 
     def _state(self, evidence: Evidence) -> tuple[State, Reason]:
         config, here = self._config, evidence.here
-        # How much of the way one place has been believed: from the first image that shows it on.
+        # Distance for which one place has been the likeliest, since the first image that shows it.
         if here < config.accept_probability:
             self._believed_m = None
         else:

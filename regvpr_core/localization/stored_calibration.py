@@ -1,4 +1,4 @@
-"""A map's calibration in the map: JSON in its attachment `calibration`."""
+"""Storage of a map's calibration as JSON in its attachment `calibration`."""
 
 import json
 import math
@@ -13,17 +13,18 @@ from regvpr_core.maps.writer import MapWriter
 
 NAME = 'calibration'
 VERSION = 2
-"""Version 1 had another kind of score; such a map is calibrated in memory when it is opened."""
+"""Version of the format. Version 1 had another definition of the score; such a map is calibrated
+again in memory when it is opened."""
 
 MAX_BYTES = 65_536
 MAX_COUNT = 10**12
 
 STANDARD = 'nothing: the map is too small, standard values hold'
-"""Said of a calibration that could not be learnt."""
+"""Source of a calibration that could not be learnt."""
 
 
 def calibrate_and_store(path: Path, traverse: Path | None = None) -> Calibration:
-    """Learn a map's calibration and keep it in the map; arguments as `calibrated`.
+    """Learn a map's calibration and store it in the map; arguments as `calibrated`.
 
     Raises:
         MapError: a map cannot be read or written, or the two are not of one model.
@@ -39,8 +40,8 @@ def calibrated(path: Path, traverse: Path | None = None) -> Calibration:
 
     Args:
         path: the map's folder.
-        traverse: map of a second drive through the same streets, in the same frame; None takes
-            the map's own pairs of keyframes.
+        traverse: map of a second drive through the same streets, in the same frame; None: pairs
+            of the map's own keyframes are used.
 
     Raises:
         MapError: a map cannot be read, or the two are not of one model, or not of one place.
@@ -61,10 +62,10 @@ def calibrated(path: Path, traverse: Path | None = None) -> Calibration:
 
 
 def stored_or_learnt(place_map: PlaceMap, radius_m: float, angle_rad: float) -> Calibration:
-    """The calibration that the map holds; one learnt from its own pairs where it holds none.
+    """The stored calibration of a map; without one, it is learnt from the map's own pairs.
 
     Raises:
-        MapError: what the map holds is no calibration.
+        MapError: the stored calibration is invalid.
     """
     data = place_map.attachment(NAME)
     if data is None or is_old(data):
@@ -84,7 +85,7 @@ def is_old(data: bytes) -> bool:
 
 
 def to_json(calibration: Calibration) -> bytes:
-    """As it is kept in a map."""
+    """Serialise for the attachment."""
     return json.dumps({
         'version': VERSION, 'offset': calibration.offset, 'gain': calibration.gain,
         'weight': calibration.weight,
@@ -95,10 +96,10 @@ def to_json(calibration: Calibration) -> bytes:
 
 
 def from_json(data: bytes, name: str) -> Calibration:
-    """Read what a map holds, which may be a stranger's.
+    """Parse and check the attachment of an untrusted map.
 
     Raises:
-        MapError: not such JSON, or a number out of range; says what to do.
+        MapError: invalid JSON, or a number out of range; the message says what to do.
     """
     try:
         if len(data) > MAX_BYTES:

@@ -1,7 +1,7 @@
-"""What the images of one stamp, each of its own camera, say together of the robot's place.
+"""Combines the evidence of images of several cameras with one stamp.
 
-The belief is about where one camera is, the reference: that of the session's first image. What
-another camera saw is carried to it by how the two are mounted.
+The belief is about the place of one camera, the reference camera: that of the session's first
+image. Evidence of other cameras is moved to it by their extrinsics.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from regvpr_core.verification.verification import Verification
 
 SAME_MOUNT = 1e-6
 MISSED = 0.5
-"""An image that does not show its place (people, blur, a door that was closed) says at most this
-share as much against it as one that does says for it."""
+"""Limit of the evidence against a place, as a share of the limit for it: an image may fail to show
+its place because of people, blur or a closed door."""
 
 COVERED = 0.5
-"""Where fewer of the places can be seen by a camera, that it found nothing says nothing."""
+"""Least share of places that a camera must be able to see, so that not finding one is evidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """What one image found in the map.
+    """Keyframes found in the map for one image.
 
     novelty: how much of the image is new, 0 to 1.
     ids, similarities, scores, log_odds: (K,) of the keyframes found, most similar first.
-    places: (K,) lists of keyframes at which the reference camera then is.
+    places: (K,) lists of keyframes at the corresponding pose of the reference camera.
     """
 
     novelty: float
@@ -44,7 +44,7 @@ class Candidates:
     verifications: tuple[Verification, ...] = ()
 
     def at(self, there: Ids) -> npt.NDArray[np.bool_]:
-        """Which of the keyframes found put the reference camera at one of these: (K,)."""
+        """(K,) mask of candidates whose reference camera pose is at one of these keyframes."""
         sizes = np.array([len(place) for place in self.places], dtype=np.int64)
         if not sizes.sum():
             return np.zeros(len(sizes), dtype=bool)
@@ -54,7 +54,7 @@ class Candidates:
 
 
 class Mounts:
-    """Carries keyframes seen by any camera to the reference camera."""
+    """Maps keyframes found by any camera to places of the reference camera."""
 
     def __init__(self, belief: Belief, T_map_cam: Array) -> None:
         self._belief = belief
@@ -62,28 +62,28 @@ class Mounts:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the reference; the next camera is it."""
+        """Forget the reference camera; the next one becomes it."""
         self.T_base_reference: Array | None = None
         self._covered: dict[bytes, bool] = {}
 
     def refer_to(self, T_base_cam: Array) -> None:
-        """Take this camera as the reference, unless there is one."""
+        """Make this camera the reference, unless there is one."""
         if self.T_base_reference is None:
             self.T_base_reference = T_base_cam
 
     def places(self, ids: Ids, T_base_cam: Array) -> list[Ids]:
-        """Where the reference camera is when this camera is at keyframes (K,): lists of ids."""
+        """For each keyframe (K,) of this camera, ids of those at the reference camera's pose."""
         if self.T_base_reference is None or self._is_reference(T_base_cam):
             return [ids[i:i + 1] for i in range(len(ids))]
         poses = self._T[ids] @ inverse(T_base_cam) @ self.T_base_reference
         return [self._belief.near_pose(pose) for pose in poses]
 
     def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float64, float]:
-        """Evidence of all images: keyframes (M,), log odds of each, and of all others.
+        """Combined evidence: keyframes (M,), their log odds, and the log odds of all others.
 
         Args:
             seen: images of one stamp.
-            limit: most that one image may say for a place; against it, `MISSED` of that.
+            limit: largest log odds of one image for a place; against a place, `MISSED` times that.
         """
         ids = np.unique(np.concatenate([np.zeros(0, np.int64),
                                         *[place for one in seen for place in one.places]]))
@@ -92,8 +92,8 @@ class Mounts:
             if not len(one.ids):
                 continue
             odds = np.clip(one.log_odds, -MISSED * limit, limit) * one.novelty
-            # Keyframes that were not found are at most as similar as the last that was; where a
-            # camera looks to where the map does not, it cannot find any.
+            # Other keyframes are at most as similar as the last candidate. A camera that looks in a
+            # direction which the map does not contain cannot find its place.
             least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
             best = np.full(len(ids), -np.inf)
             sizes = [len(place) for place in one.places]
@@ -108,7 +108,7 @@ class Mounts:
             np.abs(T_base_cam - self.T_base_reference).max() < SAME_MOUNT)
 
     def _covers(self, T_base_cam: Array) -> bool:
-        """Whether the map looks where this camera does, at most places."""
+        """Whether the map has keyframes in this camera's direction at most places."""
         if self._is_reference(T_base_cam):
             return True
         key = T_base_cam.tobytes()

@@ -1,8 +1,8 @@
-"""Self-contained HTML pages: no network, nothing from a stranger runs in them.
+"""Self-contained HTML pages without network access, which run no code from their data.
 
-A page is markup, one style sheet, one script of ours and data as JSON. The content security policy
-lets the browser run and apply exactly these (by their digests) and show pictures that are in the
-page; whatever else a name in the data may look like is text.
+A page consists of markup, one style sheet, one script of the package, and data as JSON. Its
+content security policy allows only this style and script (by their digests) and embedded images.
+Names in the data are always shown as text.
 """
 
 import base64
@@ -28,7 +28,7 @@ _UNSHOWN = re.compile('[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060
 
 
 def label(text: object, longest: int = LONGEST_LABEL) -> str:
-    """A name of unknown origin as one line to show: nothing invisible in it, not endless."""
+    """An untrusted name as one printable line of bounded length."""
     shown = _UNSHOWN.sub('\N{REPLACEMENT CHARACTER}', str(text))
     return shown if len(shown) <= longest else f'{shown[:longest - 1]}…'
 
@@ -43,8 +43,8 @@ def page(*, title: str, body: str, style: str, script: str, data: dict[str, Any]
 
     Args:
         title: plain text.
-        body: markup of ours; nothing of the data is put into it.
-        style, script: of ours; the only ones that the browser accepts.
+        body: markup of the package, without data.
+        style, script: of the package; the browser accepts no others.
         data: plain values; the script reads them from the element `data`. No value may be NaN.
     """
     policy = (f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
@@ -60,7 +60,7 @@ def page(*, title: str, body: str, style: str, script: str, data: dict[str, Any]
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page; the file is the whole page or, after an error, what it was before.
+    """Write a page atomically: after an error the file is unchanged.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -77,16 +77,16 @@ def write_page(path: Path, text: str) -> None:
 
 
 def finite(value: float, otherwise: float = 0.0) -> float:
-    """`value` for JSON, which knows no NaN and no infinity."""
+    """`value`, or None for NaN and infinity, which JSON does not have."""
     return float(value) if math.isfinite(value) else otherwise
 
 
 def _json(data: dict[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
+    """JSON without characters that could end its script element."""
     text = json.dumps(data, allow_nan=False, separators=(',', ':'))
     return text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
 
 
 def _digest(text: str) -> str:
-    """As the policy names a text that may run."""
+    """Source expression of the policy for a text: its SHA-256 digest."""
     return f'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'

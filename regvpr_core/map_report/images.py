@@ -1,4 +1,4 @@
-"""The pictures of a map's page: decoded, made small and encoded again, as many as fit."""
+"""The images of a map's page: thumbnails decoded, scaled down and encoded again."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ def no_pictures() -> dict[str, Any]:
 def pictures_that_fit(
     place_map: PlaceMap, found: MapStudy, budget: int
 ) -> tuple[dict[str, Any], int]:
-    """Pictures of as many places as fit into `budget` characters, and how many are broken.
+    """Images of the places within `budget` characters, and the number of broken ones.
 
-    All at 160 pixels if they fit, else smaller; of those that do not fit even then, evenly spread
-    ones, so that each place has one near it.
+    Images have 160 pixels or, if they do not fit, fewer. If even the smallest do not fit, an
+    evenly spaced selection is kept.
     """
     count = len(found.ids)
     sample = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(np.int64))
@@ -39,7 +39,7 @@ def pictures_that_fit(
         if each * count <= budget:
             break
     if not each and count > SAMPLE:
-        each = 4000.0  # none in the sample; there may be some elsewhere
+        each = 4000.0  # assumed size: no image in the sample
     fitting = int(max(budget, 0) / each) if each else count
     places, jpegs, broken = [], [], 0
     for position in np.unique(np.linspace(0, max(count - 1, 0), min(count, fitting)
@@ -57,7 +57,7 @@ def pictures_that_fit(
 
 
 def _jpeg(place_map: PlaceMap, keyframe_id: int, side: int) -> str | None:
-    """Base64 of a keyframe's picture as we encode it; '' without one, None for a broken one."""
+    """Base64 of a keyframe's re-encoded image; '' without an image, None if it is broken."""
     try:
         rgb = place_map.thumbnail(keyframe_id)
         if rgb is None:

@@ -1,7 +1,7 @@
 """`regvpr map show`: a place map as one self-contained HTML page.
 
-Markup, style and script lie in `assets/`; this module gathers what they show. Everything that a
-map says of itself is text to them, and its pictures are decoded and encoded again.
+Markup, style and script are in `assets/`; this module collects their data. All texts of a map are
+shown as plain text, and its images are decoded and encoded again.
 """
 
 from collections import Counter
@@ -28,22 +28,22 @@ LEAST_MB = 3.0
 MOST_MB = 500.0
 
 PLACE_BYTES = 52
-"""Of the page for each place shown, and for each place compared with all others."""
+"""Characters of the page per place shown, and per place compared with all others."""
 QUERY_BYTES = 120
 
 NAMED_IMAGES = 5000
-"""The page of a larger map leaves the file names of the images out."""
+"""Largest number of keyframes for which the page lists the file names of images."""
 
 NAMES = 500
-"""Most camera or source names; further ones share one."""
+"""Largest number of camera or source names; further ones share one name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reliability:
-    """How a map's calibration keeps its word: of matches given a probability, how many are true.
+    """Reliability diagram of a map's calibration: predicted and observed share of true matches.
 
     predicted, observed: (B,) mean probability and share of true matches of each bin, 0 to 1.
-    counts: (B,) matches in it. text: whose figures these are, one sentence.
+    counts: (B,) matches per bin. text: source of the figures, one sentence.
     """
 
     predicted: npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageReport:
-    """What went onto the page, and what did not."""
+    """Numbers of places and images on the page, and what was left out."""
 
     keyframes: int
     shown: int
@@ -81,20 +81,20 @@ def map_page(
 
     Args:
         place_map: the map.
-        name: what to call it.
-        radius_m, angle_rad: keyframes nearer than both show one place.
-        reliability: of the map's calibration, where it is known.
+        name: title of the map.
+        radius_m, angle_rad: keyframes within both show one place.
+        reliability: of the map's calibration, if known.
         complaints: further warnings, sentences.
-        max_mb: most megabytes of the page, 3 to 500; pictures and places that do not fit are left
-            out, evenly, and the page says so.
-        progress: told places compared so far and in all.
+        max_mb: size limit of the page in MB, 3 to 500; images and places that do not fit are
+            left out evenly, and the page says so.
+        progress: called with places compared and in total.
 
     Raises:
         ConfigError: a value is out of range.
     """
     check_range('max_mb', max_mb, LEAST_MB, MOST_MB)
     budget = int(max_mb * 1e6)
-    # 1. how well the places are told apart  2. the pictures that fit  3. what to warn of
+    # 1. distinctiveness of places  2. images that fit  3. warnings
     found = study(place_map, radius_m, angle_rad, progress=progress,
                   most_places=max(100, int(0.3 * budget / PLACE_BYTES)),
                   most_queries=max(100, int(0.1 * budget / QUERY_BYTES)))
@@ -122,7 +122,7 @@ def _assemble(name: str, data: dict[str, Any]) -> str:
 def _data(
     place_map: PlaceMap, found: MapStudy, name: str, reliability: Reliability | None
 ) -> dict[str, Any]:
-    """All but the pictures and what depends on them."""
+    """All data of the page except images."""
     ids = found.ids
     T = place_map.T_map_cam[ids]
     centre = np.median(T[:, :3, 3], axis=0) if len(ids) else np.zeros(3)
@@ -170,10 +170,10 @@ def _data(
 
 
 def headings(T: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Where cameras (N, 4, 4) look in the plane of the map, rad from x.
+    """Viewing directions of cameras (N, 4, 4) in the plane of the map, rad from x.
 
-    The optical axis, z. Where that is nearly vertical it is x: poses of a body that drives ahead,
-    or a camera that looks down.
+    The direction of the optical axis, z; if it is nearly vertical (a camera that looks down, or
+    poses of a vehicle with z up), the direction of x.
     """
     upright = np.abs(T[:, 2, 2]) > 0.8
     ahead = np.where(upright[:, None], T[:, :2, 0], T[:, :2, 2])
@@ -181,7 +181,7 @@ def headings(T: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _names(each: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Distinct names to show, the most frequent first, and the number of each one's name."""
+    """Distinct names, most frequent first, and the index into them for each item."""
     counted = [name for name, _ in Counter(each).most_common()]
     numbers = {name: min(i, NAMES) for i, name in enumerate(counted)}
     shown = [label(name) or '(no name)' for name in counted[:NAMES]]
@@ -191,14 +191,14 @@ def _names(each: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def _image_names(place_map: PlaceMap, ids: npt.NDArray[np.int64]) -> list[str]:
-    """File names of the images by place; empty where the map has none or very many."""
+    """File names of the images by place; empty if the map has none or too many."""
     if len(ids) > NAMED_IMAGES or not any(place_map.images):
         return []
     return [label(place_map.images[i], 120) for i in ids]
 
 
 def _origin(origin: dict[str, float]) -> dict[str, float] | None:
-    """GPS origin of the map frame, where it has a usable one."""
+    """GPS origin of the map frame, if it has a valid one."""
     lat, lon = origin.get('lat_deg'), origin.get('lon_deg')
     if lat is None or lon is None or not (abs(lat) < 89.9 and abs(lon) <= 360.0):
         return None
@@ -209,7 +209,7 @@ def _facts(
     place_map: PlaceMap, offsets: npt.NDArray[np.float64], camera_of: npt.NDArray[np.int64],
     source_of: npt.NDArray[np.int64],
 ) -> list[list[str]]:
-    """Names and values of what the manifest and the files say."""
+    """Table of facts from the manifest and the files: names and values."""
     manifest = place_map.manifest
     extent = np.ptp(offsets, axis=0) if len(offsets) else np.zeros(3)
     facts = {
@@ -269,14 +269,14 @@ def _source_table(place_map: PlaceMap) -> list[list[str]]:
 
 
 def _rounded(similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Similarities in ten-thousandths; the least int16 where there is none."""
+    """Similarities as int16 in units of 0.0001; the least int16 for a missing one."""
     known = np.isfinite(similarities)
     return np.where(known, np.round(np.where(known, similarities, 0.0) * 10_000),
                     -32_768).astype(np.int64)
 
 
 def _within_bins(found: MapStudy) -> npt.NDArray[np.int64]:
-    """(S, S, 2) where in its bin each of a pair is."""
+    """(S, S, 2) offset of each place of a pair within its bin."""
     side = np.arange(len(found.matrix)) * found.bin_size
     first = found.matrix_pairs[..., 0] - side[:, None]
     second = found.matrix_pairs[..., 1] - side

@@ -1,7 +1,7 @@
-"""What a map remembers of its keyframes: in which update each came, and how often it was matched.
+"""Records of a map's keyframes: the update that added each, and how often it was matched.
 
 An experience (Churchill and Newman, 2013) is one appearance of a place. Keyframes of one place
-that came in by different updates are its experiences. The record is the attachment `experiences`.
+that were added by different updates are its experiences. Stored as the attachment `experiences`.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ MAX_UPDATES = 1_000_000
 class Experiences:
     """Records of all keyframes of a map, by keyframe id.
 
-    update: number of the update that brought the keyframe, 0 for the first build.
-    matched: images that matched it best. last: number of the last update that matched it.
-    missed: updates in its light since then that saw its place and did not match it.
+    update: number of the update that added the keyframe, 0 for the first build.
+    matched: number of images that matched it best. last: last update that matched it.
+    missed: number of updates since then, in similar light, that saw its place without a match.
     updates: number of updates so far. notes: one line for each of the last updates.
     """
 
@@ -40,7 +40,7 @@ class Experiences:
 
     @classmethod
     def new(cls, count: int, update: int = 0) -> 'Experiences':
-        """Records of `count` keyframes that nobody has matched yet."""
+        """Records of `count` keyframes without matches."""
         zeros = np.zeros(count, dtype=np.int64)
         return cls(update=np.full(count, update), matched=zeros, last=np.full(count, update),
                    missed=zeros.copy(), updates=update)
@@ -59,7 +59,7 @@ class Experiences:
                            max(self.updates, other.updates), list(self.notes))
 
     def to_bytes(self) -> bytes:
-        """As they are attached to a map."""
+        """Serialise for the attachment."""
         return json.dumps({
             'version': VERSION, 'updates': self.updates, 'notes': self.notes[-64:],
             **{name: getattr(self, name).tolist()
@@ -67,10 +67,10 @@ class Experiences:
 
 
 def read_experiences(place_map: PlaceMap) -> Experiences:
-    """The records of a map; fresh ones where it holds none, or fewer than it has keyframes.
+    """The records of a map; keyframes without a stored record get an empty one.
 
     Raises:
-        MapError: what the map holds is no such record.
+        MapError: the attachment is invalid.
     """
     data = place_map.attachment(NAME)
     if data is None:

@@ -57,7 +57,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """written: keyframes sent. there: keyframes that were there already, unchanged."""
+    """Result of a push. written: keyframes sent. there: keyframes already stored unchanged."""
 
     collection: str
     site: str
@@ -84,7 +84,7 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
         place_map: may be open with the index `none`; every checksum is checked.
         collection: collection of the map's model.
         site: the partition, created if it is absent.
-        progress: told of keyframes done and in all.
+        progress: called with keyframes done and in total.
 
     Raises:
         MapError: the map is damaged or is in another partition already, or Milvus fails.
@@ -97,7 +97,7 @@ def push(place_map: PlaceMap, collection: Collection, site: str,
         if name != site and collection.get(manifests, ['pk'], name, blobs=True):
             raise MapError(f'map {map_id} is in the partition {name} of {collection.name} '
                            f'already; push it there, or remove it first')
-    # 1. Until the new manifest stands, nobody takes the map for whole.
+    # 1. Mark the map incomplete until the new manifest is written.
     there = _there(collection, mine, site)
     wanted = list(range(len(place_map)))
     written = 0
@@ -144,7 +144,7 @@ def pull(collection: Collection, site: str, out: Path, map_id: str = '',
         site: the partition.
         out: the new folder.
         map_id: selects a map if the partition holds several.
-        progress: told of keyframes done and in all.
+        progress: called with keyframes done and in total.
 
     Returns:
         Number of keyframes.

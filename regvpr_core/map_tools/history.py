@@ -1,8 +1,8 @@
-"""Versions of a map: a new one takes its place at once, and the old one can come back.
+"""Versions of a map: atomic replacement by a new version, and undo.
 
-The versions lie beside the map in `.NAME.history/0001`, `0002`, …, the newest with the highest
-number. Exchanging two folders is one system call (`renameat2` with `RENAME_EXCHANGE`, Linux 3.15),
-so that a process that is killed at any moment leaves the old map or the new one under the name.
+Earlier versions are beside the map in `.NAME.history/0001`, `0002`, …, the newest with the highest
+number. Two folders are exchanged by one system call (`renameat2` with `RENAME_EXCHANGE`, Linux
+3.15), so that a complete map has the name even if the process is killed.
 """
 
 import ctypes
@@ -26,8 +26,8 @@ _VERSION = re.compile(r'\d{4,9}')
 class Version:
     """One version of a map.
 
-    number: of the version, 0 for the map as it is now. keyframes: number of them. note: what the
-    update that made it says of itself. size_bytes: on disk.
+    number: of the version, 0 for the current map. keyframes: their number. note: line by the
+    update that made it. size_bytes: on disk.
     """
 
     number: int
@@ -43,7 +43,7 @@ def history_folder(path: Path) -> Path:
 
 
 def versions(path: Path) -> list[Version]:
-    """The map as it is now and its earlier versions, newest first.
+    """The current map and its earlier versions, newest first.
 
     Raises:
         MapError: a version cannot be opened.
@@ -61,15 +61,15 @@ def versions(path: Path) -> list[Version]:
 
 
 def replace_map(path: Path, new: Path, keep: int) -> None:
-    """Put the finished map `new` in the place of `path`; the old one becomes a version.
+    """Replace the map `path` by the finished map `new`; the old one becomes a version.
 
     Args:
-        path: the map; readers that have it open keep reading what they opened.
-        new: folder on the same file system; it is gone afterwards.
-        keep: earlier versions that are kept; older ones are deleted.
+        path: the map; readers that have it open keep the old version.
+        new: folder on the same file system; it no longer exists afterwards.
+        keep: number of earlier versions to keep; older ones are deleted.
 
     Raises:
-        MapError: the folders cannot be exchanged; both are then as they were.
+        MapError: the folders cannot be exchanged; both are unchanged.
     """
     history = history_folder(path)
     try:
@@ -87,7 +87,7 @@ def replace_map(path: Path, new: Path, keep: int) -> None:
 
 
 def undo(path: Path) -> Version:
-    """Exchange the map with its newest earlier version; a second undo brings it back.
+    """Exchange the map with its newest earlier version; a second undo reverts this.
 
     Raises:
         MapError: there is no earlier version, it is damaged, or the folders cannot be exchanged.
@@ -105,10 +105,10 @@ def undo(path: Path) -> Version:
 
 
 def exchange(a: Path, b: Path) -> None:
-    """Exchange two folders of one file system in one step.
+    """Exchange two folders of one file system atomically.
 
     Raises:
-        OSError: it failed, or this system or file system has no such step.
+        OSError: it failed, or the system or file system does not support it.
     """
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), 'renameat2', None)
     if renameat2 is None:

@@ -45,7 +45,7 @@ def merge_maps(
         out: the new folder.
         rename_cameras: rename a camera of a later map to `NAME_2` if its calibration differs; else
             such maps are refused.
-        progress: told of keyframes done and in all.
+        progress: called with keyframes done and in total.
 
     Raises:
         MapError: a map is given twice, the maps are of different models or projections, two

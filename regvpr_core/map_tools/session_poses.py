@@ -1,8 +1,8 @@
-"""Where the keyframes of a session lie in a map, stretch by stretch.
+"""Poses of the keyframes of a session in the frame of a map, corrected for drift.
 
 The session's poses drift, so one transform is not enough. Mutual nearest neighbours among the
-descriptors are matches; a robust transform finds those that agree; then each keyframe gets the
-least-squares transform of the agreeing matches near it along the way, which follows the drift.
+descriptors are matches, and a robust transform selects those that agree. Then each keyframe gets
+the least-squares transform of the agreeing matches near it along the drive, which follows drift.
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ GROWTH = 4
 """Rounds in which matches that agree with the corrected poses join the fit."""
 
 FAR = 3.0
-"""Matches further along the way than this many stretches have no weight."""
+"""Matches further along the drive than this many stretches have no weight."""
 
 SCALE_ERROR = 0.15
-"""A session whose distances differ from the map's by more than this share has another scale."""
+"""Relative difference of distances from the map's beyond which the scale of a session is wrong."""
 
 SCALE_PAIRS = 20
-"""Least number of pairs of matches from which the scale is told."""
+"""Least number of pairs of matches to estimate the scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPosesConfig:
-    """How a session is placed in a map."""
+    """Settings of placing a session in a map."""
 
     stretch_m: float = setting(
         0.0,
@@ -59,9 +59,9 @@ class SessionPosesConfig:
 class SessionPoses:
     """Poses of the keyframes of a session in the frame of the map.
 
-    T_map_cam: (N, 4, 4). localized: (N,) matches agree around the keyframe. reached: (N,) it is
-    localized or near enough to such a stretch. matches: number of matches, inliers: of those that
-    agree. rms_m: of the agreeing matches. stretch_m: way that was asked for.
+    T_map_cam: (N, 4, 4). localized: (N,) enough matches agree around the keyframe. reached: (N,)
+    it is localized or close enough to such a keyframe. matches, inliers: number of matches, and of
+    those that agree. rms_m: of the agreeing matches. stretch_m: length of a stretch.
     """
 
     T_map_cam: Array
@@ -79,16 +79,16 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     """Place a session in a map.
 
     Args:
-        place_map, session: open to be searched, of one model.
+        place_map, session: open with a search index, of one model.
         spacing_m: of the keyframes of the map.
-        config: what counts as localized.
-        alignment: of the robust transform.
+        config: settings.
+        alignment: settings of the robust transform.
         same_frame: the session's poses are already in the frame of the map; they are checked, not
             changed.
 
     Raises:
-        MapError: too little of the session agrees with the map; says how much, and where the
-            cause is plain, which.
+        MapError: too little of the session agrees with the map; the message says how much, and
+            the cause if it is known.
     """
     ids_map, ids_session = matches(place_map, session, alignment.sample)
     order = np.argsort(ids_session)
@@ -113,7 +113,7 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
         agree = agreeing(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
     localized = _localized(way, ids_session[agree], stretch_m, config.agreeing)
     if same_frame:
-        # The poses are given: the session as a whole agrees with the map, or it does not.
+        # The poses are given: the session agrees with the map as a whole, or not at all.
         chance = agreeing(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
                         poses[ids_session], alignment).sum()
         localized = np.full(len(poses), agree.sum() >= max(alignment.least_inliers, 2 * chance))
@@ -132,13 +132,13 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
 
 
 def way_m(T: Array) -> Array:
-    """Length of the way (N,) up to each pose (N, 4, 4), in the order given, m."""
+    """Distance driven (N,) up to each pose (N, 4, 4), in the order given, m."""
     steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
     return np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def _localized(way: Array, ids: Ids, stretch_m: float, agreeing: int) -> Mask:
-    """Keyframes (N,) with enough agreeing matches within half a stretch to each side."""
+    """Mask (N,) of keyframes with enough agreeing matches within half a stretch on each side."""
     at = np.sort(way[ids])
     count = (np.searchsorted(at, way + stretch_m / 2, side='right')
              - np.searchsorted(at, way - stretch_m / 2))
@@ -147,7 +147,7 @@ def _localized(way: Array, ids: Ids, stretch_m: float, agreeing: int) -> Mask:
 
 def _corrected(poses: Array, T_map: Array, ids: Ids, way: Array, stretch_m: float,
                dof: int) -> Array:
-    """Poses (N, 4, 4), each moved by the fit of the agreeing matches near it along the way."""
+    """Poses (N, 4, 4), each moved by the fit of the agreeing matches near it along the drive."""
     if not len(ids):
         return poses
     result = poses.copy()
@@ -163,7 +163,7 @@ def _corrected(poses: Array, T_map: Array, ids: Ids, way: Array, stretch_m: floa
 
 
 def _scale_hint(T_a: Array, T_b: Array) -> str:
-    """What to say where distances between matches differ by one factor; empty where not."""
+    """Message if distances between matches differ by a common factor; else empty."""
     if len(T_a) <= SCALE_PAIRS:
         return ''
     lag = max(2, len(T_a) // SCALE_PAIRS)

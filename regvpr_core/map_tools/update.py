@@ -1,9 +1,9 @@
-"""A session improves a map: what the map lacks is added, what nobody needs is dropped.
+"""Update of a map by a session: missing places and appearances are added, obsolete ones removed.
 
-A session keyframe at a place that the map has is compared with the map as the localizer would:
-where the best keyframe of the place does not stand out from all others, the place has an
-appearance that the map lacks, and the keyframe joins as a further experience of it (Churchill and
-Newman, Experience-based navigation for long-term localisation, IJRR 2013).
+A session keyframe at a place of the map is compared with the map as the localizer does. If the
+best keyframe of the place does not stand out from all others, the map lacks this appearance of the
+place, and the keyframe is added as a further experience (Churchill and Newman, Experience-based
+navigation for long-term localisation, IJRR 2013).
 """
 
 from collections.abc import Callable
@@ -32,17 +32,18 @@ from regvpr_core.recordings.camera_conflicts import conflict
 
 BLOCK = 256
 MEAN_PRIOR = 5.0
-"""Weight of the map's mean descriptor in the session's, in images, as in `Appearance`."""
+"""Weight in images of the map's mean descriptor in the session's mean, as in `Appearance`."""
 
 SAME_LIGHT = 0.85
-"""Share of the visited keyframes of an update that a session must match to be in its light."""
+"""Least share of the visited keyframes of an earlier update that a session must match for the two
+to count as similar in light."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateConfig:
-    """What an update adds and drops."""
+    """Settings of what an update adds and removes."""
 
     place_m: float = setting(
         0.0,
@@ -82,12 +83,12 @@ class UpdateConfig:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class UpdatePlan:
-    """What an update would do.
+    """Plan of an update.
 
     poses: of the session in the map. recognised, unrecognised, new: numbers of session keyframes
-    at places that the map recognises, has but does not recognise, and lacks. add: ids of session
-    keyframes that join. drop: (N,) keyframes of the map that go. aged, over_budget: how many of
-    them, by reason. records: of the map's keyframes after the update, before any is dropped.
+    at places that the map recognises, contains but does not recognise, and lacks. add: ids of
+    session keyframes to add. drop: (N,) mask of the map's keyframes to remove. aged, over_budget:
+    number of these, by reason. records: of the map's keyframes after the update, before removal.
     """
 
     poses: SessionPoses
@@ -102,7 +103,7 @@ class UpdatePlan:
 
     @property
     def keyframes(self) -> int:
-        """Keyframes of the map afterwards."""
+        """Number of keyframes of the updated map."""
         return int((~self.drop).sum()) + len(self.add)
 
     @property
@@ -115,14 +116,14 @@ class UpdatePlan:
 def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config: UpdateConfig,
                 same_frame: bool = False,
                 progress: Progress = lambda done, total: None) -> UpdatePlan:
-    """Decide what a session adds to a map and what goes; nothing is written.
+    """Select keyframes to add and to remove; nothing is written.
 
     Args:
-        place_map, session: open to be searched.
+        place_map, session: open with a search index.
         spacing_m: spacing of the keyframes of the map, m.
-        config: what is added and dropped.
+        config: settings.
         same_frame: the session's poses are in the frame of the map.
-        progress: told of session keyframes compared and in all.
+        progress: called with session keyframes compared and in total.
 
     Raises:
         MapError: the session is of another model, camera, frame or scale, too little of it agrees
@@ -179,8 +180,8 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
     """Write the updated map to a new folder.
 
     Args:
-        place_map, session: as they were planned.
-        plan: what to write.
+        place_map, session: as given to `plan_update`.
+        plan: result of `plan_update`.
         out: folder that does not exist.
         source: name of the session among the sources of the map.
 
@@ -218,12 +219,12 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """What the map makes of each session keyframe.
+    """Comparison of session keyframes with the map.
 
-    known: (M,) the map has the place. recognised: (M,) and it stands out. lacking:
-    (M,) wanted in the map. best: (M,) the matched keyframe, -1 for none. rival: (M,) cosine of the
-    best keyframe of another place. visited, useful: (N,)
-    keyframes of the map whose place was seen, and that alone would have been recognised.
+    known: (M,) the map contains the place. recognised: (M,) the place stands out. lacking: (M,)
+    the map lacks it. best: (M,) the matched keyframe, -1 for none. rival: (M,) cosine of the best
+    keyframe of another place. visited: (N,) keyframes of the map whose place was seen. useful:
+    (N,) keyframes by which a place would have been recognised without the others.
     """
 
     known: Mask
@@ -272,7 +273,7 @@ def _compare(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, centre
 
 
 def _session_mean(place_map: PlaceMap, session: PlaceMap) -> Float32:
-    """Mean descriptor (D,) of the session, pulled to the map's where the session is short."""
+    """Mean descriptor (D,) of the session; that of a short session is pulled to the map's."""
     total = np.zeros_like(place_map.centre, dtype=np.float64)
     for start in range(0, len(session), BLOCK):
         total += session.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)
@@ -285,13 +286,13 @@ def _unit(row: Float32) -> Float32:
 
 
 def _count(records: Experiences, seen: _Seen) -> None:
-    """Enter an update into the records of the map's keyframes."""
+    """Update the records of the map's keyframes."""
     matched = seen.best[seen.best >= 0]
     np.add.at(records.matched, matched, 1)
     records.last[np.unique(matched)] = records.updates + 1
     records.missed[seen.useful] = 0
-    # Only keyframes whose update this session resembles are judged: by night nobody can say
-    # whether what was seen by day is still there.
+    # Only keyframes of updates in similar light are judged: a session by night does not show
+    # whether an appearance by day still exists.
     for update in np.unique(records.update[seen.visited]):
         members = seen.visited & (records.update == update)
         if seen.useful[members].mean() >= SAME_LIGHT:
@@ -300,10 +301,10 @@ def _count(records: Experiences, seen: _Seen) -> None:
 
 def _choose(T: Array, session: PlaceMap, centre: Float32, seen: _Seen, spacing_m: float,
             config: UpdateConfig, radius_m: float) -> Ids:
-    """Session keyframes that join: those lacking for which no chosen one stands.
+    """Session keyframes to add: lacking ones that no chosen keyframe represents.
 
-    A chosen keyframe stands for another of its place that it would make recognised. New places
-    keep the spacing of the map.
+    A chosen keyframe represents others of its place that are recognised once it is in the map. New
+    places keep the spacing of the map.
     """
     chosen: list[int] = []
     rows: list[Float32] = []
@@ -327,7 +328,7 @@ def _choose(T: Array, session: PlaceMap, centre: Float32, seen: _Seen, spacing_m
 
 def _aged(place_map: PlaceMap, records: Experiences, seen: _Seen, T_added: Array,
           radius_m: float, config: UpdateConfig) -> tuple[Mask, int]:
-    """Keyframes (N,) that show what is no longer there."""
+    """Mask (N,) of keyframes whose appearance no longer exists."""
     drop = np.zeros(len(place_map), dtype=bool)
     if not config.age_updates:
         return drop, 0
@@ -342,9 +343,9 @@ def _aged(place_map: PlaceMap, records: Experiences, seen: _Seen, T_added: Array
 
 def _over_budget(place_map: PlaceMap, records: Experiences, gone: Mask, T_added: Array,
                  radius_m: float, config: UpdateConfig) -> Mask:
-    """Keyframes (N,) beyond the appearances of a place or the size of the map.
+    """Mask (N,) of keyframes beyond the limit of appearances per place or the size of the map.
 
-    Those matched longest ago, and of these the least often matched, go first.
+    Those matched longest ago, then those matched least often, are removed first.
     """
     drop = np.zeros(len(place_map), dtype=bool)
     positions, R = place_map.T_map_cam[:, :3, 3], place_map.T_map_cam[:, :3, :3]

@@ -1,4 +1,4 @@
-"""Sessions go into a map one after the other; the finished map takes the place of the old one."""
+"""Updates a map by several sessions and replaces the old map by the finished one."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class UpdateReport:
-    """What an update did, or would do. plans: of each session, in order."""
+    """Result of an update. plans: of each session, in order."""
 
     before: int
     after: int
@@ -32,23 +32,23 @@ class UpdateReport:
 def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateConfig, *,
                same_frame: bool = False, dry_run: bool = False, keep: int = 3,
                progress: Progress = lambda done, total: None) -> UpdateReport:
-    """Improve a map by sessions, in the order given.
+    """Update a map by sessions, in the order given.
 
-    The map is not touched until the new one is finished and calibrated; then the two change
-    places in one step, and the old one becomes a version (`map_tools.history`).
+    The map is not changed until the new one is finished and calibrated. Then the two are exchanged
+    atomically, and the old one becomes a version (`map_tools.history`).
 
     Args:
         path: folder of the map.
         sessions: folder of each session map, and the name of its source.
-        config: what is added and dropped.
+        config: settings.
         same_frame: the sessions' poses are in the frame of the map.
-        dry_run: nothing is written in place of the map.
-        keep: earlier versions that are kept.
-        progress: told of session keyframes compared and in all.
+        dry_run: the map is not replaced.
+        keep: number of earlier versions to keep.
+        progress: called with session keyframes compared and in total.
 
     Raises:
-        MapError: as `plan_update`, another update is at work, or the disk is full. The map is
-            then as it was.
+        MapError: as `plan_update`, another update is running, or the disk is full. The map is
+            then unchanged.
     """
     if not sessions:
         raise MapError('an update needs a session: a session map of the node, or a bag')
@@ -76,7 +76,7 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
 
 def _step(path: Path, session_path: Path, source: str, out: Path, config: UpdateConfig,
           same_frame: bool, report: UpdateReport, progress: Progress) -> None:
-    """One session into a map, written to `out`."""
+    """Update a map by one session and write the result to `out`."""
     with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
         metres = drive_spacing(place_map)
         plan = plan_update(place_map, session, metres, config, same_frame, progress)
@@ -87,9 +87,9 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
 
 
 def drive_spacing(place_map: PlaceMap) -> float:
-    """Spacing of the keyframes of a map, m; those within a centimetre count as one.
+    """Spacing of the keyframes of a map, m; keyframes within a centimetre count as one.
 
-    1 m where no drive has two keyframes.
+    1 m if no drive has two keyframes.
     """
     names = place_map.drives
     _, numbers = np.unique(names, return_inverse=True)

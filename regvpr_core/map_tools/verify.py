@@ -68,7 +68,7 @@ def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyR
 
     Args:
         path: the map's folder.
-        progress: told of keyframes done and in all.
+        progress: called with keyframes done and in total.
 
     Raises:
         MapError: the folder is not a map.
@@ -238,7 +238,7 @@ def _records(
         found = {row[0]: row for row in database.execute(
             f'SELECT {SELECT_SMALL} FROM keyframe WHERE id >= ? AND id < ?', (start, stop))}
     except sqlite3.Error:
-        # A page cannot be read: what is on others still can.
+        # One page of the database is unreadable: read the other rows one by one.
         found = {}
         for i in range(start, stop):
             with contextlib.suppress(sqlite3.Error):
@@ -282,7 +282,7 @@ def _try_to_open(path: Path, report: VerifyReport) -> None:
 
 def _keyframe(database: sqlite3.Connection, rows: npt.NDArray[np.float16], i: int,
               report: VerifyReport) -> Keyframe:
-    """A sound keyframe, without its pictures and features where those are not."""
+    """A keyframe, without its thumbnail or features if these are damaged."""
     row = dict(zip(SMALL, database.execute(
         f'SELECT {SELECT_SMALL} FROM keyframe WHERE id = ?', (i,)).fetchone(), strict=False))
     pose = [row[name] for name in SMALL[_POSE]]

@@ -1,4 +1,4 @@
-"""What `verify` found in a map, in words."""
+"""Report of `verify`."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ _LOST = (POSE, DESCRIPTOR, MISSING)
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What is wrong with a map.
+    """Damage of a map.
 
-    keyframes: how many there should be. damaged: ids of keyframes by what is wrong with them.
-    problems: what is wrong with the map as a whole. notes: what harms nothing.
-    stamps_ns: of the keyframes whose record is sound. refusal: why the map cannot be opened.
+    keyframes: expected number. damaged: ids of damaged keyframes by kind of damage.
+    problems: damage of the map as a whole. notes: harmless deviations.
+    stamps_ns: of the keyframes with an intact record. refusal: why the map cannot be opened.
     """
 
     keyframes: int = 0
@@ -32,11 +32,11 @@ class VerifyReport:
 
     @property
     def lost(self) -> list[int]:
-        """Keyframes without a pose or a descriptor to trust."""
+        """Number of keyframes whose pose or descriptor is damaged."""
         return sorted({i for what in _LOST for i in self.damaged.get(what, ())})
 
     def facts(self) -> dict[str, Any]:
-        """What to tell a person or a machine."""
+        """The report as plain values, for tables and JSON."""
         lost = self.lost
         stamps = [self.stamps_ns[i] / 1e9 for i in lost if i in self.stamps_ns]
         told: dict[str, Any] = {
@@ -51,7 +51,7 @@ class VerifyReport:
         return told
 
     def what_works(self) -> str:
-        """What can be done with the map as it is."""
+        """Which operations the damaged map still supports."""
         if self.sound:
             return 'everything'
         if not self.refusal:
@@ -59,7 +59,7 @@ class VerifyReport:
         left = self.keyframes - len(self.lost)
         if not left:
             return f'nothing: {self.refusal}'
-        # Descriptors are read when they are needed, those of a small map at once.
+        # Descriptors are read on demand, but all at once in a small map.
         how = ('does not open' if self.damaged.keys() & {POSE, MISSING} or self.problems
                else 'fails where it comes to a lost keyframe, a small one when it is opened')
         return (f'the map {how}; --salvage OUT writes its {left} sound keyframes to a new map')

@@ -1,4 +1,4 @@
-"""Recordings become a place map: the one way from bags and folders to a map on disk."""
+"""Builds a place map from bags and folders."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
@@ -30,10 +30,10 @@ from regvpr_core.search.projection import target
 __all__ = ['BuildConfig', 'BuildOptions', 'BuildReport', 'build_map']
 
 RECORDINGS = 'recordings'
-"""Attachment of a map: JSON of where the poses of each source come from, and their frames."""
+"""Name of the attachment with the origin and frame of each source's poses, JSON."""
 
 AHEAD_BATCHES = 2
-"""So many batches are decoded ahead of the network, at its input size."""
+"""Number of batches that are decoded ahead of the network, at its input size."""
 
 
 def build_map(
@@ -42,39 +42,39 @@ def build_map(
     encoder: Encoder,
     progress: Callable[[BuildReport], None] = lambda report: None,
 ) -> PlaceMap:
-    """Build a map; its folder appears only when it is whole.
+    """Build a map; its folder appears only when it is complete.
 
-    Until then it lies in `.NAME.partial` beside it. A build that is broken off after its first
-    batch leaves that, and `resume` completes it to what one run would have made.
+    Until then the map is in `.NAME.partial` beside it. A build that is interrupted after its first
+    batch leaves that folder, and `resume` completes it to the same map as an uninterrupted build.
 
     Args:
-        sources: bags and folders, by their paths or open, in order; the same for a resumed build.
-        options: what to build.
-        encoder: describes the keyframes; the map keeps its fingerprint.
-        progress: told after each batch, and of the finished map.
+        sources: bags and folders, by path or open, in order; the same for a resumed build.
+        options: options of the build.
+        encoder: describes the keyframes; its fingerprint is stored in the map.
+        progress: called after each batch, and with the finished map.
 
     Returns:
         The map, open.
 
     Raises:
         BagError: a source cannot be used, or they do not fit one map.
-        MapError: the folder exists or cannot be written, another build is at it, one that was
-            broken off is not to be resumed or was of something else, no frame became a keyframe,
-            or too few did to compress them.
+        MapError: the folder exists or cannot be written, another build uses it, an interrupted
+            build exists and `resume` is off or its sources or settings differ, no frame became a
+            keyframe, or there are too few keyframes to compress.
     """
     start, config, report = time.monotonic(), options.config, BuildReport()
     _refuse_longer(options.compress, encoder)
     with contextlib.ExitStack() as stack:
         # 1. The sources: images in order, each with the pose of its camera.
         recordings = stack.enter_context(_opened(sources, options))
-        # 2. The folder: a new one, or that of a build which was broken off.
+        # 2. The folder: a new one, or that of an interrupted build.
         describe = describer_of(options.features, encoder)
         manifest = _manifest(recordings, options, encoder, describe.features)
         partial = stack.enter_context(PartialMap(
             options.out, manifest, _about(recordings, manifest, encoder), resume=options.resume))
         report.kept = report.resumed = len(partial)
         report.other_bits = not partial.same_probe(_probe(encoder))
-        # 3. The frames worth keeping, decoded ahead; those of an earlier run are passed over.
+        # 3. Select keyframes, decoded ahead; skip the frames of an earlier run.
         frames = CandidateStream(
             joined(recordings), SelectionConfig(keyframes=config.keyframes, quality=config.quality,
                                                 ahead=AHEAD_BATCHES * config.batch),
@@ -82,7 +82,7 @@ def build_map(
         if (state := partial.state()) is not None:
             frames.restore(state)
         report.tally = frames.tally
-        # 4. A batch at a time is described, and committed with the place in the stream.
+        # 4. Describe each batch, and commit it with the position in the stream.
         for batch in _batches(frames, config.batch):
             rows, features = describe([picture.inputs for _, picture in batch])
             partial.commit(list(map(_keyframe, batch, rows, features)), frames.state())
@@ -91,7 +91,7 @@ def build_map(
         if not report.kept:
             raise MapError(f'no keyframe for map {options.out}: {report.seen} images seen; '
                            f'{report.reasons}')
-        # 5. The map is compressed and calibrated, and gets its name.
+        # 5. Compress and calibrate the map, and give it its name.
         _finish(partial, recordings, options, report)
     report.seconds = time.monotonic() - start
     report.size_bytes = map_bytes(options.out)
@@ -126,7 +126,7 @@ def _manifest(sources: Sequence[PosedSource], options: BuildOptions, encoder: En
 
 def _about(sources: Sequence[PosedSource], manifest: Manifest, encoder: Encoder
            ) -> dict[str, Any]:
-    """Plain values that a resumed build must share."""
+    """Plain values that must be equal in a resumed build."""
     return {'model': f'{encoder.name} ({encoder.fingerprint[:16]})',
             'precision': encoder.precision, 'settings': manifest.config,
             'features': manifest.features, 'map frame': manifest.map_frame,
@@ -153,7 +153,7 @@ def _finish(partial: PartialMap, sources: Sequence[PosedSource], options: BuildO
 
 
 def _calibrate(writer: MapWriter) -> None:
-    """Learn what a similarity means in this map, once, instead of at each start of a node."""
+    """Learn and store the calibration, so that nodes need not learn it at each start."""
     writer.attach(NAME, to_json(calibrated(writer.path)))
 
 
@@ -164,7 +164,7 @@ def _refuse_longer(compress: str, encoder: Encoder) -> None:
 
 
 def _probe(encoder: Encoder) -> int:
-    """Checksum of one descriptor: tells whether two runs round alike."""
+    """Checksum of a test descriptor, to detect different rounding in a resumed build."""
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     return zlib.crc32(encoder.describe(picture).astype('<f2').tobytes())
 

@@ -1,8 +1,8 @@
-"""Frames in order become keyframe candidates: selected by pose, decoded ahead, judged.
+"""Selects keyframe candidates from frames in order: by pose, then by image quality.
 
-Whether a frame is kept depends on the last frame that was, and that on its picture. Decoding in
-threads ahead of the network therefore guesses that pictures are good; where one is not, the frames
-behind it are selected anew, from those held back. The outcome is that of one frame at a time.
+Whether a frame is kept depends on the last kept frame, and that on its image. To decode ahead in
+threads, images are first assumed to be good. If one is not, the selection of the frames after it
+is repeated. The result is the same as for one frame at a time.
 """
 
 from collections import Counter, deque
@@ -28,12 +28,12 @@ NO_KEYFRAME = 'close to the last keyframe'
 DECODERS = min(8, max(2, len(os.sched_getaffinity(0))))
 
 HELD_BYTES = 256_000_000
-"""Undecoded messages that may wait; one more frame is always taken."""
+"""Limit on the memory of undecoded messages, bytes; one frame is always accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionConfig:
-    """Which frames are kept."""
+    """Settings of the selection."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -45,7 +45,7 @@ class SelectionConfig:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the frames so far. length_m: of the path through their poses."""
+    """Counts of frames by outcome. length_m: of the path through their poses."""
 
     seen: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -55,7 +55,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
-    """A decoded frame. inputs: what the network is shown. small: a JPEG to be stored."""
+    """A decoded frame. inputs: network input. small: JPEG thumbnail."""
 
     inputs: Any
     measures: Measures
@@ -64,14 +64,14 @@ class Picture:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A frame that is not decided yet. future: None where its pose alone says no."""
+    """An undecided frame. future: its image; None if its pose excludes it."""
 
     frame: PosedFrame
     future: 'Future[Picture] | None' = None
 
 
 class CandidateStream:
-    """Iterates over (frame, picture) of the frames that are kept; `tally` and `state` go along."""
+    """Iterates over (frame, image) of the kept frames; updates `tally` and `state`."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class CandidateStream:
         self._held = 0
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the stream depends on, as JSON keeps it."""
+        """State of the selection, for JSON."""
         tally = self.tally
         return {
             'seen': tally.seen, 'dropped': dict(tally.dropped), 'length_m': tally.length_m,
@@ -102,7 +102,7 @@ class CandidateStream:
             'positions': {key: p.tolist() for key, p in self._last_position.items()}}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on behind the frames that were seen when `state` was called.
+        """Continue after the frames that were seen when `state` was called.
 
         Raises:
             MapError: the state is damaged, or the source has fewer frames.
@@ -134,7 +134,7 @@ class CandidateStream:
             pool.shutdown(cancel_futures=True)
 
     def _fill(self, pool: ThreadPoolExecutor) -> bool:
-        """Take frames until enough are being decoded; False when none is left."""
+        """Read frames until enough are being decoded; False at the end."""
         decoding = sum(item.future is not None for item in self._waiting)
         while decoding < self._config.ahead and (
                 not self._waiting or self._held < HELD_BYTES):
@@ -149,7 +149,7 @@ class CandidateStream:
         return bool(self._waiting)
 
     def _expect(self, item: _Waiting, pool: ThreadPoolExecutor) -> None:
-        """Begin to decode a frame that is new if the pictures before it are good."""
+        """Start decoding a frame that is kept if the images before it are good."""
         frame = item.frame
         if frame.T_map_cam is None or not self._is_new(self._guess, frame):
             return
@@ -167,7 +167,7 @@ class CandidateStream:
         return Picture(inputs=self._prepare(rgb), measures=measure(rgb), small=small)
 
     def _decide(self, item: _Waiting, pool: ThreadPoolExecutor) -> Picture | None:
-        """The picture of a frame that is kept; else the reason is counted."""
+        """The image of a kept frame; otherwise None, and the reason is counted."""
         frame, tally = item.frame, self.tally
         tally.seen += 1
         T = frame.T_map_cam
@@ -178,7 +178,7 @@ class CandidateStream:
         if not self._is_new(self._selector, frame):
             tally.dropped[NO_KEYFRAME] += 1
             return None
-        assert item.future is not None  # what is new now was expected to be
+        assert item.future is not None  # a frame that is kept was assumed to be kept
         try:
             picture = item.future.result()
             reason = self._gate.refuses(frame.camera, picture.measures)
@@ -194,7 +194,7 @@ class CandidateStream:
         return picture
 
     def _expect_anew(self, pool: ThreadPoolExecutor) -> None:
-        """A guess was wrong: those behind it that wait may be new after all."""
+        """An image was not good: select the waiting frames after it again."""
         self._guess.restore(self._selector.state())
         for item in self._waiting:
             self._expect(item, pool)

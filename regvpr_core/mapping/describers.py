@@ -1,4 +1,4 @@
-"""What makes a keyframe's descriptor, and its local features if they are kept."""
+"""Describers of keyframes: descriptors, and local features if they are stored."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,20 +14,20 @@ Described = tuple[npt.NDArray[np.float32], Sequence[bytes | None]]
 
 
 class Describer(Protocol):
-    """Makes of images what a keyframe holds. `prepare` runs in threads, ahead."""
+    """Describes images for keyframes. `prepare` is called ahead by other threads."""
 
     features: str
-    """What the local features are, as the manifest names them; '' for none."""
+    """Kind of the local features, as in the manifest; '' for none."""
 
     def prepare(self, rgb: RGB) -> Any:
-        """What `__call__` needs of an image."""
+        """Prepare an image for `__call__`."""
 
     def __call__(self, inputs: Sequence[Any]) -> Described:
         """Descriptors (B, D), unit rows, and local features of one or more images."""
 
 
 class PlainDescriber:
-    """Descriptors alone."""
+    """Describes without local features."""
 
     features = ''
 
@@ -41,7 +41,7 @@ class PlainDescriber:
 
 
 def describer_of(features: str, encoder: Encoder) -> Describer:
-    """The describer that keeps these local features; `none` keeps descriptors alone.
+    """The describer for a kind of local features; `none`: descriptors only.
 
     Raises:
         ConfigError: unknown features, or their package is not installed.

@@ -1,4 +1,4 @@
-"""What to expect of a new map: a part of its own drive is held out and localized in the rest."""
+"""Expected quality of a new map: a part of its own drive is localized in the rest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,29 +21,29 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
 
 LEAST_KEYFRAMES = 12
-"""A smaller map says nothing about itself."""
+"""Least number of keyframes of a map for this test."""
 
 AGAIN_SHARE = 0.15
-"""Share of keyframes at places mapped before, from which on a return is what is held out."""
+"""Least share of keyframes at revisited places, for which later passes are held out."""
 
 APART_RADII = 10.0
-"""Between two passes of a place lie so many radii of the way."""
+"""Least distance driven between two passes of a place, in radii of a place."""
 
 OPPOSITE_RAD = 2.0
-"""Beyond this angle two views of a place are of different directions."""
+"""Views of a place that differ by more than this angle are of different directions, rad."""
 
 NO_IMAGE = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What a held-out part of the drive says of a map.
+    """Result of localizing a held-out part of the drive.
 
-    how: which part was held out. queries, references: images of either side. radius_m: right is
-    nearer than this. recall_at_1: share of queries whose most similar reference is right.
-    localized: share of queries that gave a pose. precision: share of these poses that are right,
-    None where there is none. error_m: median error of the right ones. look_alike, compared: places
-    that resemble one elsewhere more than their own neighbours, of so many. one_way: share of
+    how: which part was held out. queries, references: their numbers. radius_m: largest distance
+    of a correct match or pose. recall_at_1: share of queries whose best match is correct.
+    localized: share of queries with a pose. precision: share of these poses that are correct,
+    None without poses. error_m: median error of the correct poses. look_alike: number of places
+    that resemble another place more than their own neighbours, of `compared`. one_way: share of
     places seen from one direction only.
     """
 
@@ -64,20 +64,20 @@ def expect(
     path: Path, encoder: Encoder, *, odometry: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Expectation | None:
-    """Hold out a part of a map, localize it in the rest and say what came of it.
+    """Hold out a part of a map and localize it in the rest.
 
-    Where the drive passes places again, later passes are held out. Else every second keyframe is:
-    then the rest is half as dense as the map, but the light and the traffic are the same.
+    If the drive revisits places, later passes are held out, else every second keyframe. In the
+    latter case the rest is half as dense as the map, but light and traffic are the same.
 
     Args:
         path: the map.
         encoder: of its model.
-        odometry: whether the images are one drive with the motion of its poses, as in a robot;
-            else each is localized alone.
-        progress: told queries done and in all.
+        odometry: True: the images are one drive, and its poses serve as odometry; False: each
+            image is localized alone.
+        progress: called with queries done and in total.
 
     Returns:
-        None where the map has fewer than `LEAST_KEYFRAMES` of one camera.
+        None if the map has fewer than `LEAST_KEYFRAMES` of one camera.
     """
     config = BeliefConfig()
     with PlaceMap.open(path) as place_map:
@@ -107,7 +107,7 @@ def expect(
 
 
 def _held_out(place_map: PlaceMap, radius_m: float, angle_rad: float) -> tuple[Mask | None, str]:
-    """Keyframes (N,) to ask with, of the camera that has most of them, and why these."""
+    """Mask (N,) of query keyframes of the camera with most keyframes, and their choice in words."""
     cameras = np.array(place_map.cameras)
     names, counts = np.unique(cameras, return_counts=True)
     if not len(counts) or counts.max() < LEAST_KEYFRAMES:
@@ -134,7 +134,7 @@ def _localize(
     place_map: PlaceMap, queries: npt.NDArray[np.int64], references: PlaceMap, encoder: Encoder,
     odometry: bool, progress: Callable[[int, int], None],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Distance (Q,) to the most similar reference, and error (Q,) of the pose, NaN: none; m."""
+    """Distance (Q,) to the most similar reference, and pose error (Q,), m; NaN without a pose."""
     order = queries[np.argsort(place_map.stamps_ns[queries], kind='stable')]
     localizer = Localizer(encoder, references)
     nearest, errors = np.full(len(order), np.inf), np.full(len(order), np.nan)
@@ -145,7 +145,7 @@ def _localize(
         _, ids = references.search(descriptor, 1)
         nearest[number] = _metres(T, references.T_map_cam[ids[0]])
         view = Description(frame, descriptor)
-        # Without odometry images are asked one by one, as `regvpr localize` asks them.
+        # Without odometry each image is localized alone, as `regvpr localize` does.
         said = localizer.localize(view, T) if odometry else localizer.localize_image(view)
         if said.pose_prior is not None:
             errors[number] = _metres(T, said.pose_prior.T_map_base)
@@ -158,7 +158,7 @@ def _metres(T_a: Array, T_b: Array) -> float:
 
 
 def _one_way(T_map_cam: Array, radius_m: float) -> float:
-    """Share of keyframes (N, 4, 4) that have no other near them which looks the opposite way."""
+    """Share of keyframes (N, 4, 4) without a nearby one that looks in the opposite direction."""
     near = cKDTree(T_map_cam[:, :3, 3]).query_ball_point(T_map_cam[:, :3, 3], radius_m)
     both = [bool((rotation_angle(T_map_cam[i, :3, :3].T @ T_map_cam[others, :3, :3])
                   > OPPOSITE_RAD).any()) for i, others in enumerate(near)]

@@ -1,4 +1,4 @@
-"""Frames that would make bad places: blurred, black, overexposed, or the same picture again."""
+"""Rejects frames that would make bad places: blurred, black, overexposed or repeated images."""
 
 import base64
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from regvpr_core.errors import MapError
 from regvpr_core.images import RGB
 
 MEASURED_PX = 320
-"""Sharpness is measured with the longer side at so many pixels, so cameras can be compared."""
+"""Longer side in pixels at which sharpness is measured, so that cameras are comparable."""
 
 SIGNATURE_PX = 32
 
@@ -25,7 +25,7 @@ DUPLICATE = 'the same picture as the last keyframe'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityConfig:
-    """Which frames are left out; 0 (sharpness, change) or 1 (shares) switches a test off."""
+    """Thresholds of rejection; 0 (sharpness, change) or 1 (shares) disables a test."""
 
     sharpness: float = setting(
         2.0,
@@ -49,7 +49,7 @@ class QualityConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measures:
-    """What a picture is judged by. signature: (32, 32) uint8, the picture in small and grey."""
+    """Measurements of an image. signature: (32, 32) uint8, the scaled-down grey image."""
 
     sharpness: float
     black: float
@@ -58,8 +58,8 @@ class Measures:
 
 
 def measure(rgb: RGB) -> Measures:
-    """Measure a picture (H, W, 3). Threads may call it at once."""
-    # Scaled by area first: what noise a sensor adds to single pixels says nothing about sharpness.
+    """Measure an image (H, W, 3). Thread-safe."""
+    # Scaled down by area first, so that noise of single pixels does not count as sharpness.
     scale = MEASURED_PX / max(rgb.shape[:2])
     if scale < 1.0:
         size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
@@ -75,14 +75,14 @@ def measure(rgb: RGB) -> Measures:
 
 
 class QualityGate:
-    """Judges pictures in order, for each camera of its own."""
+    """Judges images in order; each camera is independent."""
 
     def __init__(self, config: QualityConfig) -> None:
         self._config = config
         self._last: dict[str, npt.NDArray[np.uint8]] = {}
 
     def refuses(self, camera: str, measures: Measures) -> str:
-        """Why a picture is no good for a place; empty where it is."""
+        """Reason for rejecting an image; empty if it is accepted."""
         config = self._config
         if measures.black > config.black_share:
             return BLACK
@@ -97,19 +97,19 @@ class QualityGate:
         return ''
 
     def keep(self, camera: str, measures: Measures) -> None:
-        """Make this picture the one to compare with."""
+        """Set the image that the next ones are compared with."""
         self._last[camera] = measures.signature
 
     def state(self) -> dict[str, str]:
-        """What it remembers, as JSON can keep it."""
+        """State, for JSON."""
         return {camera: base64.b64encode(signature.tobytes()).decode('ascii')
                 for camera, signature in self._last.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave.
+        """Restore a state made by `state`.
 
         Raises:
-            MapError: that is damaged.
+            MapError: the state is damaged.
         """
         try:
             self._last = {

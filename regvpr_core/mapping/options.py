@@ -1,4 +1,4 @@
-"""What a build is asked for, and what became of it."""
+"""Options and result of a build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from regvpr_core.verification.local_features import KINDS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """Settings of a build, which the map keeps."""
+    """Settings of a build, which are stored in the map."""
 
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -36,12 +36,12 @@ class BuildConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """One build.
+    """Options of one build.
 
-    out: the new folder. sources: what is taken of the sources. features: local features to keep,
-    so that matches can be verified: none, patch or xfeat. compress: `pca:NUMBER` shortens the
-    descriptors when all keyframes are in, '' leaves them; a resumed build may take another.
-    resume: continue a build that was broken off, if there is one.
+    out: the new folder. sources: selection of images and poses. features: local features to
+    store, for verification of matches: none, patch or xfeat. compress: `pca:NUMBER` shortens the
+    descriptors at the end, '' does not; may differ in a resumed build. resume: continue an
+    interrupted build, if there is one.
     """
 
     out: Path
@@ -60,11 +60,11 @@ class BuildOptions:
 
 @dataclass(slots=True)
 class BuildReport:
-    """What became of the frames.
+    """Result of a build.
 
-    resumed: keyframes that an earlier run had made. other_bits: the network rounds otherwise than
-    it did then (another processor, or another form of its operations): rows agree to 1e-3 only.
-    compression: what shorter descriptors cost, where they were wanted.
+    resumed: keyframes of an earlier run. other_bits: descriptors are rounded differently from
+    those of the earlier run (another processor, or other operations) and agree to 1e-3 only.
+    compression: loss by shorter descriptors, if requested.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -77,32 +77,32 @@ class BuildReport:
 
     @property
     def seen(self) -> int:
-        """Frames that the sources held, earlier runs' included."""
+        """Number of frames of the sources, including those of earlier runs."""
         return self.tally.seen
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Reason to number of frames."""
+        """Number of dropped frames by reason."""
         return self.tally.dropped
 
     @property
     def length_m(self) -> float:
-        """Metres through the poses of all frames, kept or not."""
+        """Length of the path through the poses of all frames, m."""
         return self.tally.length_m
 
     @property
     def first_image_error(self) -> str:
-        """What was wrong with the first image that could not be decoded."""
+        """Error of the first image that could not be decoded."""
         return self.tally.first_image_error
 
     @property
     def places_per_s(self) -> float:
-        """Keyframes of this run a second."""
+        """Keyframes per second of this run."""
         return (self.kept - self.resumed) / max(self.seconds, 1e-9)
 
     @property
     def reasons(self) -> str:
-        """Why frames were dropped, in a line."""
+        """Numbers of dropped frames by reason, in one line."""
         counted = ', '.join(f'{count} {reason}' for reason, count in self.dropped.items())
         error = f' ({self.first_image_error})' if self.first_image_error else ''
         return f'dropped: {counted}{error}' if counted else 'the source holds no image'

@@ -1,14 +1,14 @@
-"""A map that is being built: hidden beside its final place, locked, and ready to be resumed.
+"""An unfinished map: hidden beside its final path, locked, and resumable.
 
     .NAME.partial/            locked by the one build
         map.db …              the keyframes committed so far
-        about.json            what is being built from what
-        probe.json            what the network made of one picture
-        state-0.json, -1.json where the build stood at a number of keyframes, in turns
+        about.json            sources and settings of the build
+        probe.json            checksum of the descriptor of a test image
+        state-0.json, -1.json position in the stream at a number of keyframes, alternating
 
-The state is written before the keyframes are committed: whichever number the map holds after a
-crash, one of the two files is of it. The JSON files go when the map has its name; where a crash
-came between, they lie in it and nobody reads them.
+The state is written before the keyframes are committed, so that after a crash one of the two files
+belongs to the keyframes in the map. The JSON files are deleted once the map has its name; files
+left by a crash at that moment are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,20 +34,20 @@ Facts = Mapping[str, Any]
 
 
 class PartialMap:
-    """Used in a `with` block. What it holds is kept when the block is left, until `finish`."""
+    """Context manager. Committed keyframes remain on disk when the block is left."""
 
     def __init__(self, path: Path, manifest: Manifest, about: Facts, *, resume: bool) -> None:
-        """Begin a map, or go on with one.
+        """Create a partial map, or open one to resume it.
 
         Args:
-            path: where the map will be.
-            manifest: of a new map; one that is resumed keeps its own.
-            about: plain values that a resumed build must share, e.g. sources and settings.
-            resume: go on where an earlier build stopped, if there was one.
+            path: final path of the map.
+            manifest: of a new map; a resumed one keeps its own.
+            about: plain values that must be equal in a resumed build, e.g. sources and settings.
+            resume: continue an interrupted build, if there is one.
 
         Raises:
-            MapError: `path` exists or cannot be written, another build is at it, one was broken
-                off and `resume` is not set, or that one was of something else.
+            MapError: `path` exists or cannot be written, another build uses it, an interrupted
+                build exists and `resume` is not set, or `about` differs.
         """
         self.path = path
         self.folder = partial_folder(path)
@@ -84,17 +84,17 @@ class PartialMap:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Keep what is committed; a map without a keyframe is removed."""
+        """Close the map; a map without keyframes is deleted."""
         self._close()
         if not len(self.writer):
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
     def state(self) -> dict[str, Any] | None:
-        """Where the build stood when the last keyframes were committed; None at the start.
+        """State of the build at the last committed keyframes; None at the start.
 
         Raises:
-            MapError: the map holds keyframes, and no state is of them.
+            MapError: no stored state belongs to the keyframes of the map.
         """
         if not len(self.writer):
             return None
@@ -107,12 +107,12 @@ class PartialMap:
                        f'to start again')
 
     def commit(self, keyframes: Sequence[Keyframe], state: Facts) -> None:
-        """Add keyframes, and remember where the build stands behind them.
+        """Commit keyframes with the state of the build after them.
 
         Raises:
             MapError: as `MapWriter.append`.
         """
-        slot = 1 - self._slot  # the file of what is committed now stays until that counts no more
+        slot = 1 - self._slot  # keep the state of the keyframes committed so far
         try:
             _write(self.folder / STATES[slot],
                    {'keyframes': len(self.writer) + len(keyframes), **state})
@@ -122,7 +122,7 @@ class PartialMap:
         self._slot = slot
 
     def same_probe(self, probe: int) -> bool:
-        """Whether the build was begun with this number; it is, where none is known."""
+        """Whether the checksum equals that of the first run; it is stored if there is none."""
         found = _read(self.folder / PROBE)
         if not isinstance(found, dict):
             _write(self.folder / PROBE, {'probe': probe})
@@ -130,28 +130,28 @@ class PartialMap:
         return bool(found.get('probe') == probe)
 
     def finish(self) -> None:
-        """Close the map and give it its name. Until it has that, the build can be resumed.
+        """Close the map and rename it to its final path. Until then the build can be resumed.
 
         Raises:
-            MapError: something has taken the name, or it cannot be given.
+            MapError: the path exists by now, or the folder cannot be renamed.
         """
         self._close()
         try:
             if os.path.lexists(self.path):
                 raise MapError(f'{self.path} has come to be while its map was built; remove it '
                                f'and go on by --resume: the map is kept in {self.folder}')
-            (self.folder / 'map.lock').unlink(missing_ok=True)  # later it might be another's
+            (self.folder / 'map.lock').unlink(missing_ok=True)  # the lock of the build is released
             self.folder.replace(self.path)
             sync_folder(self.path.parent)
             for name in (ABOUT, PROBE, *STATES):
-                with contextlib.suppress(OSError):  # the map is whole with them, too
+                with contextlib.suppress(OSError):  # the map is complete even with them
                     (self.path / name).unlink()
             sync_folder(self.path)
         except OSError as error:
             raise MapError(f'cannot write map {self.path}: {error}') from error
 
     def discard(self) -> None:
-        """Remove what was built: a map made from it has the name.
+        """Delete the partial map, because a compressed map made from it has the name.
 
         Raises:
             MapError: it cannot be removed.
@@ -170,18 +170,18 @@ class PartialMap:
 
 
 def partial_folder(path: Path) -> Path:
-    """Where the map lies until it is whole."""
+    """Folder of the map until it is complete."""
     return path.with_name(f'.{path.name}.partial')
 
 
 def begun_with(path: Path) -> dict[str, Any] | None:
-    """What an unfinished build of this map was about; None where there is none."""
+    """The `about` values of an unfinished build of this map; None without one."""
     found = _read(partial_folder(path) / ABOUT)
     return found if isinstance(found, dict) else None
 
 
 def kept_keyframes(path: Path) -> int:
-    """Keyframes of an unfinished build of this map; 0 where there is none, or one goes on."""
+    """Number of keyframes of an interrupted build of this map; 0 if there is none."""
     folder = partial_folder(path)
     with contextlib.suppress(MapError):
         return _committed(folder)
@@ -189,10 +189,10 @@ def kept_keyframes(path: Path) -> int:
 
 
 def refuse_taken(path: Path) -> None:
-    """Refuse to build a map where something is; clears what a killed build of it had left over.
+    """Refuse an existing path; delete the partial map left by a build that was killed at its end.
 
     Raises:
-        MapError: something is; names an unfinished build that is kept beside it.
+        MapError: the path exists, or an unfinished build is beside it.
     """
     if not os.path.lexists(path):
         return
@@ -206,13 +206,13 @@ def refuse_taken(path: Path) -> None:
 
 
 def _lock(folder: Path, path: Path) -> int:
-    """Make the folder and take it; gives the handle whose closing lets it go."""
+    """Create and lock the folder; closing the returned handle releases the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The build that held it may have finished or removed it meanwhile.
+            # The build that held the lock may have renamed or deleted the folder meanwhile.
             if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except BlockingIOError as error:
@@ -231,7 +231,7 @@ def _taken(path: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    for name in ('map.db', ABOUT):  # first: what is half removed is no build to resume
+    for name in ('map.db', ABOUT):  # first, so that a partly deleted folder is not resumed
         (folder / name).unlink(missing_ok=True)
     for item in folder.iterdir():
         if item.is_dir() and not item.is_symlink():
@@ -241,7 +241,7 @@ def _clear(folder: Path) -> None:
 
 
 def _clear_left_over(folder: Path, path: Path) -> bool:
-    """Remove a partial map that holds nothing more than the map at `path`; whether it did."""
+    """Delete a partial map if the map at `path` was made from it; True if it was."""
     with contextlib.suppress(OSError, MapError, sqlite3.Error):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -257,7 +257,7 @@ def _clear_left_over(folder: Path, path: Path) -> bool:
 
 
 def _compressed_from(folder: Path, path: Path) -> bool:
-    """Whether the map at `path` is that in `folder`, whole, with shorter descriptors.
+    """Whether the map at `path` is the compressed form of the complete map in `folder`.
 
     Raises:
         MapError, sqlite3.Error: one of them cannot be read.
@@ -272,7 +272,7 @@ def _compressed_from(folder: Path, path: Path) -> bool:
 
 
 def _committed(folder: Path) -> int:
-    """Keyframes that an earlier build left; 0 where it did not come so far.
+    """Number of keyframes of an earlier build; 0 if it had committed none.
 
     Raises:
         MapError: its map is damaged.
@@ -283,7 +283,7 @@ def _committed(folder: Path) -> int:
         with MapWriter.append_to(folder) as writer:
             return len(writer)
     except MapError:
-        # Killed while it was made: what it is about comes next, descriptors after that.
+        # Killed during creation: about.json is written next, and descriptors after it.
         rows = folder / 'descriptors.f16'
         if (folder / ABOUT).exists() or (rows.is_file() and rows.stat().st_size):
             raise
@@ -291,10 +291,10 @@ def _committed(folder: Path) -> int:
 
 
 def _check_about(folder: Path, path: Path, about: Facts) -> None:
-    """Refuse to go on with something else; names the first difference.
+    """Refuse to resume a build with other sources or settings.
 
     Raises:
-        MapError: says what it was and what it is.
+        MapError: names the first difference with both values.
     """
     was = _read(folder / ABOUT)
     if not isinstance(was, dict):
@@ -325,7 +325,7 @@ def _flat(values: Any, name: str = '') -> dict[str, Any]:
 
 
 def _write(file: Path, values: Facts) -> None:
-    """Afterwards it survives a power cut, a new file's name too."""
+    """Write a file and sync it with its folder, so that it survives a power cut."""
     new = not file.exists()
     with file.open('w', encoding='utf-8') as out:
         json.dump(values, out)
@@ -336,7 +336,7 @@ def _write(file: Path, values: Facts) -> None:
 
 
 def _read(file: Path) -> Any:
-    """JSON of a file; None where there is none, or it was not written to its end."""
+    """Parse a JSON file; None if it is absent or incomplete."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         if file.stat().st_size <= MAX_STATE_BYTES:
             return json.loads(file.read_text(encoding='utf-8'))

@@ -1,4 +1,4 @@
-"""The files of a place map and what is in them. Format 2; see docs/map_format.md.
+"""The files of a place map. Format 2; see docs/map_format.md.
 
     map.db           manifest, keyframes, attachments (SQLite, WAL)
     descriptors.f16  row = keyframe id, float16, little endian
@@ -102,7 +102,7 @@ def check_file(file: Path) -> None:
     """Refuse a map file that is a link or not a regular file: a map stays inside its folder.
 
     Raises:
-        MapError: it is.
+        MapError: it is a link or not a regular file.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(file.lstat().st_mode):
@@ -152,10 +152,10 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 def _refuse_journal(file: Path) -> None:
     """A rollback journal may name any file on disk, which SQLite then reads and deletes.
 
-    Ours is a log (WAL); a map has a journal only while it is made.
+    Maps use a write-ahead log (WAL); a journal exists only while a map is created.
 
     Raises:
-        MapError: there is one.
+        MapError: there is a rollback journal.
     """
     if file.exists() and file.stat().st_size:
         raise MapError(f'map {file.parent} is refused: it has a {file.name}, which no finished '
@@ -166,8 +166,8 @@ def _refuse_journal(file: Path) -> None:
 def _uri(file: Path, writable: bool) -> str:
     uri = f'{file.absolute().as_uri()}?mode={"rw" if writable else "ro"}'
     if not writable and not os.access(file.parent, os.W_OK):
-        # WAL needs a file beside the database. In a read-only folder nobody writes, but what a
-        # crash left in the log would go unseen.
+        # WAL needs a file beside the database. In a read-only folder there is no writer, but
+        # the content of a log left by a crash would be ignored.
         log = file.with_name('map.db-wal')
         if log.exists() and log.stat().st_size and not file.with_name('map.db-shm').exists():
             raise MapError(f'map {file.parent} was not closed when it was written, and its folder '
@@ -200,7 +200,7 @@ def _check_version(path: Path, version: int) -> None:
 
 
 def create_database(file: Path, manifest: Manifest) -> None:
-    """Make `map.db` with its tables and the manifest."""
+    """Create `map.db` with its tables and the manifest."""
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.execute('PRAGMA journal_mode=WAL')
         with database:
@@ -286,7 +286,7 @@ def check_attachment_name(name: str) -> None:
 
 
 def read_attachment(path: Path, database: sqlite3.Connection, name: str) -> bytes | None:
-    """An attachment, checked; None where there is none of that name.
+    """An attachment, checked; None if there is none of that name.
 
     Raises:
         MapError: it is too large or has changed.
@@ -315,7 +315,7 @@ def attachment_names(database: sqlite3.Connection) -> list[str]:
 
 
 def memory_map(path: Path, count: int, dimension: int) -> npt.NDArray[np.float16]:
-    """The descriptors (count, dimension) of a map, read only as far as they are used.
+    """The descriptors (count, dimension) of a map, memory-mapped.
 
     Raises:
         MapError: the file is missing or too short, or a link.
@@ -406,7 +406,7 @@ def refuse_existing(path: Path) -> None:
     """Refuse a path that exists.
 
     Raises:
-        MapError: something is.
+        MapError: it exists.
     """
     if path.exists() or path.is_symlink():
         raise MapError(f'{path} exists; choose a new folder for the map or remove it')

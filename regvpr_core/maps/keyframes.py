@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 """Rounding tolerance: a step of exactly the distance is accepted."""
 
 NEARLY = 0.99
-"""Share of the distance that counts as the distance: poses of frames a step apart jitter."""
+"""Share of the distance that is accepted as the distance, because poses jitter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class PlaceMap:
 
     def __init__(self, path: Path, manifest: Manifest, database: sqlite3.Connection,
                  index: str = 'auto') -> None:
-        """Used by `open`, which reads the folder first."""
+        """Use `open`, which reads the folder first."""
         self.path = path
         self.manifest = manifest
         self._database = database
@@ -65,13 +65,13 @@ class PlaceMap:
              index: str = 'auto') -> 'PlaceMap':
         """Open a map for reading.
 
-        Every record (poses, stamps, names) is checked; descriptors as far as they are read.
+        Every record (poses, stamps, names) is checked at once; descriptors are checked when read.
 
         Args:
             path: the map's folder.
             fingerprint: of the model that will query it; None accepts any.
-            index: how it is searched: auto, exact, rabitq, gpu, milvus:URI; `none` reads no
-                descriptor, and such a map has neither `centre` nor `search`.
+            index: search index: auto, exact, rabitq, gpu, milvus:URI. `none` reads no descriptor;
+                such a map has neither `centre` nor `search`.
 
         Raises:
             MapError: not a map, damaged, of a newer format or of another model; the message says
@@ -105,13 +105,13 @@ class PlaceMap:
 
     @property
     def model(self) -> Model:
-        """Whose descriptors this map holds, and of which length."""
+        """Model of the descriptors and their length."""
         return Model(name=self.manifest.model, fingerprint=self.manifest.fingerprint,
                      dimension=self.manifest.dimension, compress=self.manifest.compress)
 
     @property
     def drives(self) -> list[str]:
-        """Source and camera of each keyframe, as one name: keyframes of one drive."""
+        """Name of the drive of each keyframe: its source and camera."""
         return [f'{source}\0{camera}'
                 for source, camera in zip(self.sources, self.cameras, strict=True)]
 
@@ -126,9 +126,9 @@ class PlaceMap:
         """The keyframes most similar to an image.
 
         Args:
-            descriptor: (D,) of the image, as `project` gives it.
-            k: how many.
-            centre: (D,) mean descriptor of the images like this one; None takes the map's.
+            descriptor: (D,) of the image, after `project`.
+            k: number of keyframes.
+            centre: (D,) mean descriptor of the image's session; None: that of the map.
 
         Returns:
             similarities (cosine of the centred descriptors) and ids, best first, min(k, N) each.
@@ -233,7 +233,7 @@ class PlaceMap:
 
     @property
     def stored_descriptors(self) -> npt.NDArray[np.float16]:
-        """Descriptors (N, D) as they lie on the disk, read only as far as they are used."""
+        """Stored descriptors (N, D), memory-mapped."""
         return self._rows
 
     def check_descriptors(self) -> None:

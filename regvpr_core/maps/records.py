@@ -98,7 +98,7 @@ def small_records(database: sqlite3.Connection, limit: int) -> Iterator[tuple[An
 
 
 def blob(database: sqlite3.Connection, column: str, limit: int, keyframe_id: int) -> bytes | None:
-    """A large cell of a keyframe, checked; None where it has none.
+    """A large column of a keyframe, checked; None if it is empty.
 
     Raises:
         RecordError: it is too large or has changed.

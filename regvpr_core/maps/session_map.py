@@ -15,7 +15,7 @@ class SessionMap:
     BATCH = 8
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Make a new map.
+        """Create a new map.
 
         Raises:
             MapError: the folder exists, or cannot be written.

@@ -1,6 +1,6 @@
-"""Appending keyframes to a place map, so that a crash at any moment loses none.
+"""Appends keyframes to a place map; committed keyframes survive a crash.
 
-A keyframe is committed with its row in SQLite; its descriptor is written and synced before.
+A keyframe is committed by its row in SQLite; its descriptor is written and synced before.
 Rows of `descriptors.f16` beyond the committed keyframes, left by a crash, are never read.
 """
 
@@ -51,9 +51,9 @@ _NO_TEXT = re.compile('[\0\ud800-\udfff]')  # undecodable bytes of a file name
 class Keyframe:
     """One place.
 
-    T_map_cam: (4, 4). covariance: (3, 3) m^2 of the position, where known. source: what it came
-    from. image: name of the image within the source. thumbnail: pixels, or the JPEG as it is
-    to be stored. local_features: as `localization.local_features` encodes them.
+    T_map_cam: (4, 4). covariance: (3, 3) m^2 of the position, if known. source: name of the
+    recording. image: name of the image within the source. thumbnail: pixels, or an encoded
+    JPEG. local_features: encoded by `verification.local_features`.
     """
 
     stamp_ns: int
@@ -72,7 +72,7 @@ class MapWriter:
 
     def __init__(self, path: Path, manifest: Manifest, database: sqlite3.Connection,
                  lock: int) -> None:
-        """Used by `create` and `append_to`."""
+        """Use `create` or `append_to`."""
         self.path = path
         self.manifest = manifest
         self._database = database
@@ -85,7 +85,7 @@ class MapWriter:
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> 'MapWriter':
-        """Make a new, empty map.
+        """Create a new, empty map.
 
         Raises:
             MapError: the folder exists and is not empty, or cannot be written.
