@@ -130,8 +130,10 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Query:
-    """A keyframe of the running sequence. first: id of the first keyframe that it was compared
-    with; scores: of all that it was compared with, by place in the order of time."""
+    """A keyframe of the running sequence.
+
+    along_m: distance driven until it. ids, scores: keyframes it was compared with, by time.
+    """
 
     T_odom_cam: Array
     along_m: float

@@ -92,7 +92,7 @@ class Mounts:
             if not len(one.ids):
                 continue
             odds = np.clip(one.log_odds, -MISSED * limit, limit) * one.novelty
-            # Other keyframes are at most as similar as the last candidate. A camera that looks in a
+            # Other keyframes are at most as similar as the last candidate. A camera looking in a
             # direction which the map does not contain cannot find its place.
             least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
             best = np.full(len(ids), -np.inf)

@@ -107,7 +107,7 @@ def expect(
 
 
 def _held_out(place_map: PlaceMap, radius_m: float, angle_rad: float) -> tuple[Mask | None, str]:
-    """Mask (N,) of query keyframes of the camera with most keyframes, and their choice in words."""
+    """Mask (N,) of query keyframes of one camera, and a description of their choice."""
     cameras = np.array(place_map.cameras)
     names, counts = np.unique(cameras, return_counts=True)
     if not len(counts) or counts.max() < LEAST_KEYFRAMES:
