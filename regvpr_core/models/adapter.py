@@ -21,7 +21,7 @@ VARIANTS = ('paper', 'shared_reduction', 'cricavpr')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """Where the adapters sit and how they are built."""
+    """Settings of the adapters."""
 
     blocks: str = setting('all', '`all`, `last_N`, or indices counted from 0, as in `8,9,10,11`.')
     ratio: float = setting(
@@ -64,7 +64,7 @@ class AdapterConfig:
         """Width between down and up projection.
 
         Raises:
-            ConfigError: it is no multiple of 16, so the branches have no whole widths.
+            ConfigError: it is not a multiple of 16, which the widths of the branches need.
         """
         bottleneck = round(width * self.ratio)
         if bottleneck % 16:
@@ -129,8 +129,8 @@ class MffAdapter(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """s * MFF(x) for normalised tokens (B, 1 + h * w, width), class token first.
 
-        The class token goes past the convolutions. In CricaVPR the residual of the bottleneck
-        reaches it as well, which doubles it.
+        The class token bypasses the convolutions. In CricaVPR the residual of the bottleneck is
+        also added to it, which doubles it.
         """
         x = self.down(x).relu()
         patches = x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, *grid)  # (B, bottleneck, h, w)
@@ -142,7 +142,7 @@ class MffAdapter(nn.Module):
 class AdaptedBlock(nn.Module):
     """A transformer block with an MFF adapter beside its MLP (equations 3 and 4).
 
-    It takes over the modules of the block, so the official key names stay.
+    It reuses the modules of the block, so the official key names are unchanged.
     """
 
     def __init__(self, block: Block, width: int, config: AdapterConfig) -> None:
@@ -165,14 +165,13 @@ class AdaptedBlock(nn.Module):
 
 def adapt(vit: DinoVisionTransformer, config: AdapterConfig, depth: int | None = None
           ) -> DinoVisionTransformer:
-    """Put adapters into the chosen blocks, in place; the features are the same until trained.
+    """Add adapters to the chosen blocks, in place; untrained adapters do not change the features.
 
     Args:
-        depth: the first so many blocks are the network, `all` and the last are counted among
-            them; None: all.
+        depth: number of blocks that the network uses, to which `blocks` refers; None: all.
 
     Raises:
-        ConfigError: a block is not there, or the bottleneck has no whole branch widths.
+        ConfigError: a block does not exist, or the bottleneck is not a multiple of 16.
     """
     for index in config.indices(len(vit.blocks) if depth is None else depth):
         block = vit.blocks[index]
@@ -183,7 +182,7 @@ def adapt(vit: DinoVisionTransformer, config: AdapterConfig, depth: int | None =
 
 
 def convolution(inputs: int, outputs: int, side: int, batch_norm: bool) -> nn.Sequential:
-    """A convolution that keeps the grid, batch normalisation where asked for, ReLU."""
+    """A convolution that keeps the grid size, optional batch normalisation, ReLU."""
     conv = nn.Conv2d(inputs, outputs, side, padding=side // 2)
     nn.init.kaiming_normal_(conv.weight, nonlinearity='relu')
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

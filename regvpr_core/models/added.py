@@ -1,8 +1,8 @@
-"""Models of other people under a name: `regvpr models add`. Needs no torch.
+"""Third-party models registered under a name by `regvpr models add`. Needs no torch.
 
 An .onnx file is copied into the folder `models` of the cache as NAME.onnx, with a record inside. A
-Python function and a folder of Hugging Face transformers stay where they are: NAME.json says
-where, and with which digest.
+Python function and a folder of Hugging Face transformers are not copied: NAME.json contains their
+path and digest.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ MAX_ENTRY_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A model that is not copied.
+    """Entry of a model that is not copied.
 
     kind: function (source is FILE.py:FUNCTION) or transformers (source is a folder).
-    name: as it was added. sha256: of the Python file, or of the folder's weights and config.
+    name: registered name. sha256: of the Python file, or of the folder's weights and config.
     preprocessing, pool: of transformers. dimension: length of a descriptor.
     """
 
@@ -52,18 +52,18 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that decides a descriptor."""
+        """Digest of everything that affects a descriptor."""
         return digest_of(self.sha256, self.source.rpartition(':')[2] if self.kind == 'function'
                          else self.pool, self.preprocessing)
 
 
 def models_folder() -> Path:
-    """Where added models are kept."""
+    """Folder of registered models."""
     return cache_folder() / 'models'
 
 
 def find_added(name: str) -> Path | None:
-    """NAME.onnx or NAME.json in the folder `models` of a search folder; None: there is none."""
+    """Path of NAME.onnx or NAME.json in the folder `models` of a search folder, or None."""
     if not NAME.fullmatch(name):
         return None
     for folder in search_folders():
@@ -74,7 +74,7 @@ def find_added(name: str) -> Path | None:
 
 
 def find_exported(name: str) -> Path | None:
-    """NAME.onnx in a search folder: the exported form of a model, for where torch is missing."""
+    """NAME.onnx in a search folder: the exported form of a model, used without torch."""
     if not NAME.fullmatch(name):
         return None
     return next((path for folder in search_folders()
@@ -82,7 +82,7 @@ def find_exported(name: str) -> Path | None:
 
 
 def added_names() -> list[str]:
-    """Names of all added models on this machine, sorted."""
+    """Names of all registered models on this machine, sorted."""
     return sorted({path.stem for folder in search_folders()
                    for path in (folder / 'models').glob('*')
                    if path.suffix in ('.onnx', '.json') and NAME.fullmatch(path.stem)})
@@ -119,10 +119,10 @@ def keep_entry(entry: Entry) -> Path:
 
 
 def keep_onnx(source: Path, name: str, about: dict[str, Any] | None) -> Path:
-    """Copy an .onnx file into the cache, with a record where it has none of ours.
+    """Copy an .onnx file into the cache, and add a record if it has none.
 
     Returns:
-        the copy, under a name that nothing looks for: `confirm` gives it its own.
+        the copy, under a temporary name until `confirm` is called.
     """
     part = models_folder() / f'{name}.part.onnx'
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +138,9 @@ def confirm(part: Path, name: str) -> Path:
 
 
 def append_metadata(path: Path, text: str, key: str = 'regvpr') -> None:
-    """Add an entry to an .onnx file's metadata by bytes at its end: protobuf joins fields.
+    """Append an entry to an .onnx file's metadata; protobuf merges repeated fields.
 
-    No package `onnx` is needed. Field 14 of ModelProto is a list of (1: key, 2: value).
+    The package `onnx` is not needed. Field 14 of ModelProto is a list of (1: key, 2: value).
     """
     entry = field(1, key.encode()) + field(2, text.encode())
     with path.open('ab') as file:
@@ -159,23 +159,23 @@ def field(number: int, data: bytes) -> bytes:
 
 
 def digest_of(sha256: str, extra: str, preprocessing: Preprocessing) -> str:
-    """Fingerprint of a file, what else decides its descriptors, and its preprocessing."""
+    """Fingerprint of a file, further settings that affect descriptors, and the preprocessing."""
     text = json.dumps([sha256, extra, to_mapping(preprocessing)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def import_file(path: Path, failure: type[RegvprError]) -> Any:
-    """Run a Python file as a module under a name of its own. It is code: only trusted files.
+    """Import a Python file as a module with a unique name. It runs code: only for trusted files.
 
     Raises:
-        failure: it does not exist or cannot be imported.
+        the given error type: the file does not exist or cannot be imported.
     """
     name = f'regvpr_added_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}'
     spec = importlib.util.spec_from_file_location(name, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise failure(f'{path} does not exist or is no Python file')
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # someone else's code
@@ -209,7 +209,7 @@ class FunctionEngine:
         self._function, self._source = function, entry.source
 
     def prepare(self, rgb: RGB) -> RGB:
-        """The image as it is."""
+        """The image, unchanged."""
         check_rgb(rgb)
         return rgb
 
@@ -238,7 +238,7 @@ class FunctionEngine:
         return unit_rows(array)
 
     def with_tokens(self, inputs: list[RGB]) -> tuple[Rows, Rows]:
-        """No function gives patch tokens.
+        """Functions give no patch tokens.
 
         Raises:
             ConfigError: always.

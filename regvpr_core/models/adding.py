@@ -1,4 +1,4 @@
-"""`regvpr models add`: a model of somebody else is checked, and becomes a name."""
+"""`regvpr models add`: check a third-party model and register it under a name."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,24 +31,24 @@ Rows = npt.NDArray[np.float32]
 Describe = Callable[[list[RGB]], Rows]
 
 SAME = 1e-3
-"""Largest difference of a number of a unit descriptor alone and in a batch."""
+"""Largest difference between a unit descriptor of an image alone and in a batch, per number."""
 
 ALIKE = 0.99999
-"""Images that all have a higher cosine than this are not told apart."""
+"""Cosine above which the descriptors of different test images count as equal."""
 
 
 def known_names() -> set[str]:
-    """Names that models of ours and published ones have."""
+    """Names of the package's own and of published models."""
     shipped = Path(__file__).parent / 'weights'
     return {*CATALOGUE, *ALIASES, *(path.stem for path in shipped.glob('*.safetensors')),
             'gem_vits14', 'regvpr_vits14', 'regvpr_vitb14'}
 
 
 def check_name(name: str, known: set[str]) -> None:
-    """Refuse a name that cannot be a file's, or that a model of ours has.
+    """Refuse a name that is no valid file name, or that another model has.
 
     Raises:
-        ConfigError: says which.
+        ConfigError: the message says which.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f'{name!r} cannot be the name of a model: letters, digits, . _ + - (at '
@@ -62,16 +62,16 @@ def add_onnx(path: Path, name: str, preprocessing: Preprocessing | None,
     """Copy an .onnx file into the cache with its record, check it, and give it its name.
 
     Args:
-        path: the file, of our export (then with its record) or of anybody.
-        name: to call it by.
-        preprocessing: how it is shown images; None: the file has a record.
-        output: name of the output with the descriptors, where there are several.
+        path: the file; one exported by this package contains a record.
+        name: to register.
+        preprocessing: of images; None if the file has a record.
+        output: name of the output with the descriptors, if there are several.
 
     Returns:
-        the copy, and the length of a descriptor.
+        path of the copy, and length of a descriptor.
 
     Raises:
-        CheckpointError: the file is damaged, or not what a map needs; says how to mend the export.
+        CheckpointError: the file is damaged or unsuitable; the message says how to fix the export.
         ConfigError: no preprocessing, or onnxruntime is missing.
     """
     ort = onnxruntime()
@@ -111,12 +111,12 @@ def length(
     """Length D of a descriptor, by describing a black image.
 
     Raises:
-        CheckpointError: the graph fails, or gives no rows; says how to mend the export.
+        CheckpointError: the graph fails, or gives no rows; the message says how to fix the export.
     """
     black = np.zeros((1, 3, preprocessing.height, preprocessing.width), np.float32)
     try:
         (out,) = session.run([output], {inputs: black})
-    except Exception as error:  # onnxruntime raises of every kind
+    except Exception as error:  # onnxruntime raises various types
         raise CheckpointError(
             f'{path} fails on an image of {preprocessing.width}x{preprocessing.height}: '
             f'{" ".join(str(error).split())[:200]}; give the --size that it was exported for') \
@@ -129,10 +129,10 @@ def length(
 
 
 def images_input(session: Any, preprocessing: Preprocessing) -> str:
-    """Name of the one input, (B, 3, H, W) float32.
+    """Name of the only input, (B, 3, H, W) float32.
 
     Raises:
-        CheckpointError: it is another; says how to mend the export.
+        CheckpointError: the inputs differ; the message says how to fix the export.
     """
     inputs = session.get_inputs()
     if len(inputs) != 1:
@@ -162,7 +162,7 @@ def descriptor_output(session: Any, wanted: str | None) -> str:
     """Name of the output with the descriptors (B, D).
 
     Raises:
-        CheckpointError: there is none, or several; says how to mend the export.
+        CheckpointError: there is none, or several; the message says how to fix the export.
     """
     outputs = {one.name: one for one in session.get_outputs()}
     if wanted is not None:
@@ -178,10 +178,10 @@ def descriptor_output(session: Any, wanted: str | None) -> str:
 
 
 def add_function(source: str, name: str) -> tuple[Path, int]:
-    """Note a function of a Python file, once it has proved that it describes images.
+    """Register a function of a Python file after it has passed the checks.
 
     Raises:
-        CheckpointError: it fails or is not what a map needs.
+        CheckpointError: it fails or is unsuitable.
     """
     path, _, function = source.rpartition(':')
     file = Path(path).resolve()
@@ -201,10 +201,10 @@ def describing(engine: OnnxEngine) -> Describe:
 
 
 def check_descriptors(describe: Describe, source: str) -> int:
-    """Prove that a model gives what a map needs; gives the length D of a descriptor.
+    """Check that a model is suitable for maps; return the length D of a descriptor.
 
     Raises:
-        CheckpointError: says what is wrong and how to mend the export.
+        CheckpointError: the message says what is wrong and how to fix it.
     """
     images = drawn_images()[:4]
     rows = describe(images)

@@ -1,4 +1,4 @@
-"""From tokens to one descriptor: every aggregator there is, by name.
+"""All aggregators, by name: they turn tokens into one descriptor.
 
 Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives unit rows, float32.
 """
@@ -28,4 +28,4 @@ AGGREGATORS: dict[str, tuple[type, type]] = {
 """Name to module and its config. A module is built as `module(token_width, config)`."""
 
 TWO_TRUNKS = ('joined',)
-"""Those that take the maps of a second trunk as well."""
+"""Aggregators that also use the feature maps of a second trunk."""

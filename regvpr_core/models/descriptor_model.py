@@ -15,18 +15,18 @@ from regvpr_core.models.preprocessing import Preprocessing
 from regvpr_core.models.vit import build_vit, VIT_CONFIGS
 
 TOKEN_DEPTH = 0.35
-"""Local features are the patch tokens after this share of the blocks. Mutual nearest tokens of a
-street by day and in rain that obey the true motion: 0.73 after block 4 of 12, 0.69 after 7, 0.48
-after 11."""
+"""Share of the blocks after which patch tokens are used as local features. Share of mutual nearest
+tokens of a street by day and in rain that agree with the true motion: 0.73 after block 4 of 12,
+0.69 after 7, 0.48 after 11."""
 
 
 SECOND_TRUNKS = {'efficientnet_lite0': EfficientNetLite0}
-"""Trunks beside the ViT, by name."""
+"""Second trunks, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What a descriptor model is made of, and which part of it training may change."""
+    """Architecture of a descriptor model, and the part of it that training changes."""
 
     backbone: str = setting('vits14', 'Backbone.', choices=tuple(VIT_CONFIGS))
     last_block: int | None = setting(
@@ -76,7 +76,7 @@ class ModelConfig:
 
     @property
     def depth(self) -> int:
-        """How many blocks run: all, or those up to `last_block`."""
+        """Number of blocks computed: all, or those up to `last_block`."""
         return VIT_CONFIGS[self.backbone].depth if self.last_block is None else \
             self.last_block + 1
 
@@ -89,7 +89,7 @@ class ModelConfig:
     def trains_norm(self) -> bool:
         """Whether the final LayerNorm is trained."""
         if self.last_block is not None:
-            return False  # it is not run
+            return False  # it is not computed
         if self.train_norm is None:
             return self.train == 'all' or self.trained_blocks > 0
         return self.train_norm
@@ -117,7 +117,7 @@ class DescriptorModel(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes network input."""
+        """Preprocessing of images."""
         return self.config.preprocessing
 
     def forward(self, images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class DescriptorModel(nn.Module):
         return descriptors
 
     def second_maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the second trunk gives for the same network input; nothing where there is none."""
+        """Feature maps of the second trunk for the same network input; empty without one."""
         if self.second is None:
             return ()
         size = self.config.preprocessing
@@ -146,7 +146,7 @@ class DescriptorModel(nn.Module):
 
     @property
     def token_block(self) -> int:
-        """Block whose patch tokens are told apart best: before the middle of the network."""
+        """Block whose patch tokens are local features; see `TOKEN_DEPTH`."""
         depth = self.backbone.config.depth
         last = depth - 1 if self.config.last_block is None else self.config.last_block
         return min(round(TOKEN_DEPTH * depth), last)

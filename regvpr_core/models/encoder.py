@@ -1,6 +1,6 @@
-"""Images in, descriptors out: device, precision and engine chosen, the network kept warm.
+"""Encoder: turns images into descriptors on a chosen device, in a chosen precision.
 
-Torch is imported only where an engine of torch is asked for.
+Torch is imported only for torch engines.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16', 'int8')
 
 
 class Engine(Protocol):
-    """What runs a network.
+    """Runs a network.
 
-    precision: fp32, bf16, fp16 or int8. device: as text. title: library with version, and device.
+    precision: fp32, bf16, fp16 or int8. device: name. title: library with version, and device.
     """
 
     precision: str
@@ -48,7 +48,7 @@ class Engine(Protocol):
     def title(self) -> str: ...
 
     def prepare(self, rgb: RGB) -> Any:
-        """What the network needs of one image (H, W, 3) uint8 RGB; threads may call it."""
+        """Network input of one image (H, W, 3) uint8 RGB; thread-safe."""
 
     def batch(self, inputs: Sequence[Any]) -> Any:
         """Several prepared images as one input."""
@@ -64,8 +64,7 @@ class Encoder:
     """Describes images with one model. Not to be shared between threads.
 
     name, fingerprint, notice: of the model. dimension: length D of a descriptor.
-    preprocessing: how images are shown to the network. precision: fp32, bf16, fp16 or int8.
-    device: as text, such as cpu or cuda:0.
+    preprocessing: of images. precision: fp32, bf16, fp16 or int8. device: such as cpu or cuda:0.
     """
 
     def __init__(
@@ -108,16 +107,16 @@ class Encoder:
 
     @property
     def runs_graph(self) -> bool:
-        """Whether one image is described by a CUDA graph that was recorded."""
+        """Whether single images are described by a recorded CUDA graph."""
         return bool(getattr(self._engine, 'runs_graph', False))
 
     @property
     def engine_title(self) -> str:
-        """Library with its version, and device: what tells engines apart."""
+        """Library with its version, and device; identifies the engine."""
         return self._engine.title
 
     def prepare(self, rgb: RGB) -> Any:
-        """Network input (1, 3, height, width) of one image. Other threads may call it, ahead.
+        """Network input (1, 3, height, width) of one image; thread-safe.
 
         Raises:
             ImageError: the image is not uint8 RGB or has a size that cannot be used.
@@ -125,13 +124,13 @@ class Encoder:
         return self._engine.prepare(rgb)
 
     def describe_prepared(self, inputs: Sequence[Any]) -> npt.NDArray[np.float32]:
-        """Describe one or more images that `prepare` has brought to size: (B, D), unit rows."""
+        """Describe one or more prepared images: (B, D), unit rows."""
         return self._engine(self._engine.batch(inputs))
 
     def describe_with_tokens(
         self, rgb: RGB
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Describe one image, and give the patch tokens of the same pass.
+        """Describe one image, and return the patch tokens of the same pass.
 
         Returns:
             (D,) as `describe`, and (h, w, width): token of each 14 x 14 patch of the network
@@ -139,7 +138,7 @@ class Encoder:
 
         Raises:
             ImageError: as `describe`.
-            ConfigError: an exported model that gives no tokens.
+            ConfigError: an exported model without tokens.
         """
         descriptors, tokens = self.describe_prepared_with_tokens([self.prepare(rgb)])
         return descriptors[0], tokens[0]
@@ -163,26 +162,26 @@ def load_encoder(
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Encoder:
-    """Load a model by name or file and make it ready.
+    """Load a model by name or file, ready to describe images.
 
     Args:
         model: a name such as `megaloc` or one of `regvpr models add`, a checkpoint file, an .onnx
             file that `regvpr export` made, or auto: the best on this machine (`choice.py`).
             Without torch, NAME.onnx in a folder of REGVPR_WEIGHTS or in the cache stands for NAME.
-        device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps; of .onnx files also
-            tensorrt, which auto tries first.
-        precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 where
-            a block of the network was measured to be faster with it, else fp32. An .onnx file
-            has the one with which it was made.
+        device: auto (CUDA if available), cpu, cuda, cuda:1, mps; for .onnx files also tensorrt,
+            which auto tries first.
+        precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 if
+            it was measured to be faster for a block of the network, else fp32. An .onnx file has
+            a fixed precision.
         engine: auto (by the file), torch or onnxruntime.
-        threads: of the CPU, 1 to 1024; with torch they are those of the whole process.
+        threads: of the CPU, 1 to 1024; with torch, of the whole process.
         backbone_path: backbone weights, instead of a search.
         download: fetch weights that are not on this machine.
-        progress, notice: told of a download; notice also of what auto chose.
+        progress, notice: called during a download; notice also about the choice of auto.
 
     Raises:
         CheckpointError: weights are missing, damaged or do not fit.
-        ConfigError: unknown device, precision or engine, or one that is not there.
+        ConfigError: an unknown or unavailable device, precision or engine.
     """
     for what, value, known in (('precision', precision, PRECISIONS), ('engine', engine, ENGINES)):
         if value not in known:
@@ -223,10 +222,10 @@ def load_encoder(
 def torch_encoder(
     loaded: LoadedModel, device: torch.device, precision: str = 'auto', threads: int | None = None
 ) -> Encoder:
-    """An encoder of a loaded model, whose weights it takes over.
+    """An encoder of a loaded model; the weights of the model are converted in place.
 
     Raises:
-        ConfigError: a precision that torch has no engine for.
+        ConfigError: torch has no engine for the precision.
     """
     from regvpr_core.models.engines import CpuEngine, DeviceEngine, PRECISIONS as OF_TORCH
     from regvpr_core.models.methods.engine import PublishedEngine
@@ -249,7 +248,7 @@ def torch_encoder(
 
 
 def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -> Encoder:
-    """An encoder of an .onnx file; name, fingerprint and preprocessing are in it."""
+    """An encoder of an .onnx file, which contains name, fingerprint and preprocessing."""
     engine = OnnxEngine(path, device, precision, threads)
     about = engine.record
     if about.gate is not None or engine.device != 'cpu':
@@ -261,7 +260,7 @@ def onnx_encoder(path: Path, device: str, precision: str, threads: int | None) -
 
 
 def onnx_agreement(engine: OnnxEngine, path: Path, threads: int | None) -> float:
-    """How close an engine is to float32: to what the file keeps, else to the CPU's."""
+    """Agreement of an engine with float32 descriptors: stored in the file, else of the CPU."""
     if engine.record.gate is not None:
         images, wanted = unpack(engine.record.gate, engine.record.dimension)
     else:
@@ -273,15 +272,15 @@ def onnx_agreement(engine: OnnxEngine, path: Path, threads: int | None) -> float
 def gated_torch(
     loaded: Callable[[str], Encoder], precision: str, notice: Callable[[str], None] | None
 ) -> Encoder:
-    """An encoder of torch that was compared with float32 on this machine, now or before.
+    """A torch encoder that agrees with float32 on this machine, checked now or before.
 
     Args:
-        loaded: gives a new encoder in a precision.
-        precision: as it was asked for; with auto, float32 is taken where the other is refused.
-        notice: told of that.
+        loaded: makes an encoder of a precision.
+        precision: as requested; with auto, float32 is used if the chosen one does not agree.
+        notice: called in that case.
 
     Raises:
-        ConfigError: the precision that was asked for gives other descriptors than float32.
+        ConfigError: the requested precision gives other descriptors than float32.
     """
     encoder = loaded(precision)
     if encoder.precision == 'fp32' and encoder.device == 'cpu':
@@ -306,7 +305,7 @@ def gated_torch(
 def added_encoder(
     file: Path, device: str, precision: str, threads: int | None
 ) -> Encoder:
-    """An encoder of a model that `regvpr models add` left where it is."""
+    """An encoder of a model registered by `regvpr models add` without a copy."""
     entry = read_entry(file)
     if entry.kind == 'transformers':
         from regvpr_core.models.hugging_face import load_transformers
@@ -318,10 +317,10 @@ def added_encoder(
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` takes CUDA where there is one, then MPS, then the CPU.
+    """Choose a torch device; `auto` takes CUDA if available, then MPS, then the CPU.
 
     Raises:
-        ConfigError: unknown name, or the device is not there.
+        ConfigError: unknown name, or the device is not available.
     """
     import torch
 

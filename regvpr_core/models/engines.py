@@ -1,4 +1,4 @@
-"""Engines that run a network with torch: on a CPU, on CUDA or MPS. See `encoder.Engine`."""
+"""Torch engines for the CPU, CUDA and MPS. See `encoder.Engine`."""
 
 from collections.abc import Sequence
 import functools
@@ -21,14 +21,14 @@ Rows = npt.NDArray[np.float32]
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 BF16_GAIN = 0.8
-"""bf16 is chosen where it takes less than this share of the time of fp32."""
+"""bf16 is chosen if it takes less than this share of the time of fp32."""
 
 MEASURED_TOKENS = 257
 MEASURED_TURNS = 4
 
 
 class TorchEngine:
-    """What engines of torch share: network input by torch on a device."""
+    """Base of the torch engines: preprocessing on a device."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
         self.device = str(device)
@@ -51,11 +51,11 @@ class TorchEngine:
 
 
 class CpuEngine(TorchEngine):
-    """Torch on the CPU, in the form and precision that were measured to be fastest here."""
+    """Torch on the CPU, in the form of operations that was measured to be fastest."""
 
     def __init__(self, model: DescriptorModel, precision: str, threads: int | None) -> None:
         if threads is not None:
-            torch.set_num_threads(threads)  # of the whole process: torch knows no other way
+            torch.set_num_threads(threads)  # for the whole process; torch has no other setting
         dtypes = ('fp32', 'bf16') if precision == 'auto' else (precision,)
         size = model.backbone.config
         self.form = fastest_form(size.width, size.heads, dtypes, torch.get_num_threads())
@@ -96,7 +96,7 @@ class DeviceEngine(TorchEngine):
             if device.type != 'cuda':
                 self._model(self._input)
                 return
-            with torch.cuda.device(device):  # streams and graphs are of the current device
+            with torch.cuda.device(device):  # streams and graphs belong to the current device
                 self._capture()
 
     def __call__(self, inputs: Tensor) -> Rows:
@@ -124,7 +124,7 @@ class DeviceEngine(TorchEngine):
         return self._graph is not None
 
     def _capture(self) -> None:
-        """Record one pass after warming up. Where it cannot be recorded, passes run as usual."""
+        """Record one pass after warming up; if this fails, passes run without a graph."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -133,7 +133,7 @@ class DeviceEngine(TorchEngine):
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            # What other threads do with CUDA meanwhile is no part of the graph.
+            # CUDA calls of other threads are not recorded.
             with torch.cuda.graph(graph, capture_error_mode='thread_local'):
                 self._output = self._model.with_tokens(self._input)
             self._graph = graph
@@ -153,13 +153,13 @@ def name_of(dtype: torch.dtype) -> str:
 
 @functools.cache
 def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: int) -> Form:
-    """Measure a block in each form: flags do not tell what a library makes of a processor.
+    """Measure a block in each form of operations, since CPU flags do not predict the speed.
 
-    Takes some tenths of a second. The forms take turns, so that a busy machine slows all. One
-    answer a process (and number of threads), so that its encoders agree to the bit.
+    Takes some tenths of a second. The forms take turns, so that a busy machine slows all of them.
+    The result is the same for all encoders of a process, so that they agree to the bit.
     """
     dtypes = [PRECISIONS[name] for name in precisions]
-    # Where only fp32 can be packed, bf16 is emulated: a busy machine must not make it look fast.
+    # If only fp32 can be packed, bf16 is emulated; measuring it on a busy machine could mislead.
     emulated = packing_works() and not packing_works(torch.bfloat16)
     if len(dtypes) > 1 and (emulated or not bf16_is_faster(width)):
         return fastest_form(width, heads, ('fp32',), threads)
@@ -168,7 +168,7 @@ def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: i
              if not packed or packing_works(dtype)]
     if len(forms) == 1:
         return forms[0]
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+    with torch.random.fork_rng(devices=[]):  # keep the caller's random state
         blocks = {form: FusedBlock(Block(width, heads), form) for form in forms}
     inputs = {form: torch.zeros(1, MEASURED_TOKENS, width, dtype=form.dtype) for form in forms}
     seconds = dict.fromkeys(forms, float('inf'))
@@ -187,7 +187,7 @@ def fastest_form(width: int, heads: int, precisions: tuple[str, ...], threads: i
 
 
 def bf16_is_faster(width: int) -> bool:
-    """A small product in both precisions, so that no time is lost where bf16 is emulated."""
+    """Time a small product in both precisions, to detect emulated bf16 early."""
     seconds: dict[torch.dtype, float] = {torch.float32: 1e9, torch.bfloat16: 1e9}
     try:
         for _ in range(6):

@@ -1,4 +1,4 @@
-"""A descriptor model as an ONNX file, checked against torch before it takes its name.
+"""Export of a descriptor model to ONNX, checked against torch before the file gets its name.
 
 The input size is that of the checkpoint, so the position embedding is a constant; the batch is
 dynamic. onnxruntime runs the file, and TensorRT builds an engine from it (docs/export.md).
@@ -29,7 +29,7 @@ from regvpr_core.models.record import METADATA_KEY
 from regvpr_core.models.vit import DinoVisionTransformer, PATCH
 
 OPSET = 17
-"""Read by onnxruntime from 1.12 and TensorRT from 8.6."""
+"""ONNX operator set: supported by onnxruntime from 1.12 and TensorRT from 8.6."""
 
 CHECKED_BATCHES = (1, 3)
 
@@ -37,7 +37,7 @@ MAX_DIFFERENCE = 1e-4
 """Largest difference of any number of a descriptor between torch and onnxruntime, both fp32."""
 
 MAX_ONNX_BYTES = 2_000_000_000
-"""What one protobuf file can hold."""
+"""Size limit of a protobuf file, bytes."""
 
 
 class BakedModel(nn.Module):
@@ -54,12 +54,12 @@ class BakedModel(nn.Module):
         for vit in model.modules():
             if isinstance(vit, DinoVisionTransformer):
                 positions = vit.positions(grid).detach().clone()
-                # The tracer must see a constant, not DINOv2's interpolation.
+                # The position embedding must be traced as a constant, not as an interpolation.
                 vit.positions = lambda _, fixed=positions: fixed  # type: ignore[method-assign, misc]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Network input (B, 3, H, W) of the one size to unit rows (B, D), and patch tokens
-        (B, h, w, width) where they are among the outputs.
+        """Network input (B, 3, H, W) of the fixed size to unit rows (B, D), and optionally patch
+        tokens (B, h, w, width).
         """
         if TOKENS in self.outputs:
             return self.model.with_tokens(images)
@@ -69,20 +69,20 @@ class BakedModel(nn.Module):
 def export_onnx(
     loaded: LoadedModel, path: Path, *, tokens: bool = False, images: Sequence[RGB] = ()
 ) -> float:
-    """Write a model as ONNX; its weights are taken over.
+    """Write a model as ONNX; the model is changed in place.
 
     Args:
         loaded: from `checkpoints.load_model`.
-        path: of the new .onnx file; an older one is replaced once the new one is right.
-        tokens: a second output with patch tokens, which verification `patch` needs.
-        images: 16 of them are kept in the file, small, with their descriptors in float32, by which
-            every engine is checked before its first use; none: 16 drawn ones take their place.
+        path: of the new .onnx file; an older one is replaced after the check.
+        tokens: add an output with patch tokens, which verification by `patch` needs.
+        images: 16 of them are stored in the file, scaled down, with float32 descriptors, to check
+            every engine before its first use; none: 16 synthetic images are used.
 
     Returns:
         the largest difference from torch over the checked batches.
 
     Raises:
-        ExportError: the file does not give what torch gives, or the model cannot be exported.
+        ExportError: the results differ from torch, or the model cannot be exported.
         ConfigError: the path is no .onnx file, or onnxruntime or onnx is missing.
     """
     if path.suffix != '.onnx':
@@ -115,7 +115,7 @@ def write_graph(baked: BakedModel, path: Path) -> None:
     images = example(baked.model, 2)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter('ignore')  # the tracer warns of every size that it fixes
+            warnings.simplefilter('ignore')  # the tracer warns about each fixed size
             torch.onnx.export(
                 baked, (images,), str(path), dynamo=False, opset_version=OPSET,
                 input_names=['images'], output_names=baked.outputs,
@@ -126,7 +126,7 @@ def write_graph(baked: BakedModel, path: Path) -> None:
 
 
 def record(loaded: LoadedModel) -> dict[str, Any]:
-    """What an encoder must know of a file."""
+    """Record of a file for the encoder."""
     config = to_mapping(loaded.model.config) if isinstance(loaded.model, DescriptorModel) else {}
     return {
         'name': loaded.name,
@@ -140,7 +140,7 @@ def record(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def gate_of(baked: BakedModel, images: Sequence[RGB]) -> dict[str, Any]:
-    """What an engine is checked by: images and their float32 descriptors.
+    """Test images and their float32 descriptors, to check engines.
 
     Raises:
         ImageError: fewer than 16 images.
@@ -154,7 +154,7 @@ def gate_of(baked: BakedModel, images: Sequence[RGB]) -> dict[str, Any]:
 
 
 def add_record(path: Path, about: dict[str, Any]) -> None:
-    """Put the record into the file's metadata."""
+    """Write the record into the file's metadata."""
     try:
         import onnx
     except ImportError as error:
@@ -167,7 +167,7 @@ def add_record(path: Path, about: dict[str, Any]) -> None:
 
 
 def largest_difference(baked: BakedModel, path: Path) -> float:
-    """Between torch and onnxruntime, over batches of 1 and 3."""
+    """Largest difference between torch and onnxruntime, over batches of 1 and 3."""
     engine = OnnxEngine(path, 'cpu', 'fp32', None)
     worst = 0.0
     for batch in CHECKED_BATCHES:

@@ -1,4 +1,4 @@
-"""A published model comes to this machine: by download, or from a file that is given."""
+"""Fetches a published model by download, or from a given file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from regvpr_core.models.peers import peer_state, read_published
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """path: of the file. sha256: of it. was_here: nothing had to be fetched."""
+    """A fetched file. path, sha256: of the file. was_here: nothing had to be fetched."""
 
     path: Path
     sha256: str
@@ -41,17 +41,17 @@ def fetch_model(
     name: str, source: Path | None = None, progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Fetched:
-    """Bring a catalogued model into the cache, once; what is there is checked again.
+    """Fetch a catalogued model into the cache; an existing file is checked again.
 
     Args:
         name: in `CATALOGUE`, or an alias.
         source: a file of the published layout, instead of a download.
-        progress: told how far a download is.
-        notice: told the licence before anything is fetched.
+        progress: called during a download.
+        notice: called with the licence before anything is fetched.
 
     Raises:
-        CheckpointError: unknown or refused name, not reachable, or the file is truncated, foreign
-            or another than before.
+        CheckpointError: unknown or unsupported name, not reachable, or the file is truncated, of
+            another model, or has changed.
     """
     name = canonical(name)
     if name not in CATALOGUE:
@@ -83,20 +83,20 @@ def fetch_model(
 
 
 def check_layout(name: str, path: Path) -> None:
-    """Refuse a file that does not hold the weights of a catalogued model, all and finite.
+    """Refuse a file that lacks weights of a catalogued model, or has non-finite ones.
 
     Raises:
-        CheckpointError: says what is wrong with it.
+        CheckpointError: the message says what is wrong.
     """
     peer_state(name, read_published(path, name), str(path))
 
 
 def _take(name: str, source: Path, folder: Path) -> Fetched:
-    """Copy a file that is given into the cache, under the name that it is looked for."""
+    """Copy a given file into the cache under its catalogued name."""
     if not source.is_file():
         raise CheckpointError(f'{source} does not exist')
     entry = CATALOGUE[name]
-    kept = is_safetensors(source)  # whatever its name
+    kept = is_safetensors(source)  # by content, not by name
     path = folder / (f'{Path(entry.file).stem}.safetensors' if kept else entry.file)
     published = path.name == entry.file
     digest = check_file(source, entry.size if published else None,
@@ -113,7 +113,7 @@ def _take(name: str, source: Path, folder: Path) -> Fetched:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file can be read as safetensors, whatever its name."""
+    """Whether a file is safetensors by its content."""
     try:
         with safe_open(path, framework='np'):
             return True

@@ -1,10 +1,10 @@
-"""Engines are compared with float32 before their first use on a machine; results are kept.
+"""Compares engines with float32 before their first use on a machine, and stores the result.
 
-Sixteen images are described by the engine and by float32; a cosine is taken of each pair once the
-mean of the float32 descriptors is off both, since what tells places apart is what differs between
-images. The images lie in an .onnx file that was exported with images, else they are drawn: discs
-of random size that cover each other ("dead leaves", whose edges and contrasts over scales are
-those of photographs; Lee, Mumford and Huang, IJCV 2001).
+Sixteen images are described by the engine and in float32, and the cosine of each pair is computed
+after subtracting the mean of the float32 descriptors, because only differences between images
+discriminate places. The images are stored in an .onnx file if it was exported with images.
+Otherwise they are synthetic: discs of random size that cover each other ("dead leaves", with the
+edge and contrast statistics of photographs; Lee, Mumford and Huang, IJCV 2001).
 """
 
 import base64
@@ -30,25 +30,25 @@ IMAGES = 16
 HEIGHT, WIDTH = 240, 320
 DISCS = 400
 SMALLEST, LARGEST = (3.0, 30.0), 120.0
-"""Radii in pixels: the smallest of an image is drawn from a range. The density of radii falls with
-their cube."""
+"""Range of the smallest radius of an image, and largest radius, pixels. The density of radii falls
+with their cube."""
 
 BOUND = {'fp32': 0.9999, 'bf16': 0.99, 'fp16': 0.99, 'int8': 0.95}
-"""Least centred cosine of any of the images, by precision. Seen with the shipped model: bf16
-0.9995, int8 0.972."""
+"""Least centred cosine over all images, by precision. The shipped model has 0.9995 in bf16 and 0.972
+in int8."""
 
 SIDE = 320
 QUALITY = 92
-"""Of images that are kept in a file: longest side in pixels, and of their JPEG."""
+"""Stored images: longest side in pixels, and JPEG quality."""
 
 MAX_IMAGE_BYTES = 300_000
 
 ALIKE = 0.999
-"""Where float32 descriptors of different images are closer than this, as with random weights, the
-centred cosine is that of rounding errors; then the plain cosine counts."""
+"""If the float32 descriptors of different images are closer than this, as with random weights, the
+centred cosine compares rounding errors; then the plain cosine is used."""
 
 KEPT_LAYERS = 'Softmax, LayerNormalization, Exp, ReduceLogSumExp, ReduceSum and Pow'
-"""Kinds of layers that lose most in half precision; those of Sinkhorn's transport among them."""
+"""ONNX operators that lose most accuracy in half precision, including those of the transport."""
 
 
 def drawn_images() -> list[RGB]:
@@ -81,8 +81,8 @@ def kept_images(images: Sequence[RGB]) -> list[bytes]:
 
 
 def pack(photos: Sequence[bytes], descriptors: Rows) -> dict[str, Any]:
-    """What an .onnx file keeps to be compared with, as JSON: images as JPEG (none: the drawn ones)
-    and their float32 descriptors (16, D).
+    """Serialise test data for an .onnx file as JSON: JPEG images (none: the synthetic ones) and
+    their float32 descriptors (16, D).
     """
     rows = base64.b64encode(descriptors.astype(np.float16).tobytes()).decode()
     return {'descriptors': rows,
@@ -90,7 +90,7 @@ def pack(photos: Sequence[bytes], descriptors: Rows) -> dict[str, Any]:
 
 
 def unpack(packed: Any, dimension: int) -> tuple[list[RGB], Rows]:
-    """Images and descriptors of a file.
+    """Parse the images and descriptors of a file.
 
     Raises:
         CheckpointError: they are damaged.
@@ -109,7 +109,7 @@ def unpack(packed: Any, dimension: int) -> tuple[list[RGB], Rows]:
 
 
 def agreement(wanted: Rows, given: Rows) -> float:
-    """Least cosine of descriptors (N, D) of one precision with those of another, centred."""
+    """Least centred cosine between descriptors (N, D) of two precisions."""
     if not (np.isfinite(wanted).all() and np.isfinite(given).all()):
         return -1.0
     others = wanted @ wanted.T
@@ -123,16 +123,16 @@ def passed(
     fingerprint: str, engine: str, precision: str,
     measure: Callable[[], float],
 ) -> float:
-    """The agreement of an engine on this machine, measured once and kept.
+    """Agreement of an engine on this machine, measured once and stored.
 
     Args:
         fingerprint: of the model.
-        engine: all that tells engines apart: library and its version, device, form.
+        engine: identifies the engine: library and version, device, form.
         precision: fp32, bf16, fp16 or int8.
-        measure: gives the agreement; called where none is kept.
+        measure: computes the agreement; called if none is stored.
 
     Raises:
-        ConfigError: it is below `BOUND`; says by how much and what to do.
+        ConfigError: it is below `BOUND`; the message has the value and what to do.
     """
     key = '\n'.join((fingerprint, engine, precision, platform.machine(), processor()))
     path = cache_folder() / 'gate' / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -150,7 +150,7 @@ def passed(
 
 
 def processor() -> str:
-    """Name of the processor; '' where the system does not say."""
+    """Name of the processor; '' if unknown."""
     try:
         with Path('/proc/cpuinfo').open(encoding='utf-8', errors='replace') as file:
             return next((line for line in file if line.startswith('model name')), '').strip()
@@ -159,7 +159,7 @@ def processor() -> str:
 
 
 def keep(path: Path, found: float) -> None:
-    """Write a result; where the cache cannot be written it is measured again the next time."""
+    """Store a result; if the cache is not writable, it is measured again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f'{path.name}.{os.getpid()}')
@@ -170,5 +170,5 @@ def keep(path: Path, found: float) -> None:
 
 
 def described(describe: Callable[[RGB], Rows], images: Sequence[RGB]) -> Rows:
-    """Descriptors (N, D), one image a pass."""
+    """Descriptors (N, D), one image per pass."""
     return np.stack([describe(rgb) for rgb in images])

@@ -32,8 +32,8 @@ class PoolingConfig:
 class GeM(nn.Module):
     """Generalised mean pooling (Radenovic et al., 2018, arXiv:1711.02512), centred.
 
-    The centre is the mean of the pooled features over a set of places. It is part of the weights:
-    what all images share is taken off before the cosine is measured.
+    The centre is the mean of the pooled features over a set of places and part of the weights. It
+    is subtracted before the cosine is computed.
     """
 
     centre: Tensor
@@ -93,7 +93,7 @@ class CosPlace(nn.Module):
 def region_means(x: Tensor, regions: int) -> Tensor:
     """Means of (B, C, h, w) over regions x regions parts, channel first: (B, C * regions^2).
 
-    What `F.adaptive_avg_pool2d` gives; written out, because that cannot be exported to ONNX.
+    Equals `F.adaptive_avg_pool2d`, which cannot be exported to ONNX.
     """
     def parts(side: int) -> list[slice]:
         return [slice(i * side // regions, -(-(i + 1) * side // regions)) for i in range(regions)]

@@ -1,4 +1,4 @@
-"""Where a network looks: heat of the last feature map (paper, figure 4) and of each register."""
+"""Heatmaps of the last feature map (paper, figure 4) and of the attention of each register."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Heatmaps:
     """Heat of one image under one model, each (h, w) float32 on the grid of patches, 0 to 1.
 
     features: mean over channels of the last feature map.
-    registers: what each register attends to in the last layer; empty for other models.
+    registers: attention of each register in the last layer; empty for other models.
     """
 
     features: Heat
@@ -54,7 +54,7 @@ def scaled(heat: npt.NDArray[np.float32]) -> Heat:
 
 
 def overlay(rgb: RGB, heat: Heat) -> RGB:
-    """Colours (blue is 0, red is 1) over the image, at its size."""
+    """The image overlaid with colours: blue is 0, red is 1."""
     size = (rgb.shape[1], rgb.shape[0])
     large = cv2.resize(heat, size, interpolation=cv2.INTER_CUBIC).clip(0.0, 1.0)
     colours = cv2.applyColorMap((255 * large).round().astype(np.uint8), cv2.COLORMAP_JET)
@@ -63,7 +63,7 @@ def overlay(rgb: RGB, heat: Heat) -> RGB:
 
 
 def sheet(rgb: RGB, by_model: dict[str, Heatmaps]) -> RGB:
-    """The image and the feature heat of each model side by side; a row of registers each below.
+    """The image and the feature heat of each model side by side; registers in rows below.
 
     Args:
         rgb: (H, W, 3).

@@ -1,8 +1,8 @@
 """Backbones of Hugging Face transformers from a folder on this machine, as baselines.
 
-DINOv2, DINOv2 with registers, DINOv3, SigLIP and others that give a sequence of tokens. The class
-token or a generalised mean over the patch tokens (GeM, p = 3) is the descriptor; nothing is
-trained. Weights are read as safetensors only, and no code of the folder is run.
+DINOv2, DINOv2 with registers, DINOv3, SigLIP and others whose output is a sequence of tokens. The
+descriptor is the class token or a generalised mean of the patch tokens (GeM, p = 3), without
+training. Only safetensors files are read, and no code of the folder is run.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from regvpr_core.models.preprocessing import Preprocessing
 
 POOLS = ('cls', 'gem')
 POWER = 3.0
-"""Of the generalised mean (Radenovic et al., 2018)."""
+"""Exponent of the generalised mean (Radenovic et al., 2018)."""
 
 
 class TransformersNetwork(PublishedNetwork):
@@ -35,7 +35,7 @@ class TransformersNetwork(PublishedNetwork):
         config: Any = backbone.config
         self.backbone, self.pool, self.preprocessing = backbone, pool, preprocessing
         self.dimension = int(config.hidden_size)
-        # SigLIP has no class token; its pooler attends to the patches instead.
+        # SigLIP has a pooler that attends to the patches instead of a class token.
         self.has_class = not str(config.model_type).startswith('siglip')
         self.registers = int(getattr(config, 'num_register_tokens', 0) or 0)
         self.patch = int(config.patch_size)
@@ -47,7 +47,7 @@ class TransformersNetwork(PublishedNetwork):
 
     def with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Descriptors as `forward`, and patch tokens (B, h, w, D) of the last block."""
-        # DINO's models interpolate positions in any case, the others when they are told.
+        # DINO models always interpolate positions, others only on request.
         settings = {'interpolate_pos_encoding': True} if self.interpolates else {}
         out = self.backbone(pixel_values=images, **settings)
         tokens: Tensor = out.last_hidden_state.float()
@@ -60,7 +60,7 @@ class TransformersNetwork(PublishedNetwork):
         return F.normalize(pooled, dim=1), patches.reshape(len(patches), *grid, -1)
 
     def described(self) -> str:
-        """All that decides a descriptor besides the weights."""
+        """Everything that affects a descriptor besides the weights."""
         return json.dumps({'network': 'transformers', 'pool': self.pool,
                            'preprocessing': to_mapping(self.preprocessing)}, sort_keys=True)
 
@@ -69,9 +69,9 @@ def read_network(folder: Path, pool: str, preprocessing: Preprocessing) -> Trans
     """The network of a folder, in eval mode.
 
     Raises:
-        ConfigError: transformers is not installed, an unknown pool, or a size that is no multiple
-            of the patch.
-        CheckpointError: the folder holds no such model.
+        ConfigError: transformers is not installed, an unknown pool, or a size that is not a
+            multiple of the patch size.
+        CheckpointError: the folder contains no such model.
     """
     if pool not in POOLS:
         raise ConfigError(f'unknown pool {pool!r}; known: {", ".join(POOLS)}')
@@ -83,7 +83,7 @@ def read_network(folder: Path, pool: str, preprocessing: Preprocessing) -> Trans
     try:
         model: Any = AutoModel.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True)
-    except Exception as error:  # the library raises of every kind
+    except Exception as error:  # the library raises various types
         raise CheckpointError(f'{folder} holds no model of transformers with config.json and '
                               f'model.safetensors: {" ".join(str(error).split())[:200]}') \
             from error
@@ -113,7 +113,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def shown_by(folder: Path) -> Preprocessing:
-    """Mean, deviation and size of preprocessor_config.json; those of ImageNet where it is not."""
+    """Mean, standard deviation and size of preprocessor_config.json, or those of ImageNet."""
     try:
         about = json.loads((folder / 'preprocessor_config.json').read_text(encoding='utf-8'))
         mean, std = (tuple(float(value) for value in about[key])
@@ -127,7 +127,7 @@ def shown_by(folder: Path) -> Preprocessing:
 
 def add_transformers(folder: Path, name: str, pool: str, preprocessing: Preprocessing
                      ) -> tuple[Path, int]:
-    """Note a folder, once its network has described an image.
+    """Register a folder after its network has described an image.
 
     Raises:
         CheckpointError, ConfigError: as `read_network`.

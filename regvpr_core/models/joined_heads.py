@@ -1,8 +1,9 @@
-"""Two trunks, one descriptor: the register head of the ViT beside maps of a second trunk.
+"""Descriptor of two trunks: the register head of the ViT joined with maps of a second trunk.
 
-ImageNet's features hold what the ViT's lost, and the other way round: joined they find more than
-either. The head's clusters are shortened, the second trunk's maps are pooled by region, and the
-directions in which sessions of one place differ count for less (training/session_shifts.py).
+Features of an ImageNet network and of the ViT complement each other: joined, they have a higher
+recall than either. The head's clusters are shortened, the second trunk's maps are pooled by
+region, and directions in which sessions of one place differ get less weight
+(training/session_shifts.py).
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +20,12 @@ from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterC
 from regvpr_core.models.transport import full_precision
 
 MAPS = {'middle': MIDDLE_WIDTH, 'late': LATE_WIDTH}
-"""Maps of the second trunk, and their channels."""
+"""Feature maps of the second trunk, and their numbers of channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapPoolConfig:
-    """How one map of the second trunk is pooled."""
+    """Settings of pooling one map of the second trunk."""
 
     map: str = setting('late', 'Map: `middle` has stride 16, `late` stride 32.',
                        choices=tuple(MAPS))
@@ -42,7 +43,7 @@ class MapPoolConfig:
 
     @property
     def dimension(self) -> int:
-        """Numbers of this part."""
+        """Length of this part of the descriptor."""
         return self.channels * self.regions**2
 
 
@@ -63,7 +64,7 @@ class JoinedConfig:
 
 
 class MapPool(nn.Module):
-    """Averages of regions of one map; the channels less their mean, whitened, shortened."""
+    """Average pooling of one map by region, with channels centred, whitened and shortened."""
 
     mean: Tensor
     basis: Tensor
@@ -84,7 +85,7 @@ class MapPool(nn.Module):
 
 
 class JoinedHeads(nn.Module):
-    """Parts of unit length, weighted and joined, less their mean and what sessions differ by."""
+    """Weighted unit parts, concatenated and centred; directions of session shifts are reduced."""
 
     shorten: Tensor
     centre: Tensor
@@ -119,7 +120,7 @@ class JoinedHeads(nn.Module):
             return F.normalize(rows - shifts @ self.shift_basis.T, dim=1)
 
     def joined(self, head_rows: Tensor, middle: Tensor, late: Tensor) -> Tensor:
-        """The parts side by side (B, dimension), float32, not centred.
+        """The concatenated parts (B, dimension), float32, not centred.
 
         Args:
             head_rows: (B, D) unit rows of the register head. middle, late: as `forward`.

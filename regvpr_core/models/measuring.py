@@ -1,4 +1,4 @@
-"""A model is loaded and timed; where its weights are not here, with random ones."""
+"""Measures the speed of a model, with random weights if its weights are not available."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from regvpr_core.models.speeds import measure
 
 
 def measure_model(name: str) -> dict[str, Any]:
-    """Time and memory of a model in this process, which should have done nothing else.
+    """Time and memory of a model in this process, which should be new.
 
     Returns:
-        those of `measure`, the precision, and weights: here or random.
+        the result of `measure`, the precision, and `weights`: here or random.
 
     Raises:
-        CheckpointError: weights that are here are damaged.
+        CheckpointError: the weights on this machine are damaged.
     """
     here = name not in CATALOGUE or local_file(name) is not None
     if here:
@@ -31,10 +31,10 @@ def measure_model(name: str) -> dict[str, Any]:
 
 
 def random_model(name: str) -> LoadedModel:
-    """A catalogued network with random weights: as fast as the published one, and no use else.
+    """A catalogued network with random weights, to measure its speed.
 
     Raises:
-        CheckpointError: the model is not built.
+        CheckpointError: the model is not supported.
     """
     if name not in PEERS:
         raise CheckpointError(f'{name} is not built: {CATALOGUE[name].refused}')

@@ -1,4 +1,4 @@
-"""onnxruntime on an .onnx file that holds the record of its model. Needs no torch."""
+"""onnxruntime engine for .onnx files with the record of a model. Needs no torch."""
 
 from collections.abc import Sequence
 import os
@@ -18,32 +18,32 @@ from regvpr_core.models.record import ModelRecord, read_record
 Rows = npt.NDArray[np.float32]
 
 TOKENS = 'tokens'
-"""Name of the output with the patch tokens (B, h, w, width) in an .onnx file that has it."""
+"""Name of the optional output with patch tokens (B, h, w, width)."""
 
 PROVIDERS = {
     'tensorrt': 'TensorrtExecutionProvider',
     'cuda': 'CUDAExecutionProvider',
     'cpu': 'CPUExecutionProvider',
 }
-"""Device to provider, in the order in which they are tried; the CPU takes what others leave."""
+"""Providers by device, in the order in which they are tried; the CPU runs unsupported nodes."""
 
 
 class OnnxEngine:
-    """An exported model; its precision is that of the file."""
+    """Runs an exported model in the precision of the file."""
 
     def __init__(self, path: Path, device: str, precision: str, threads: int | None) -> None:
         """Open the file.
 
         Args:
             path: the .onnx file.
-            device: auto (the first of tensorrt, cuda, cpu that is there), or one of them, with a
-                number behind a colon where there are several.
+            device: auto (the first available of tensorrt, cuda, cpu), or one of them, optionally
+                with an index such as cuda:1.
             precision: auto, or that of the file.
             threads: of the CPU; None: as many as this process may use.
 
         Raises:
             CheckpointError: the file is damaged or has no record.
-            ConfigError: onnxruntime, the device or the precision is not there.
+            ConfigError: onnxruntime, the device or the precision is not available.
         """
         ort = onnxruntime()
         options = ort.SessionOptions()
@@ -62,7 +62,7 @@ class OnnxEngine:
             raise ConfigError(f'onnxruntime cannot use device {device!r} here (its libraries do '
                               f'not load); it would run on {self.device}: use auto or cpu')
         batch = self._session.get_inputs()[0].shape[0]
-        self._one_by_one = batch == 1  # exported without a free batch
+        self._one_by_one = batch == 1  # exported with a fixed batch size
         self._outputs = {output.name for output in self._session.get_outputs()}
 
     @property
@@ -92,7 +92,7 @@ class OnnxEngine:
         """Unit rows (B, D) and patch tokens (B, h, w, width).
 
         Raises:
-            ConfigError: the file gives no tokens.
+            ConfigError: the file has no output with tokens.
         """
         if TOKENS not in self._outputs:
             raise ConfigError('this .onnx file gives no patch tokens; export it with --tokens, or '
@@ -109,14 +109,14 @@ class OnnxEngine:
 
 
 def unit_rows(rows: Any) -> Rows:
-    """Rows (B, D) of any float type scaled to length 1, float32; rows of zeros stay."""
+    """Scale rows (B, D) of any float type to length 1, float32; zero rows are unchanged."""
     rows = np.asarray(rows, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0.0, lengths, 1.0), np.float32)
 
 
 def onnxruntime() -> Any:
-    """The module.
+    """Import onnxruntime.
 
     Raises:
         ConfigError: it is not installed.
@@ -156,7 +156,7 @@ def providers(ort: Any, device: str) -> list[Any]:
 
 
 def open_session(ort: Any, path: Path, options: Any, wanted: list[Any]) -> Any:
-    """A session of onnxruntime.
+    """Open an onnxruntime session.
 
     Raises:
         CheckpointError: the file does not exist, is truncated or no ONNX model.

@@ -1,6 +1,6 @@
-"""Published checkpoints of other methods, under our key names.
+"""Loads published checkpoints of other methods into the networks of this package.
 
-Only key names and shapes are taken from the published files; `catalogue.py` says what they are.
+Each peer has a network and a conversion of key names; `catalogue.py` describes the models.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,12 +28,12 @@ from regvpr_core.models.preprocessing import Preprocessing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """How a published model is built, its key for each of ours, and what it leaves out.
+    """Network of a published model and the conversion of its key names.
 
-    config: of a `DescriptorModel`; or network: makes a module that is none.
-    their_key: our key to the published one.
-    left_out: keys of ours that the file may lack and inference never uses; they become zeros.
-    unread: how keys of theirs begin that inference never uses.
+    config: of a `DescriptorModel`; or network: makes another module.
+    their_key: converts a key of this package to the published one.
+    left_out: keys that the file may lack, because inference does not use them; set to zeros.
+    unread: prefixes of published keys that inference does not use.
     """
 
     config: ModelConfig | None = None
@@ -51,18 +51,18 @@ class Peer:
         raise ValueError('a peer needs a config or a network')
 
     def empty(self) -> DescriptorModel | PublishedNetwork:
-        """The network without storage for its weights."""
+        """The network on the meta device, without storage."""
         with torch.device('meta'):
             return self.make()
 
 
 def salad_key(key: str) -> str:
-    """Our key to that of `dino_salad.ckpt`."""
+    """Convert a key to that in `dino_salad.ckpt`."""
     return key.replace('backbone.', 'backbone.model.', 1) if key.startswith('backbone.') else key
 
 
 def megaloc_key(key: str) -> str:
-    """Our key to that of MegaLoc's safetensors file."""
+    """Convert a key to that in MegaLoc's safetensors file."""
     if key.startswith('aggregator.projection.'):
         return key.replace('aggregator.projection.', 'aggregator.linear.', 1)
     if key.startswith('aggregator.'):
@@ -71,16 +71,16 @@ def megaloc_key(key: str) -> str:
 
 
 def boq_key(key: str) -> str:
-    """Our key to that of BoQ's `dinov2_12288.pth`."""
+    """Convert a key to that in BoQ's `dinov2_12288.pth`."""
     return key.replace('backbone.', 'backbone.dino.', 1) if key.startswith('backbone.') else key
 
 
 STAGES = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
-"""Modules of torchvision's ResNet, and their places where they were put into a sequence."""
+"""Modules of torchvision's ResNet, and their indices in files that use a sequence."""
 
 
 def in_sequence(prefix: str) -> Callable[[str], str]:
-    """Our key of a ResNet to that of files that hold it as a sequence under `prefix`."""
+    """Convert a key of a ResNet to that of files with a sequence under `prefix`."""
     def their_key(key: str) -> str:
         if not key.startswith('trunk.'):
             return {'aggregator.power': 'aggregation.1.p',
@@ -92,7 +92,7 @@ def in_sequence(prefix: str) -> Callable[[str], str]:
 
 
 def mixvpr_key(key: str) -> str:
-    """Our key to that of MixVPR's files."""
+    """Convert a key to that in MixVPR's files."""
     for ours, theirs in (('trunk.', 'backbone.model.'), ('aggregator.mixers.', 'aggregator.mix.'),
                          ('aggregator.channel_projection.', 'aggregator.channel_proj.'),
                          ('aggregator.row_projection.', 'aggregator.row_proj.')):
@@ -102,7 +102,7 @@ def mixvpr_key(key: str) -> str:
 
 
 def netvlad_key(key: str) -> str:
-    """Our key to that of hloc's NetVLAD."""
+    """Convert a key to that of hloc's NetVLAD."""
     for ours, theirs in (('trunk.', 'backbone.'), ('aggregator.whiten.', 'whiten.'),
                          ('aggregator.', 'netvlad.')):
         if key.startswith(ours):
@@ -111,13 +111,13 @@ def netvlad_key(key: str) -> str:
 
 
 def cricavpr_key(key: str) -> str:
-    """Our key to that of `CricaVPR.pth`."""
+    """Convert a key to that in `CricaVPR.pth`."""
     if key == 'aggregator.power':
         return 'aggregation.1.p'
     return selavpr.adapter_key(key).replace('aggregator.encoder.', 'encoder.')
 
 
-# Evaluated at 322 pixels by their authors.
+# The authors evaluate at 322 pixels.
 EVALUATED = Preprocessing(height=322, width=322)
 SALAD = ModelConfig(backbone='vitb14', aggregator='salad', train='last_4',
                     preprocessing=EVALUATED)
@@ -152,14 +152,14 @@ PEERS = {
     'gem': Peer(network=convolutional.gem, their_key=in_sequence('backbone.')),
     'netvlad': Peer(network=convolutional.NetVladNetwork, their_key=netvlad_key),
 }
-"""Name to peer."""
+"""Peers by name."""
 
 
 def read_published(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a published file, with the wrappings of trainers taken off.
+    """The tensors of a published file, without wrappers added by training frameworks.
 
-    Pickles are read with `weights_only`, which builds tensors and plain containers only; whoever
-    calls compares the digest first.
+    Pickles are read with `weights_only`, which creates tensors and plain containers only; the
+    caller must have checked the digest.
 
     Raises:
         CheckpointError: too large, truncated, or neither safetensors nor a torch checkpoint.
@@ -188,10 +188,10 @@ def read_published(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _kind(path: Path) -> str:
-    """What a file is by its first bytes; its name is not asked.
+    """Kind of a file by its first bytes.
 
     Raises:
-        ValueError: it is none of the kinds that published weights have.
+        ValueError: it is not a kind of published weights.
     """
     with path.open('rb') as file:
         start = file.read(9)
@@ -205,7 +205,7 @@ def _kind(path: Path) -> str:
 
 
 def identify(keys: Iterable[str], file: str = '') -> str | None:
-    """The peer whose keys these are; of those of one layout that which is published as `file`."""
+    """The peer with these keys; if several have the same layout, the one published as `file`."""
     found, names = set(keys), sorted(PEERS, key=lambda name: (
         name not in CATALOGUE or file not in CATALOGUE[name].files))
     for name in names:
@@ -217,7 +217,7 @@ def identify(keys: Iterable[str], file: str = '') -> str | None:
 
 
 def published_keys(name: str) -> tuple[set[str], set[str]]:
-    """Keys that a peer's file must have, and those that it may have besides."""
+    """Required and optional keys of a peer's file."""
     peer = PEERS[name]
     expected = peer.empty().state_dict()
     return ({peer.their_key(key) for key in expected.keys() - peer.left_out},
@@ -225,19 +225,19 @@ def published_keys(name: str) -> tuple[set[str], set[str]]:
 
 
 def peer_state(name: str, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Bring a published file's tensors to the names and shapes of `DescriptorModel`.
+    """Convert the tensors of a published file to the names and shapes of the network.
 
     Args:
         name: in `PEERS`.
         weights: the file's tensors, from `read_published`.
-        source: what to call the file in a message.
+        source: name of the file in messages.
 
     Returns:
         a state dict for `PEERS[name].empty()`, float32.
 
     Raises:
-        CheckpointError: unknown peer; or names the published keys that are missing, unknown, of
-            another shape or not finite.
+        CheckpointError: unknown peer, or tensors that are missing, unknown, of another shape or
+            not finite; the message names them.
     """
     if name not in PEERS:
         raise CheckpointError(f'unknown peer {name!r}{nearest(name, PEERS)}')
@@ -284,7 +284,7 @@ def _typed(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def _fits(tensor: Tensor, like: Tensor) -> bool:
-    """The same shape, or a 1x1 convolution where we have a linear layer, or one number."""
+    """Whether shapes agree; a 1x1 convolution may replace a linear layer, and (1,) a scalar."""
     shape = tuple(tensor.shape)
     if tensor.numel() == like.numel() == 1:
         return True

@@ -1,6 +1,6 @@
-"""From uint8 pixels to network input: in torch on the device of the network, or in NumPy.
+"""Converts uint8 pixels to network input, by torch on the network's device, or by NumPy.
 
-Torch is imported in the functions that need it: exported models run where it is not installed.
+Torch is imported only where needed, because exported models run without it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ INTERPOLATIONS = ('bilinear', 'bicubic')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Part of a checkpoint: how its network was shown images.
+    """Preprocessing of images; part of a checkpoint.
 
-    height, width: network input in pixels, 14 to 2016; of a ViT multiples of 14.
-    resize: `stretch` to that size whatever the aspect, as RegVPR, SALAD and GSV-Cities do.
+    height, width: network input in pixels, 14 to 2016; multiples of 14 for a ViT.
+    resize: `stretch` ignores the aspect ratio, as in RegVPR, SALAD and GSV-Cities.
     mean, std: per channel of RGB in 0..1.
     interpolation: bilinear or bicubic, antialiased.
     """
@@ -61,7 +61,7 @@ class Preprocessing:
         """Refuse a size that a ViT with 14-pixel patches cannot take.
 
         Raises:
-            ConfigError: names the side.
+            ConfigError: the message names the side.
         """
         for name in ('height', 'width'):
             size = getattr(self, name)
@@ -69,7 +69,7 @@ class Preprocessing:
                 raise ConfigError(f'preprocessing.{name} is {size}; expected a multiple of 14')
 
 
-# Images of messages are read-only, and only read here; a copy would cost as much as resizing.
+# Images of messages are read-only and not changed here; a copy would cost as much as resizing.
 warnings.filterwarnings('ignore', message='The given NumPy array is not writ')
 
 
@@ -87,25 +87,25 @@ def network_input(
     check_rgb(rgb)
     pixels = torch.from_numpy(np.ascontiguousarray(rgb))
     if device.type == 'cuda':
-        pixels = pixels.pin_memory()  # else the copy to the device waits
+        pixels = pixels.pin_memory()  # allows an asynchronous copy to the device
     pixels = pixels.to(device, non_blocking=True)
     pixels = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W), channels last in memory
     size = (preprocessing.height, preprocessing.width)
-    # Resizing uint8 keeps the full image from ever becoming floats; the rounding is below 1/255.
+    # Resizing in uint8 avoids floats of the full image; the rounding error is below 1/255.
     if device.type == 'cpu':
         pixels = F.interpolate(pixels, size, mode=preprocessing.interpolation, antialias=True)
         x = pixels.float()
     else:
         x = F.interpolate(pixels.float(), size, mode=preprocessing.interpolation, antialias=True)
-        x = x.clamp(0, 255)  # bicubic overshoots
+        x = x.clamp(0, 255)  # bicubic resampling overshoots
     mean, std = moments(preprocessing, device)
     return ((x - mean) / std).contiguous()
 
 
 @functools.lru_cache
 def moments(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (1, 3, 1, 1) in grey levels, kept on the device: sending them with every
-    image would make the CPU wait for the GPU.
+    """Mean and standard deviation (1, 3, 1, 1) in grey levels, cached on the device: sending them
+    with every image would make the CPU wait for the GPU.
     """
     import torch
 
@@ -120,15 +120,15 @@ def numpy_input(
 ) -> npt.NDArray[np.float32]:
     """As `network_input` on the CPU, without torch: (1, 3, height, width) float32.
 
-    As torch does for uint8, columns are resampled before rows, and each pass is rounded to whole
-    grey levels, so the result is the same but for a few pixels that differ by one level.
+    As in torch for uint8, columns are resampled before rows, and each pass is rounded to whole
+    grey levels. A few pixels differ from torch by one level.
 
     Raises:
         ImageError: the image is not uint8 RGB or has a size that cannot be used.
     """
     check_rgb(rgb)
     height, width, kind = preprocessing.height, preprocessing.width, preprocessing.interpolation
-    # OpenCV transposes thirty times as fast as NumPy.
+    # OpenCV transposes thirty times faster than NumPy.
     columns = resampled(cv2.transpose(rgb).reshape(rgb.shape[1], -1), width, kind)
     rows = cv2.transpose(columns.reshape(width, -1, 3)).reshape(len(rgb), -1)  # (H, width * 3)
     pixels = resampled(rows, height, kind).reshape(height, width, 3)
@@ -138,7 +138,7 @@ def numpy_input(
 
 
 def resampled(lines: npt.NDArray[Any], count: int, kind: str) -> npt.NDArray[np.float32]:
-    """Lines (N, M) of grey levels to (count, M) of whole grey levels."""
+    """Resample N lines of grey levels (N, M) to (count, M), rounded."""
     if len(lines) == count:
         return lines.astype(np.float32)
     levels = resampling(len(lines), count, kind) @ lines
@@ -147,10 +147,10 @@ def resampled(lines: npt.NDArray[Any], count: int, kind: str) -> npt.NDArray[np.
 
 @functools.lru_cache(maxsize=16)
 def resampling(old: int, new: int, kind: str) -> Any:
-    """Antialiased resampling of a line of pixels: sparse (new, old) float32.
+    """Weights of antialiased resampling of a line of pixels: sparse (new, old) float32.
 
-    Where the line shrinks, the filter is as much wider (as Pillow and torch have it). bicubic is
-    Keys' filter with a = -0.5.
+    When shrinking, the filter is widened by the scale, as in Pillow and torch. bicubic is Keys'
+    filter with a = -0.5.
     """
     scale = old / new
     wider = max(scale, 1.0)
@@ -167,7 +167,7 @@ def resampling(old: int, new: int, kind: str) -> Any:
                            np.where(x < 2.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0, 0.0))
     weights[at >= last[:, None]] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    # Whole numbers below 2^15 over a power of two, which is how torch resamples uint8.
+    # Fixed-point weights of 15 bits, as torch uses for uint8.
     unit = 2.0 ** np.floor(np.log2((2 ** 15 - 0.5) / weights.max()))
     weights = np.trunc(weights * unit + np.copysign(0.5, weights)) / unit
     lines = np.repeat(np.arange(new), at.shape[1])

@@ -1,4 +1,4 @@
-"""What a model file says of itself: JSON under one key of its metadata."""
+"""Record of a model file: JSON under one key of its metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ METADATA_KEY = 'regvpr'
 class ModelRecord:
     """The record of an .onnx file.
 
-    name, fingerprint: of the model that it was made from; a map knows the model by them.
+    name, fingerprint: of the original model; maps identify the model by them.
     dimension: length D of a descriptor.
     precision: of weights and products, fp32, fp16 or int8.
     inputs, output: names of the graph's input and of its output with the descriptors.
-    content: digest of the graph; '' where the fingerprint is one of the file already.
-    gate: images and their descriptors in float32, as `gate.pack` wrote them; None: there are none.
+    content: digest of the graph; '' if the fingerprint is that of the file itself.
+    gate: test images and float32 descriptors, written by `gate.pack`, or None.
     """
 
     name: str

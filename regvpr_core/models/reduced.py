@@ -1,8 +1,8 @@
-"""Half precision and int8 forms of an exported model, measured against its float32. No torch.
+"""Half precision and int8 forms of an exported model, compared with float32. Needs no torch.
 
-int8 is static: weights of each output channel and the inputs of products are whole numbers, their
-ranges taken from images that are given. Products of activations with each other (attention) and
-the aggregator stay in float32: they are a tenth of the time and lose most.
+Quantisation to int8 is static: per output channel for weights, with ranges from given images for
+activations. Products of activations (attention) and the aggregator stay in float32, because they
+take a tenth of the time and lose most accuracy.
 """
 
 from collections.abc import Sequence
@@ -31,19 +31,19 @@ COMPARED_IMAGES = 200
 
 FP32_LAYERS = ('Softmax', 'LayerNormalization', 'Exp', 'Log', 'ReduceLogSumExp', 'ReduceSum',
                'ReduceMean', 'ReduceL2', 'Pow', 'Sqrt', 'Erf')
-"""Kinds of layers that stay in float32 in an fp16 file: sums and exponentials."""
+"""ONNX operators that stay in float32 in an fp16 file: sums and exponentials."""
 
 FLOAT_PARTS = ('aggregator',)
-"""Nodes under these names are not made int8."""
+"""Prefixes of nodes that are not quantised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduced:
-    """What a smaller form is worth.
+    """Accuracy of a reduced form.
 
-    cosine: least of the images kept in the file, centred (`gate.agreement`).
+    cosine: least centred cosine over the images in the file (`gate.agreement`).
     first_match: share of the compared images whose most similar other image is the same as in
-        float32; compared: how many they are, 0 where none were given.
+        float32. compared: number of these images, 0 if none were given.
     """
 
     cosine: float
@@ -56,13 +56,13 @@ def reduce_onnx(source: Path, out: Path, precision: str, images: Sequence[RGB]) 
 
     Args:
         source: the float32 file.
-        out: the file to write; an older one is replaced once the new one is good enough.
+        out: the file to write; an older one is replaced if the new one is accurate enough.
         precision: fp16 or int8.
         images: of places like those of the robot; int8 is calibrated on them.
 
     Raises:
         ConfigError: no images for int8, or a package is missing.
-        ExportError: the form is further from float32 than its bound; no file is written.
+        ExportError: the agreement with float32 is below its bound; no file is written.
     """
     if precision == 'int8' and not images:
         raise ConfigError('int8 is calibrated on images: give --images FOLDER, with some dozens '
@@ -98,7 +98,7 @@ def write_fp16(source: Path, part: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16, DEFAULT_OP_BLOCK_LIST
 
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of weights that are rounded to zero
+        warnings.simplefilter('ignore')  # about weights rounded to zero
         model = convert_float_to_float16(
             onnx.load(str(source)), keep_io_types=True,
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *FP32_LAYERS])
@@ -106,7 +106,7 @@ def write_fp16(source: Path, part: Path) -> None:
 
 
 def write_int8(source: Path, part: Path, full: OnnxEngine, images: Sequence[RGB]) -> None:
-    """Products with weights in whole numbers, ranges from images."""
+    """Quantise products with weights, with ranges from images."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static, QuantType
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -141,7 +141,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def set_record(path: Path, about: dict[str, Any]) -> None:
-    """Put a record into a file, in place of the one that it has."""
+    """Replace the record of a file."""
     import onnx
 
     model = onnx.load(str(path))
@@ -152,14 +152,14 @@ def set_record(path: Path, about: dict[str, Any]) -> None:
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of the items, evenly spaced."""
+    """At most this many items, evenly spaced."""
     if len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
 
 
 def first_match(full: OnnxEngine, small: OnnxEngine, images: Sequence[RGB]) -> float:
-    """Share of images that find the same other image first in both forms; 1.0 of fewer than 2."""
+    """Share of images with the same most similar image in both forms; 1.0 for fewer than 2."""
     if len(images) < 2:
         return 1.0
     firsts = []

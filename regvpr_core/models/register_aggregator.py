@@ -1,7 +1,7 @@
 """Register assisted aggregation of RegVPR (paper 3.2, equations 5 to 7, figure 3).
 
-SALAD without its dustbin, and registers that join the local descriptors in a small transformer
-encoder and are dropped behind it. docs/paper.md lists where the paper leaves a choice.
+SALAD without dustbin, with registers that join the local descriptors in a small transformer
+encoder and are dropped after it. docs/paper.md lists the choices that the paper leaves open.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ REGISTER_WIDTHS = ('token', 'reduced')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterConfig:
-    """Sizes and readings of the register aggregator."""
+    """Sizes of the register aggregator, and choices that the paper leaves open."""
 
     registers: int = setting(
         4, 'Number of registers k; 0 for the ablation without registers.', 0, 1024)
@@ -61,10 +61,10 @@ class RegisterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterViews:
-    """What the aggregator does with the patches of a grid, for pictures.
+    """Attention and transport over the patches of an image, for heatmaps.
 
-    attention: (layers, B, k, h, w), mean over heads: what each register looks at in each layer.
-        Registers that join clusters look at patches through the transport plan.
+    attention: (layers, B, k, h, w), attention of each register in each layer, mean over heads.
+        Attention of registers that join clusters is mapped to patches by the transport plan.
     plan: (B, m, h, w): share of each patch in each cluster; sums to 1 over m.
     """
 
@@ -73,7 +73,7 @@ class RegisterViews:
 
 
 class RegisterAggregator(nn.Module):
-    """Registers take what should not be in the descriptor, and are thrown away."""
+    """Aggregator with registers, which absorb information that should not be in the descriptor."""
 
     def __init__(self, width: int, config: RegisterConfig) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class RegisterAggregator(nn.Module):
         return scene_descriptor(scene, clusters)
 
     def local_descriptors(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters the encoder, from patch rows (B, n, width).
+        """Input of the encoder, from patch rows (B, n, width).
 
         Returns:
             the transport plan (B, m, n), and the sequence (B, n + k, l) of patches and registers,
@@ -117,7 +117,7 @@ class RegisterAggregator(nn.Module):
                         reg=self.config.reg)
         local = self.cluster_features(tokens)  # (B, n, l)
         if self.config.join == 'clusters':
-            # Means, not sums: the size of what enters the encoder must not grow with the image.
+            # Means instead of sums, so that the input of the encoder does not grow with the image.
             local = transport_sum(local, plan).transpose(1, 2) * (self.config.clusters / n)
         registers = self.registers.expand(B, -1, -1)
         if self.config.register_width == 'token':
@@ -126,7 +126,7 @@ class RegisterAggregator(nn.Module):
 
     @torch.no_grad()
     def views(self, patch_tokens: Tensor) -> RegisterViews:
-        """What each register attends to, and the plan, for patch tokens (B, width, h, w)."""
+        """Attention of the registers and the plan, for patch tokens (B, width, h, w)."""
         grid, k = tuple(patch_tokens.shape[-2:]), self.config.registers
         tokens = patch_rows(patch_tokens, self.registers.dtype)
         plan, sequence = self.local_descriptors(tokens)

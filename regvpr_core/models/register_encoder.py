@@ -1,4 +1,4 @@
-"""A pre-norm transformer encoder layer (paper, figure 3) that can show its attention."""
+"""A pre-norm transformer encoder layer (paper, figure 3) that can return its attention."""
 
 import torch
 from torch import nn, Tensor
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 class EncoderLayer(nn.Module):
     """Norm, self-attention, residual; norm, MLP, residual, as drawn in figure 3.
 
-    The same function as `nn.TransformerEncoderLayer(norm_first=True, activation='gelu')`, written
-    out: one path in training and inference, and the attention can be asked for.
+    Equals `nn.TransformerEncoderLayer(norm_first=True, activation='gelu')`, with the same code
+    in training and inference, and with access to the attention.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:

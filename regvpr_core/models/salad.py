@@ -48,7 +48,7 @@ class Salad(nn.Module):
             local, config.output_dim)
 
     def plan(self, tokens: Tensor) -> Tensor:
-        """Patch rows (B, n, width) to how much of each goes to each cluster (B, m, n)."""
+        """Transport plan (B, m, n): share of each patch (B, n, width) in each cluster."""
         return sinkhorn(self.score(tokens).transpose(1, 2), self.dust_bin,
                         iterations=self.config.iterations, reg=self.config.reg)
 
@@ -83,7 +83,7 @@ def patch_rows(patch_tokens: Tensor, dtype: torch.dtype) -> Tensor:
 def transport_sum(features: Tensor, plan: Tensor) -> Tensor:
     """Sum features (B, n, l) by a plan (B, m, n): clusters (B, l, m), float32.
 
-    One matrix product an image. SALAD repeats both to (B, l, m, n) and sums the product.
+    One matrix product per image; SALAD expands both to (B, l, m, n) and sums the product.
     """
     with full_precision(features.device):
         return features.float().transpose(1, 2) @ plan.transpose(1, 2)

@@ -1,6 +1,6 @@
-"""What a device gives and costs: each engine form against float32 on the CPU, times, memory.
+"""Self-test of a device: agreement of each engine with float32 on the CPU, times and memory.
 
-For devices that the makers did not have: `regvpr doctor --device cuda` prints it, to be sent back.
+`regvpr doctor --device cuda` prints the report, which users can send to the developers.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,12 +34,12 @@ Line = dict[str, Any]
 
 def self_test(name: str, device: torch.device, batches: tuple[int, ...] = BATCHES,
               step_batch: int = STEP_BATCH) -> Iterator[Line]:
-    """Lines of a report, each as soon as it is known; a part that fails is a line, too.
+    """Yield the lines of the report; a failed part gives one line.
 
     Args:
         name: model or checkpoint.
-        device: to be tested, such as cuda:0.
-        batches: images a pass.
+        device: to test, such as cuda:0.
+        batches: numbers of images per pass.
         step_batch: images of a training step.
     """
     yield card(device)
@@ -57,7 +57,7 @@ def self_test(name: str, device: torch.device, batches: tuple[int, ...] = BATCHE
 
 
 def card(device: torch.device) -> Line:
-    """What the device is."""
+    """Lines about the device."""
     line: Line = {'part': 'device', 'name': str(device), 'torch': torch.__version__}
     if device.type == 'cuda':
         about = torch.cuda.get_device_properties(device)
@@ -67,7 +67,7 @@ def card(device: torch.device) -> Line:
 
 
 def guarded(part: str, lines: Callable[[], Any]) -> Iterator[Line]:
-    """Lines of a part, or one that says why there are none."""
+    """Lines of a part, or one line with its error."""
     try:
         yield from lines()
     except (RegvprError, RuntimeError, ImportError) as error:
@@ -78,7 +78,7 @@ def torch_lines(
     loaded: LoadedModel, device: torch.device, precision: str, images: list[Any], wanted: Any,
     batches: tuple[int, ...],
 ) -> Iterator[Line]:
-    """Closeness of one precision, one image a pass and all together, and its speed."""
+    """Agreement of a precision, for single images and a batch, and its speed."""
     start_memory(device)
     encoder = torch_encoder(loaded, device, precision)
     line = {'part': f'torch {precision}',
@@ -95,7 +95,7 @@ def torch_lines(
 
 def onnx_lines(loaded: LoadedModel, provider: str, images: list[Any], wanted: Any
                ) -> Iterator[Line]:
-    """Closeness and speed of a provider of onnxruntime."""
+    """Agreement and speed of a provider of onnxruntime."""
     if PROVIDERS[provider] not in onnxruntime().get_available_providers():
         yield {'part': f'onnxruntime {provider}',
                'failed': 'this onnxruntime has no such provider'}
@@ -139,12 +139,12 @@ def step_line(loaded: LoadedModel, device: torch.device, batch: int) -> Line:
 
 
 def copied(loaded: LoadedModel) -> LoadedModel:
-    """A copy whose weights may be taken over."""
+    """A copy that an engine may change in place."""
     return LoadedModel(copy.deepcopy(loaded.model), loaded.name, loaded.fingerprint, loaded.notice)
 
 
 def median_ms(run: Callable[[], Any]) -> float:
-    """Median time of a call in milliseconds, once it is warm. Calls give NumPy, so they wait."""
+    """Median time of a call after warming up, ms. Calls return NumPy, so they are synchronous."""
     times = []
     for _ in range(TURNS + 2):
         start = time.perf_counter()
@@ -154,7 +154,7 @@ def median_ms(run: Callable[[], Any]) -> float:
 
 
 def start_memory(device: torch.device) -> None:
-    """Begin to count the peak."""
+    """Reset the peak of the device's memory."""
     if device.type == 'cuda':
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -168,6 +168,6 @@ def memory(device: torch.device) -> Line:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done its work."""
+    """Wait until the device has finished."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)

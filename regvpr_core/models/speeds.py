@@ -1,4 +1,4 @@
-"""How long a model takes for an image on this machine: measured once, kept in the cache.
+"""Time per image of models on this machine: measured once and stored in the cache.
 
 The file is `speeds.json` in the cache folder; reading it needs no torch.
 """
@@ -23,19 +23,19 @@ MAX_FILE_BYTES = 1_000_000
 
 
 def machine(device: str = 'auto') -> str:
-    """What a speed holds for: processor, cores that this process may use, and device."""
+    """Key of a measurement: processor, number of usable cores, and device."""
     return f'{platform.machine()} {_processor()}, {len(os.sched_getaffinity(0))} cores, {device}'
 
 
 def known_speeds() -> dict[str, dict[str, float]]:
-    """Model name to ms_an_image, peak_mb and threads, as measured on this machine."""
+    """Measurements of this machine by model name: ms_an_image, peak_mb and threads."""
     found = _read().get(machine(), {})
     return {str(name): value for name, value in found.items()
             if isinstance(value, dict) and isinstance(value.get('ms_an_image'), int | float)}
 
 
 def keep_speed(name: str, measured: dict[str, float]) -> None:
-    """Add a measurement to the file; a cache that cannot be written keeps none."""
+    """Store a measurement; nothing is stored if the cache is not writable."""
     everything = _read()
     everything.setdefault(machine(), {})[name] = measured
     path = _file()
@@ -47,10 +47,10 @@ def keep_speed(name: str, measured: dict[str, float]) -> None:
 
 
 def measure(encoder: Any) -> dict[str, float]:
-    """Time of an encoder for one camera image, and the memory of the process so far.
+    """Time of an encoder for one camera image, and peak memory of the process.
 
     Returns:
-        ms_an_image: fastest of several, so that other programs count little; with resizing.
+        ms_an_image: fastest of several, to reduce the effect of other programs; with resizing.
         peak_mb: largest resident size of this process, MB.
     """
     noise = np.random.default_rng(0).integers(0, 256, IMAGE, dtype=np.uint8)
@@ -70,7 +70,7 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, dict[str, Any]]:
-    """The file's content; one that is damaged or too large counts as empty."""
+    """The content of the file; empty if it is damaged or too large."""
     with contextlib.suppress(OSError, ValueError):
         if _file().stat().st_size <= MAX_FILE_BYTES:
             found = json.loads(_file().read_text(encoding='utf-8'))
@@ -80,7 +80,7 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def _processor() -> str:
-    """Name of the processor, as Linux tells it."""
+    """Name of the processor, from Linux."""
     with contextlib.suppress(OSError):
         for line in Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines():
             if line.startswith(('model name', 'Model')):

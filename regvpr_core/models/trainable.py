@@ -8,12 +8,12 @@ from regvpr_core.models.gem import GeM
 
 
 def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]]:
-    """The parameters that the model's config wants trained, by group.
+    """The parameters that the model's config selects for training, by group.
 
     Returns:
         `backbone`: the whole backbone or its last blocks, with or without the final LayerNorm;
-        `adapters`: all of them; `head`: the aggregator, where
-        it learns anything. Groups are disjoint and may be empty.
+        `adapters`: of all blocks; `head`: the aggregator, if it has parameters. Groups are
+        disjoint and may be empty.
     """
     config, backbone = model.config, model.backbone
     adapters = [parameter for block in backbone.blocks if isinstance(block, AdaptedBlock)
@@ -34,7 +34,7 @@ def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]
 
 
 def freeze_the_rest(model: DescriptorModel) -> dict[str, list[nn.Parameter]]:
-    """Let gradients flow to the trainable parameters only; gives their groups."""
+    """Enable gradients for the trainable parameters only, and return their groups."""
     groups = trainable_parameters(model)
     model.requires_grad_(False)
     for parameters in groups.values():

@@ -12,9 +12,9 @@ from regvpr_core.errors import ImageError
 def sinkhorn(
     scores: Tensor, dustbin: Tensor | None = None, *, iterations: int = 3, reg: float = 1.0
 ) -> Tensor:
-    """Share out every patch over the clusters (Cuturi, 2013, NeurIPS 26).
+    """Distribute every patch over the clusters (Cuturi, 2013, NeurIPS 26).
 
-    Each column (patch) of the plan gives away mass 1, exactly, because its update is the last.
+    Each column (patch) of the plan sums to exactly 1, because columns are updated last.
     Without a dustbin (RegVPR) each row (cluster) tends to n/m, so n <= m is legal. With one
     (SALAD, Izquierdo and Civera, 2024, arXiv:2311.15937) each row tends to 1 and a further row,
     which is not returned, to n - m. This is SALAD's solver times (n + m), term by term.
@@ -51,7 +51,7 @@ def sinkhorn(
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast off inside. Where it is off already nothing is entered: exporters stumble."""
+    """Disable autocast inside; does nothing if it is off, because ONNX export fails otherwise."""
     if device.type != 'meta' and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()

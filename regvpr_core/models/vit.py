@@ -14,10 +14,10 @@ from regvpr_core.errors import CheckpointError, ConfigError, ImageError
 
 PATCH = 14
 PRETRAINED_GRID = 37
-"""Side of the grid that the official position embeddings were made for (518 pixels)."""
+"""Grid size of the official position embeddings (518 pixels)."""
 
 INTERPOLATE_OFFSET = 0.1
-"""DINOv2 asks for a scale of (side + 0.1) / 37, so that rounding never loses a row."""
+"""DINOv2 scales by (side + 0.1) / 37, so that rounding never drops a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +132,8 @@ class DinoVisionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W) normalised; H and W multiples of 14.
-            last_block: index of the block whose output is wanted, without the final LayerNorm; the
-                blocks behind it are not computed. None: all blocks and the final LayerNorm.
+            last_block: index of the block whose output is returned, without the final LayerNorm;
+                later blocks are not computed. None: all blocks and the final LayerNorm.
 
         Returns:
             class tokens (B, width) and patch tokens (B, width, H/14, W/14).
@@ -146,11 +146,11 @@ class DinoVisionTransformer(nn.Module):
     def with_tokens(
         self, images: Tensor, last_block: int | None, block: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, and the patch tokens (B, h, w, width) that leave another block.
+        """As `forward`, and the patch tokens (B, h, w, width) after another block.
 
         Args:
             images, last_block: see `forward`.
-            block: index of that block, not behind `last_block`.
+            block: index of that block, at most `last_block`.
         """
         B, grid = images.shape[0], check_sides(images)
         tokens = x = self.embed(images, grid)
@@ -176,7 +176,7 @@ class DinoVisionTransformer(nn.Module):
             return self.pos_embed
         if self.pos_embed.requires_grad and torch.is_grad_enabled():
             return self._interpolated_positions(grid)
-        # The version counter tells when the weights were loaded or changed in place.
+        # The version counter changes when the weights are loaded or changed in place.
         key = (grid, self.pos_embed.device, self.pos_embed.dtype, self.pos_embed._version)
         if key not in self._positions:
             self._positions.clear()
@@ -248,7 +248,7 @@ def check_weights(expected: dict[str, Tensor], weights: dict[str, Tensor], sourc
 
 
 def load_backbone_weights(vit: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load a full set of DINOv2 weights strictly. Adapters are not part of it and stay.
+    """Load a full set of DINOv2 weights strictly; adapters are not changed.
 
     Raises:
         CheckpointError: names keys that are missing, unknown or of another shape, and NaNs.

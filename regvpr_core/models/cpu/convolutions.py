@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as it runs on a CPU: convolutions packed for oneDNN, ReLU6 inside them."""
+"""EfficientNet-Lite0 for CPUs: convolutions packed for oneDNN, with fused ReLU6."""
 
 from typing import cast
 
@@ -17,7 +17,7 @@ from regvpr_core.models.efficientnet import (
 
 
 class FusedConv(nn.Module):
-    """A `SameConv`, its weight laid out once for the size of its input."""
+    """A `SameConv` with a weight packed for one input size."""
 
     weight: Tensor
     bias: Tensor
@@ -40,7 +40,7 @@ class FusedConv(nn.Module):
 
     @staticmethod
     def inside(pads: list[int]) -> list[int]:
-        """The padding that the convolution itself can do: where all four sides have as much."""
+        """Padding for the convolution itself, possible if all four sides are equal."""
         return [pads[0]] * 2 if len(set(pads)) == 1 else [0, 0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class FusedBlock(nn.Module):
 
 
 class FusedEfficientNet(nn.Module):
-    """Takes the place of an `EfficientNetLite0` in inference; it cannot be trained."""
+    """Replaces an `EfficientNetLite0` in inference; it cannot be trained."""
 
     def __init__(self, trunk: EfficientNetLite0, grid: tuple[int, int], form: Form) -> None:
         """Pack for images of `grid` (height, width); others run as well."""
@@ -93,5 +93,5 @@ class FusedEfficientNet(nn.Module):
 
 
 def smaller(grid: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Sides behind a stride, rounded up."""
+    """Size after a stride, rounded up."""
     return -(-grid[0] // stride), -(-grid[1] // stride)

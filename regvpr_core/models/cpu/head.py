@@ -1,8 +1,8 @@
-"""The register aggregator as it runs on a CPU: the same function with fewer and packed operations.
+"""The register aggregator for CPUs: the same function with fewer, packed operations.
 
-The registers' reduction is computed once, not for every image; activations and residuals are
-computed inside the matrix products (oneDNN); the scale of attention is folded into the queries;
-and images pass in groups, so that what lies between two products stays small.
+The registers' reduction is computed once, not for every image; activations and residuals are fused
+into the matrix products (oneDNN); the scale of attention is folded into the queries; images are
+processed in groups, so that intermediate results stay small.
 """
 
 from typing import cast
@@ -18,7 +18,7 @@ from regvpr_core.models.salad import scene_descriptor, transport_sum
 from regvpr_core.models.transport import sinkhorn
 
 GROUP = 30
-"""Images that pass together. More is hardly faster; each needs about 2 MB at 256 patches."""
+"""Images per group. More is hardly faster; each needs about 2 MB at 256 patches."""
 
 
 class FusedReduction(nn.Module):
@@ -61,7 +61,7 @@ class FusedEncoderLayer(nn.Module):
 
 
 class FusedRegisterAggregator(nn.Module):
-    """Takes the place of a `RegisterAggregator` in inference; it cannot be trained."""
+    """Replaces a `RegisterAggregator` in inference; it cannot be trained."""
 
     registers: Tensor
 

@@ -1,4 +1,4 @@
-"""Linear layers as they run on a CPU: packed for oneDNN, activation and residual inside."""
+"""Linear layers for CPUs: packed for oneDNN, with fused activation and residual."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How the operations of a `FusedVit` are carried out.
+    """Implementation of the operations of a `FusedVit`.
 
     dtype: of weights and tokens.
-    packed: weights are laid out for oneDNN once, instead of in every call.
+    packed: weights are packed for oneDNN once, instead of in every call.
     products: attention by two matrix products and a softmax, instead of SDPA.
     """
 
@@ -57,9 +57,9 @@ class FusedLinear(nn.Module):
 
 
 def packing_works(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether oneDNN's packed linear layers are there (x86, most of aarch64) for a type.
+    """Whether oneDNN's packed linear layers support a type (x86, most of aarch64).
 
-    Half precision needs AVX512 or its like even where plain layers have it.
+    Half precision needs AVX512 or similar, even if unpacked layers support it.
     """
     try:
         form = Form(dtype=dtype, packed=True)

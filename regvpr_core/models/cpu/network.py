@@ -1,9 +1,9 @@
-"""A backbone as it runs on a CPU: the same function with fewer, larger and packed operations.
+"""A backbone for CPUs: the same function with fewer, larger and packed operations.
 
-LayerScale is folded into the projections before it, the adapter's last 1x1 convolution into its up
-projection, 1x1 convolutions that read the same channels become one linear layer, activations and
-residuals are computed inside the matrix products (oneDNN), and patches are embedded by one matrix
-product. The weights of the module it is made from are not kept.
+LayerScale is folded into the projections before it, and the adapter's last 1x1 convolution into
+its up projection. 1x1 convolutions of the same channels become one linear layer, activations and
+residuals are fused into the matrix products (oneDNN), and patches are embedded by one matrix
+product. The original weights are not kept.
 """
 
 from typing import Any, cast
@@ -28,7 +28,7 @@ MAX_ATTENTION_WEIGHTS = 1 << 25
 
 
 class FusedAdapter(nn.Module):
-    """The MFF adapter with all but its residual; see `MffAdapter`."""
+    """The MFF adapter without its residual; see `MffAdapter`."""
 
     def __init__(self, adapter: MffAdapter, gain: Tensor, form: Form) -> None:
         """Fold `gain` (width), LayerScale or ones, and the scale into the up projection."""
@@ -54,7 +54,7 @@ class FusedAdapter(nn.Module):
         fuse = cast(nn.Conv2d, fusion.fuse)
         fuse_bias = cast(Tensor, fuse.bias)
         self.up = FusedLinear(up @ fuse.weight.flatten(1), up_bias + up @ fuse_bias, form)
-        # The class token goes past the last convolution, so its up projection is the plain one.
+        # The class token bypasses the last convolution, so its up projection is unchanged.
         self.class_up = FusedLinear(up, -(up @ fuse_bias), form)
 
     def forward(self, y: Tensor, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -92,7 +92,7 @@ class FusedBlock(nn.Module):
         self.heads, self.products = block.attn.heads, form.products
         gain1, gain2 = block.ls1.gamma, block.ls2.gamma
         attn, mlp = block.attn, block.mlp
-        # Queries are scaled in their weights.
+        # The weights of the queries contain the scale.
         scale = torch.ones(len(attn.qkv.weight))
         scale[: len(gain1)] = (len(gain1) // attn.heads) ** -0.5
         self.qkv = FusedLinear(attn.qkv.weight * scale[:, None], attn.qkv.bias * scale, form)
@@ -127,7 +127,7 @@ class FusedBlock(nn.Module):
 
 
 class FusedVit(nn.Module):
-    """Takes the place of a `DinoVisionTransformer` in inference; it cannot be trained."""
+    """Replaces a `DinoVisionTransformer` in inference; it cannot be trained."""
 
     def __init__(self, vit: DinoVisionTransformer, form: Form) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class FusedVit(nn.Module):
         self.embed = FusedLinear(embed.weight.flatten(1), embed.bias, form)
         self.blocks = nn.ModuleList(fused_block(block, form) for block in vit.blocks)
         self.norm = vit.norm.to(form.dtype)
-        self._table = vit  # keeps the position embedding and the class token only
+        self._table = vit  # only for the position embedding and the class token
         vit.blocks = nn.ModuleList()
         self._positions: dict[tuple[int, int], Tensor] = {}
 
@@ -178,7 +178,7 @@ class FusedVit(nn.Module):
 
 
 def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
-    """Bring a model into a form, in place."""
+    """Convert a model to a form of operations, in place."""
     last = model.config.last_block
     if last is not None:
         model.backbone.blocks = model.backbone.blocks[: last + 1]
@@ -191,15 +191,17 @@ def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
 
 
 def fused_second(trunk: nn.Module, grid: tuple[int, int], form: Form) -> nn.Module:
-    """The second trunk in a form, for images of `grid` (height, width)."""
+    """Convert the second trunk, for images of `grid` (height, width)."""
     if not form.packed or not isinstance(trunk, EfficientNetLite0):
         return channels_last(trunk, form)
     return FusedEfficientNet(trunk, grid, form)
 
 
 def fused_head(head: nn.Module, form: Form) -> nn.Module:
-    """A head in a form, in place where that is enough. Heads of transport compute in its dtype,
-    others in float32; Sinkhorn's transport, the sums and the norms are float32 in any case.
+    """Convert a head, in place if possible.
+
+    Heads with optimal transport compute in the form's dtype, others in float32. Transport, sums
+    and norms are always float32.
     """
     if isinstance(head, RegisterAggregator):
         return FusedRegisterAggregator(head, form)
@@ -213,7 +215,7 @@ def fused_head(head: nn.Module, form: Form) -> nn.Module:
     head_form = form if isinstance(head, Salad) else Form(packed=form.packed)
     for parent in list(head.modules()):
         if isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention):
-            continue  # they take the weights of their layers into kernels of their own
+            continue  # fused kernels contain the weights of these layers
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
                 setattr(parent, name, FusedLinear(child.weight, child.bias, head_form))
@@ -221,11 +223,11 @@ def fused_head(head: nn.Module, form: Form) -> nn.Module:
 
 
 def fused_block(block: nn.Module, form: Form) -> FusedBlock:
-    """One block in a form."""
+    """Convert one block."""
     return FusedBlock(cast(Any, block), form)
 
 
 def channels_last(module: nn.Module, form: Form) -> nn.Module:
-    """Convolutions in a form, their weights laid out for channels that lie side by side."""
+    """Convert convolutions, with weights in channels-last layout."""
     moved: nn.Module = cast(Any, module).to(form.dtype, memory_format=torch.channels_last)
     return moved

@@ -18,12 +18,12 @@ from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.preprocessing import Preprocessing
 
 AS_PHOTOGRAPHED = Preprocessing(height=480, width=640)
-"""CosPlace, EigenPlaces, GeM and NetVLAD are evaluated at the size of the images, which is 640 x
-480 in most sets of the field; a map needs one size."""
+"""Input size: CosPlace, EigenPlaces, GeM and NetVLAD are evaluated at the size of the images, 640 x
+480 in most data sets; a map needs a fixed size."""
 
 
 class ConvolutionalNetwork(PublishedNetwork):
-    """A trunk and an aggregator of ours."""
+    """A convolutional trunk with an aggregator of this package."""
 
     def __init__(self, trunk: nn.Module, aggregator: nn.Module, preprocessing: Preprocessing
                  ) -> None:
@@ -45,8 +45,9 @@ class ConvolutionalNetwork(PublishedNetwork):
 
 
 class NormalisedGem(nn.Module):
-    """L2 of each feature, then GeM. Its authors compare by distance and leave the length as it is;
-    here rows are of unit length.
+    """L2 of each feature, then GeM.
+
+    Deviation: rows have unit length; the authors compare unnormalised descriptors by distance.
     """
 
     def __init__(self, width: int) -> None:
@@ -83,7 +84,7 @@ class WhitenedNetVlad(nn.Module):
 
 
 class NetVladNetwork(ConvolutionalNetwork):
-    """The published NetVLAD: images in grey levels, the mean taken off by the network."""
+    """The published NetVLAD: input in grey levels 0 to 255; the network subtracts the mean."""
 
     mean: Tensor
 

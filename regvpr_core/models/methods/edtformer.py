@@ -18,7 +18,7 @@ HEADS = 16
 
 
 class LowRankAdapter(nn.Module):
-    """Two linear layers with a very narrow middle."""
+    """Bottleneck of two linear layers."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class LowRankAdapter(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention of queries, then attention to tokens; no MLP, norms behind."""
+    """Self-attention of queries, then cross-attention to tokens; post-norm, no MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class EdtFormer(PublishedNetwork):
 
 
 def edtformer_key(key: str) -> str:
-    """Our key to that of `EDTformer.pth`."""
+    """Convert a key of this class to that in `EDTformer.pth`."""
     if key.startswith('adapters.'):
         return f'backbone.{key}'
     return key.replace('decoder.', 'decoder.layers.', 1) if key.startswith('decoder.') else key

@@ -1,4 +1,4 @@
-"""What runs the networks of other people: torch, half precision where that is faster."""
+"""Torch engine for third-party networks, in half precision if that is faster."""
 
 import contextlib
 from typing import Any
@@ -26,15 +26,16 @@ MEASURED_WIDTH = 768
 
 
 class PublishedEngine(TorchEngine):
-    """Torch on any device: on the CPU with the fused blocks of our own models and with batch
-    norms folded into convolutions, and autocast for the rest, whose norms and softmax stay in
-    float32.
+    """Torch on any device.
+
+    On the CPU transformer blocks are fused and batch norms are folded into convolutions; the rest
+    runs under autocast, with norms and softmax in float32.
     """
 
     def __init__(self, model: PublishedNetwork, device: torch.device, precision: str,
                  threads: int | None) -> None:
         if threads is not None:
-            torch.set_num_threads(threads)  # of the whole process: torch knows no other way
+            torch.set_num_threads(threads)  # for the whole process; torch has no other setting
         vit = next((m for m in model.modules() if isinstance(m, DinoVisionTransformer)), None)
         if device.type == 'cpu' and vit is not None:
             dtypes = ('fp32', 'bf16') if precision == 'auto' else (precision,)
@@ -74,7 +75,7 @@ class PublishedEngine(TorchEngine):
 
 
 class FusedPlainBlock(nn.Module):
-    """A block in the form that is fastest here, for a network that keeps its tokens in float32."""
+    """A fused block, for networks whose tokens are float32."""
 
     def __init__(self, block: Block, form: Form) -> None:
         super().__init__()

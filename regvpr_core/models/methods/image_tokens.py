@@ -1,7 +1,7 @@
 """ImAge (Lu et al., 2025, arXiv:2511.06024): aggregation tokens join the tokens of a backbone.
 
-Source: `network.py` of github.com/Lu-Feng/ImAge. The backbone is DINOv2 with four registers, whose
-position embedding its code interpolates as that of the plain model.
+Source: `network.py` of github.com/Lu-Feng/ImAge. The backbone is DINOv2 with four registers; the
+position embedding is interpolated as in DINOv2 without registers.
 """
 
 import torch
@@ -16,7 +16,7 @@ REGISTERS = 4
 
 
 class ImageTokens(PublishedNetwork):
-    """Eight tokens join before block 8; behind the last block they are the descriptor."""
+    """Eight tokens are added before block 8; after the last block they are the descriptor."""
 
     def __init__(self, backbone: str = 'vitb14', tokens: int = 8, joined: int = 8) -> None:
         super().__init__()
@@ -45,6 +45,6 @@ class ImageTokens(PublishedNetwork):
 
 
 def image_key(key: str) -> str:
-    """Our key to that of `ImAge_Merged.pth`."""
+    """Convert a key of this class to that in `ImAge_Merged.pth`."""
     return {'register_tokens': 'backbone.register_tokens',
             'aggregation_tokens': 'learnable_aggregation_tokens'}.get(key, key)

@@ -13,11 +13,11 @@ from regvpr_core.errors import CheckpointError
 from regvpr_core.models.methods.trunks import Vgg16
 
 NETVLAD, WHITENING = 30, 33
-"""Indices of their layers behind the 30 of VGG-16."""
+"""Indices of the layers after the 30 layers of VGG-16."""
 
 
 def is_matlab(path: Path) -> bool:
-    """Whether a file begins as MATLAB's format 5 does."""
+    """Whether a file starts with the magic bytes of MATLAB 5."""
     with path.open('rb') as file:
         return file.read(6) == b'MATLAB'
 
@@ -26,7 +26,7 @@ def read_netvlad(path: Path) -> dict[str, Tensor]:
     """The tensors of `Pitts30K_struct.mat` under the key names of hloc's NetVLAD, and `mean`.
 
     Raises:
-        CheckpointError: the file is truncated, or its struct is another one.
+        CheckpointError: the file is truncated or has another struct.
     """
     try:
         net = loadmat(path, struct_as_record=False, squeeze_me=True)['net']
@@ -39,7 +39,7 @@ def read_netvlad(path: Path) -> dict[str, Tensor]:
                 tensors[f'backbone.{index}.bias'] = _tensor(bias)
         assigned, centres = layers[NETVLAD].weights
         tensors['netvlad.score_proj.weight'] = _tensor(assigned.T)
-        tensors['netvlad.centers'] = _tensor(-centres)  # stored with the other sign
+        tensors['netvlad.centers'] = _tensor(-centres)  # stored with opposite sign
         weight, bias = layers[WHITENING].weights
         tensors['whiten.weight'] = _tensor(np.squeeze(weight).T)
         tensors['whiten.bias'] = _tensor(bias)

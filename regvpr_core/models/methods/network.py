@@ -1,4 +1,4 @@
-"""Networks of other people that are no backbone with an aggregator: what they have in common."""
+"""Base of published networks that are not a backbone with an aggregator."""
 
 import json
 
@@ -15,7 +15,7 @@ TOKEN_BLOCK = 4
 class PublishedNetwork(nn.Module):
     """Images in, unit descriptors out; in eval mode a row never depends on its batch.
 
-    dimension: length D of a descriptor. preprocessing: how its authors show it images.
+    dimension: length D of a descriptor. preprocessing: as in the authors' evaluation.
     """
 
     dimension: int
@@ -29,19 +29,19 @@ class PublishedNetwork(nn.Module):
         """Descriptors as `forward`, and patch tokens (B, h, w, width) of the same pass.
 
         Raises:
-            ConfigError: the network has no patches.
+            ConfigError: the network has no patch tokens.
         """
         raise ConfigError(f'{type(self).__name__} gives no patch tokens; use features xfeat or '
                           f'none')
 
     def described(self) -> str:
-        """All that decides a descriptor besides the weights, as text for a fingerprint."""
+        """Everything that affects a descriptor besides the weights, for the fingerprint."""
         return json.dumps({'network': type(self).__name__,
                            'preprocessing': to_mapping(self.preprocessing)}, sort_keys=True)
 
 
 def not_for(purpose: str, network: PublishedNetwork) -> ConfigError:
-    """The error for what needs a backbone with an aggregator of ours."""
+    """Error for operations that need a `DescriptorModel`."""
     return ConfigError(f'{purpose} needs a DINOv2 backbone with an aggregator, which '
                        f'{type(network).__name__} is not; take salad_vitb14, megaloc, boq_vitb14 '
                        f'or a checkpoint of regvpr train')

@@ -1,8 +1,8 @@
-"""SAGE (Chen et al., 2026, arXiv:2509.25723), the form that describes one image by itself.
+"""SAGE (Chen et al., 2026, arXiv:2509.25723), the form for single images.
 
 Source: `backbone/dinov2_sage.py` and `aggregators/SAGE.py` of github.com/chenshunpeng/SAGE. The
-other form attends over the images of a batch, so that a descriptor depends on its neighbours; it
-is not built.
+other form, with attention over the images of a batch, is not supported: its descriptors depend on
+the other images.
 """
 
 import torch
@@ -55,7 +55,7 @@ class SoftProbing(nn.Module):
         length = x.float().norm(dim=2, keepdim=True) + EPSILON
         x = x * (1.0 + WEIGHTING * self.soft_weighting['predictor'](length))
         features, scores = self.cluster_features(x).float(), self.score(x).float()
-        # The authors take means over channels and patches together, one number an image.
+        # The authors average over channels and patches, giving one number per image.
         features = features - features.mean(dim=(1, 2), keepdim=True)
         scores = scores - scores.mean(dim=(1, 2), keepdim=True)
         pooled = features.transpose(1, 2) @ scores.softmax(dim=1) / x.shape[1]  # (B, l, m)
@@ -65,7 +65,7 @@ class SoftProbing(nn.Module):
 
 
 class Sage(PublishedNetwork):
-    """DINOv2 with dynamic powers behind its last four blocks, then soft probing."""
+    """DINOv2 with dynamic powers after its last four blocks, then soft probing."""
 
     def __init__(self, backbone: str = 'vitb14', recalibrated: int = 4) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Sage(PublishedNetwork):
 
 
 def sage_key(key: str) -> str:
-    """Our key to that of the published SAGE files."""
+    """Convert a key of this class to that in the published SAGE files."""
     if key.startswith('gpn_norms.'):
         return f'backbone.{key}'
     return key.replace('backbone.', 'backbone.model.', 1) if key.startswith('backbone.') else key

@@ -20,7 +20,7 @@ ADAPTER = AdapterConfig(variant='cricavpr', scale=1.0)
 
 
 class SelaVpr(PublishedNetwork):
-    """The side path starts as the embedded tokens and gains what each adapter sees of a block."""
+    """The side path starts with the embedded tokens; the adapter of each block adds to it."""
 
     def __init__(self, backbone: str = 'vitb14', output_dim: int = 2048) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SelaVpr(PublishedNetwork):
 
 
 def adapter_key(key: str) -> str:
-    """Key of our `MffAdapter` to that of the `MulConvAdapter` of CricaVPR and SelaVPR++."""
+    """Convert a key of `MffAdapter` to that of `MulConvAdapter` in CricaVPR and SelaVPR++."""
     for ours, theirs in ((r'fusion\.branch1\.', 'branch1.'),
                          (r'fusion\.branch3\.(\d)\.', r'branch2.\1.'),
                          (r'fusion\.branch5\.(\d)\.', r'branch3.\1.')):
@@ -62,7 +62,7 @@ def adapter_key(key: str) -> str:
 
 
 def selavpr_key(key: str) -> str:
-    """Our key to that of `SelaVPRplusplus_base.pth`."""
+    """Convert a key of this class to that in `SelaVPRplusplus_base.pth`."""
     if key.startswith('adapters.'):
         return f'backbone.{adapter_key(key)}'
     return 'aggregation.1.p' if key == 'power' else key

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 RESNET_DEPTHS = {'resnet50': (3, 4, 6, 3), 'resnet101': (3, 4, 23, 3)}
 EXPANSION = 4
 VGG_16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
-"""Channels of each 3x3 convolution; 0 halves the sides."""
+"""Channels of each 3x3 convolution; 0 is max pooling by 2."""
 
 
 class Bottleneck(nn.Module):
@@ -41,9 +41,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The stages of a ResNet, the last of which may be left out.
+    """The stages of a ResNet, optionally without the last one.
 
-    width: channels of the features. shrink: pixels of the image a feature stands for, a side.
+    width: channels of the features. shrink: stride of the features in pixels.
     """
 
     def __init__(self, name: str = 'resnet50', stages: int = 4) -> None:
@@ -87,7 +87,7 @@ class Vgg16(nn.Sequential):
 
 
 def fold_batch_norms(trunk: nn.Module) -> None:
-    """Put the batch normalisation of a ResNet into the convolutions before it, in place."""
+    """Fold the batch normalisation of a ResNet into the preceding convolutions, in place."""
     for part in list(trunk.modules()):
         children = dict(part.named_children())
         for name, child in children.items():
