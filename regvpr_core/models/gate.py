@@ -34,8 +34,8 @@ SMALLEST, LARGEST = (3.0, 30.0), 120.0
 with their cube."""
 
 BOUND = {'fp32': 0.9999, 'bf16': 0.99, 'fp16': 0.99, 'int8': 0.95}
-"""Least centred cosine over all images, by precision. The shipped model has 0.9995 in bf16 and 0.972
-in int8."""
+"""Least centred cosine over all images, by precision. The shipped model has 0.9995 in bf16 and
+0.972 in int8."""
 
 SIDE = 320
 QUALITY = 92

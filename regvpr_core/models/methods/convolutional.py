@@ -18,8 +18,8 @@ from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.preprocessing import Preprocessing
 
 AS_PHOTOGRAPHED = Preprocessing(height=480, width=640)
-"""Input size: CosPlace, EigenPlaces, GeM and NetVLAD are evaluated at the size of the images, 640 x
-480 in most data sets; a map needs a fixed size."""
+"""Input size: CosPlace, EigenPlaces, GeM and NetVLAD are evaluated at the size of the images, 640
+x 480 in most data sets; a map needs a fixed size."""
 
 
 class ConvolutionalNetwork(PublishedNetwork):
