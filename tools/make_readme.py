@@ -39,7 +39,7 @@ COMMANDS = (
     ('What is in a map?', 'regvpr map info site/map'),
     ('Which model is better on your images, and is the difference real?',
      'regvpr evaluate --references references --queries queries --radius-m 5 '
-     '--model regvpr_vits14_offline --model efficientnet_lite0_gem -o report'),
+     '--model regvpr_offline --model efficientnet_lite0_gem -o report'),
     ('Train on a folder for each place (<code>regvpr train --list</code>: the recipes of the '
      'paper)',
      'regvpr train --config own.yaml -o run'))

@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         commands, 'evaluate', "compare models by the field's protocols, with a report",
         'regvpr evaluate --data utm=FOLDER -o out',
         'regvpr evaluate --references MAP --queries DRIVE.mcap --radius-m 10 -o out',
-        'regvpr evaluate --model regvpr_vits14_offline --model gem_vits14 --data DATA -o out',
+        'regvpr evaluate --model regvpr_offline --model gem_vits14 --data DATA -o out',
         description='Measure recall, precision and time of one or more models on data sets or on '
                     'your own pair of drives.')
     parser.add_argument('--model', action='append', metavar='MODEL',

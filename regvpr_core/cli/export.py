@@ -14,7 +14,7 @@ def add_parser(commands: Any) -> None:
     """Add `export` to the command line."""
     parser = add_command(
         commands, 'export', 'a model becomes an ONNX file, checked against torch',
-        'regvpr export regvpr_vits14_offline -o model.onnx',
+        'regvpr export regvpr_offline -o model.onnx',
         'regvpr export megaloc -o small.onnx --precision int8 --images PHOTOS/')
     parser.add_argument('model', metavar='MODEL', help='model name or checkpoint file')
     parser.add_argument('--format', choices=('onnx',), default='onnx')

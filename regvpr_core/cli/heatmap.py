@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, 'heatmap', 'where networks look: feature maps and registers over the image',
         'regvpr heatmap QUERY.jpg -o heatmaps',
-        'regvpr heatmap PHOTOS/ --model regvpr_vits14_offline --model gem_vits14 -o heatmaps')
+        'regvpr heatmap PHOTOS/ --model regvpr_offline --model gem_vits14 -o heatmaps')
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder')
     parser.add_argument('-o', '--out', type=Path, required=True, metavar='FOLDER')
     parser.add_argument('--model', action='append', metavar='MODEL',

@@ -99,7 +99,9 @@ def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
     if encoder.fingerprint != manifest.fingerprint:
         raise MapError(f'map {map_path} was built with {manifest.model} '
                        f'({manifest.fingerprint[:12]}), the model here is another one of that '
-                       f'name ({encoder.fingerprint[:12]}); give a session map of that model')
+                       f'name ({encoder.fingerprint[:12]}); give a session map of that '
+                       f'model, or bring the map to the one here: `regvpr map convert '
+                       f'{map_path} --model {manifest.model} --out NEW`')
     say_model(console, encoder)
     with tempfile.TemporaryDirectory(prefix='regvpr_session_') as folder:
         out = Path(folder) / 'session'

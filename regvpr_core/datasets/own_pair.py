@@ -162,7 +162,8 @@ def own_pair(references: Side, queries: Side, name: str, radius_m: float) -> Dat
             and references.given.fingerprint != queries.given.fingerprint:
         raise EvaluationError(f'{references.given.source} was built with '
                               f'{references.given.model}, {queries.given.source} with '
-                              f'{queries.given.model}; build one of them again')
+                              f'{queries.given.model}; bring one to the model of the other: '
+                              f'`regvpr map convert MAP --model MODEL --out NEW`')
     maps = [side.place_map for side in (references, queries) if side.place_map is not None]
     if len({(m.manifest.compress, m.attachment('pca') if m.manifest.compress else None)
             for m in maps}) > 1:

@@ -86,7 +86,8 @@ class PlaceMap:
                 raise MapError(
                     f'map {path} was built with {manifest.model} '
                     f'({manifest.fingerprint[:12]}), not with the model in use '
-                    f'({fingerprint[:12]}); set model to {manifest.model}, or build the map again')
+                    f'({fingerprint[:12]}); set model to {manifest.model}, or bring the map '
+                    f'to the model in use: `regvpr map convert {path} --model MODEL --out NEW`')
             place_map = cls(path, manifest, database, index)
             if len(place_map) < at_least:
                 raise MapError(f'map {path} is damaged: {at_least} keyframes were committed and '

@@ -70,6 +70,12 @@ class BackboneSource:
                 return Path(folder) / rest
         return None
 
+    @property
+    def here(self) -> Path | None:
+        """The file on this machine, whose digest nobody checked yet; None: it is not here."""
+        files = [folder / self.file for folder in search_folders()]
+        return next((file for file in files if file.is_file()), self.installed)
+
 
 def _official(backbone: str, sha256: str, size: int) -> BackboneSource:
     return BackboneSource(
@@ -159,11 +165,8 @@ def find_backbone(
         raise CheckpointError(f'this model stands on weights of {backbone} that were given by '
                               f'path when it was trained; give that file again (backbone_path)')
     for source in sources_of(backbone, origin):
-        for folder in search_folders():
-            if (folder / source.file).is_file():
-                return read_source(folder / source.file, source)
-        if source.installed is not None:
-            return read_source(source.installed, source)
+        if source.here is not None:
+            return read_source(source.here, source)
     wanted = ' or '.join(source.file for source in sources_of(backbone, origin))
     exactly = f'{backbone} --origin {origin}' if origin else backbone
     raise MissingWeightsError(

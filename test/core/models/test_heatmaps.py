@@ -40,6 +40,17 @@ def test_each_register_has_a_map_and_other_models_have_none(register_model, nois
     assert heatmaps(model, noise(1)[0]).registers == []
 
 
+def test_the_registers_of_a_joined_head_have_maps_too(noise):
+    torch.manual_seed(0)
+    model = DescriptorModel(ModelConfig(
+        last_block=0, second='efficientnet_lite0', aggregator='joined',
+        aggregator_config={'registers': {'registers': 2, 'clusters': 8}},
+        preprocessing=Preprocessing(height=56, width=84))).eval()
+    maps = heatmaps(model, noise(1)[0])
+    assert [heat.shape for heat in maps.registers] == [(4, 6)] * 2
+    assert all(heat.max() == 1.0 for heat in maps.registers)
+
+
 def test_a_flat_map_is_zero():
     np.testing.assert_array_equal(scaled(np.full((2, 3), 7.0, np.float32)), np.zeros((2, 3)))
 

@@ -31,7 +31,8 @@ def offline(request):
 
 
 def test_the_default_model_ships():
-    assert DEFAULT_MODEL in ('regvpr_vits14_offline', 'regvpr_offline')
+    assert DEFAULT_MODEL == 'regvpr_offline'
+    assert checkpoint_files(DEFAULT_MODEL)[0].is_file()
 
 
 def test_the_joined_head_says_how_it_was_made():
