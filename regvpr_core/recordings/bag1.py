@@ -1,4 +1,4 @@
-"""ROS 1 bags: by their index, or from the start where a killed recorder wrote none."""
+"""Reads ROS 1 bags by their index, or sequentially if a killed recorder wrote none."""
 
 import bz2
 from collections import Counter
@@ -53,13 +53,13 @@ class Bag1:
 
 
 class UnindexedBag1:
-    """One open file whose index is missing: what is whole counts."""
+    """One open file without an index; complete records are read."""
 
     def __init__(self, path: Path) -> None:
-        """Read a file once from its start.
+        """Scan a file from its start.
 
         Raises:
-            BagError: it holds no whole message.
+            BagError: it contains no complete message.
         """
         self._path = path
         self._file = path.open('rb')
@@ -98,7 +98,7 @@ class UnindexedBag1:
         self._file.close()
 
     def _scan(self) -> int:
-        """Note the blocks; gives the end of the last whole record."""
+        """Collect the blocks; return the end of the last complete record."""
         at = self._file.seek(len(self._file.readline(64)))
         while True:
             self._file.seek(at)
@@ -145,7 +145,7 @@ class UnindexedBag1:
         try:
             data = {'none': bytes, 'bz2': bz2.decompress, 'lz4': lz4_decompress}[packing](data)
         except (KeyError, OSError, RuntimeError, ValueError, EOFError, MemoryError):
-            return  # a chunk that cannot be unpacked holds nothing that is whole
+            return  # a chunk that cannot be unpacked has no complete record
         at = 0
         while at + 4 <= len(data):
             length = struct.unpack_from('<I', data, at)[0]
@@ -171,7 +171,7 @@ class UnindexedBag1:
 
 
 def open_bag1(path: Path) -> Bag1 | UnindexedBag1:
-    """Open a ROS 1 bag, by its index where it has one.
+    """Open a ROS 1 bag, by its index if it has one.
 
     Raises:
         BagError, ReaderError: it is damaged.
@@ -186,7 +186,7 @@ def open_bag1(path: Path) -> Bag1 | UnindexedBag1:
 
 
 def _fields(header: bytes) -> dict[str, bytes]:
-    """name=value pairs, each with its length before it."""
+    """Parse name=value pairs, each preceded by its length."""
     found, at = {}, 0
     while at + 4 <= len(header):
         size = struct.unpack_from('<I', header, at)[0]

@@ -1,4 +1,4 @@
-"""The files of a recording: which they are, of what kind, and what its metadata.yaml says."""
+"""The files of a recording: their paths, their kinds, and its metadata.yaml."""
 
 from collections import Counter
 import contextlib
@@ -39,10 +39,10 @@ def bag_suffix(path: Path) -> str:
 
 
 def bag_files(path: Path) -> list[Path]:
-    """What to read of a bag: itself, or the bag files in a folder that has no metadata.
+    """Paths to read: the bag itself, or the bag files in a folder without metadata.
 
     Raises:
-        BagError: there is nothing of that kind.
+        BagError: there is no bag file.
     """
     if not path.exists():
         raise BagError(f'bag {path} does not exist')
@@ -62,7 +62,7 @@ def bag_files(path: Path) -> list[Path]:
 
 
 def open_files(path: Path, stack: contextlib.ExitStack) -> tuple[list[Storage], list[str]]:
-    """Open the files of a bag; `stack` closes them. Also what is not as it should be.
+    """Open the files of a bag, which `stack` closes; also returns notes on irregularities.
 
     Raises:
         BagError: a file cannot be read.
@@ -95,7 +95,7 @@ def open_files(path: Path, stack: contextlib.ExitStack) -> tuple[list[Storage], 
 
 
 def read_metadata(folder: Path) -> tuple[dict[str, Any], str]:
-    """What the metadata.yaml of a rosbag2 folder says; empty where it is no use, and why."""
+    """Parse the metadata.yaml of a rosbag2 folder; empty with a reason if it is unusable."""
     file = folder / 'metadata.yaml'
     try:
         if file.stat().st_size > MAX_METADATA_BYTES:
@@ -114,7 +114,7 @@ _LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 
 def _named(folder: Path, metadata: dict[str, Any]) -> tuple[list[Path], list[str]]:
-    """The files that metadata name and that are there, else those that are there; and notes."""
+    """Existing files named by the metadata, else all bag files of the folder; and notes."""
     listed = metadata.get('relative_file_paths')
     names = [PurePath(str(name)).name for name in listed] if isinstance(listed, list) else []
     there = [folder / name for name in names if (folder / name).is_file()]
@@ -145,7 +145,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _promised(metadata: dict[str, Any]) -> Counter[str]:
-    """Messages on each topic by the metadata."""
+    """Numbers of messages by topic, from the metadata."""
     found: Counter[str] = Counter()
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         for entry in metadata['topics_with_message_count']:
@@ -154,7 +154,7 @@ def _promised(metadata: dict[str, Any]) -> Counter[str]:
 
 
 def _open_one(file: Path, stack: contextlib.ExitStack) -> Storage:
-    """Open a file by its first bytes; by its name where these say nothing."""
+    """Open a file by its first bytes, or by its name if these are unknown."""
     with file.open('rb') as data:
         start = data.read(16)
     if start.startswith(ZSTD_MAGIC):
@@ -177,7 +177,7 @@ def _open_one(file: Path, stack: contextlib.ExitStack) -> Storage:
 
 
 def _unpacked(file: Path, stack: contextlib.ExitStack) -> Path:
-    """A file that zstd packed, unpacked until the bag is closed."""
+    """A file compressed by zstd, decompressed into a temporary file."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='regvpr-bag-')))
     name = file.name
     for end in PACKED:

@@ -1,4 +1,4 @@
-"""A bag as a source of posed images: which topics, poses and extrinsics are taken, and why."""
+"""A bag as a source of posed images: choice of topics, poses and extrinsics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ DIGEST_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BagOptions:
-    """What the user says of a bag; None or empty leaves it to what is found.
+    """Options of a bag; None or empty: chosen automatically.
 
     image_topics: one a camera. pose_topic: of one of the pose types, or NavSatFix; pose_frame: the
     world of the poses to take from it. tf_frame: the poses are those of the camera in this frame
@@ -73,15 +73,15 @@ def open_bag(
     """Choose topics, poses and extrinsics of an open bag, and check that they fit together.
 
     Raises:
-        BagError: there is nothing to choose or too much; says what there is and which option
-            chooses. Or the poses are of another time than the images.
+        BagError: there is no candidate or more than one; the message lists them and the option
+            that chooses. Or the poses do not cover the time of the images.
     """
-    # 1. The image topics, and what their first messages say.
+    # 1. The image topics, and their first messages.
     topics = choose_images(bag, options.image_topics)
     heads = {topic.name: head_of(bag, topic) for topic in topics}
-    # 2. The poses, and where each camera sits on the body that has them.
+    # 2. The poses, and the extrinsics of each camera.
     cameras, poses, origin_of_extrinsics = _cameras(bag, topics, heads, options, gps, origin)
-    # 3. Clocks, spacing and axes: refused where nothing would come of it, noted where it is odd.
+    # 3. Check clocks, spacing and axes: refuse the impossible, note the unusual.
     notes = [*bag.notes, *poses.notes]
     for camera in cameras:
         _check_coverage(bag, camera, heads[camera.topic.name], options.bag_time)
@@ -110,7 +110,7 @@ def choose_images(bag: Bag, wanted: Sequence[str]) -> list[Topic]:
     """The image topics that the user named, else the only one.
 
     Raises:
-        BagError: none or several; or two of them would be one camera.
+        BagError: none or several; or two of them have the same camera name.
     """
     names_wanted: Sequence[str | None] = wanted or [None]
     topics = [bag.choose('image', IMAGE_TYPES, name, '--image-topic') for name in names_wanted]
@@ -127,7 +127,7 @@ def choose_poses(
 ) -> PoseSource | None:
     """The poses that the user named, else those of the only topic with poses.
 
-    None where there is no such topic: TF may know then.
+    None if there is no such topic; then TF is tried.
 
     Raises:
         BagError: several; lists them.
@@ -150,7 +150,7 @@ def _cameras(
     bag: Bag, topics: list[Topic], heads: dict[str, Head], options: BagOptions, gps: GpsConfig,
     origin: Origin | None,
 ) -> tuple[list[Camera], PoseSource, str]:
-    """The cameras with their poses, the poses, and where the extrinsics are from."""
+    """The cameras with their poses, the poses, and the origin of the extrinsics."""
     if options.extrinsics and len(options.extrinsics) != len(topics):
         raise BagError(f'{len(options.extrinsics)} extrinsics for {len(topics)} image topics; '
                        f'give --extrinsics once for each --image-topic, in their order')
@@ -189,7 +189,7 @@ def _cameras(
 
 
 def _beside(bag: Bag, topic: Topic, cameras: list[Camera], T_base_cam: Array | None) -> Array:
-    """`T_first_cam`: the pose of a camera in the first one, whose poses are known."""
+    """`T_first_cam`: pose of a camera relative to the first one, whose poses are known."""
     if not cameras:
         return np.eye(4)
     first = cameras[0].T_base_cam
@@ -202,7 +202,7 @@ def _beside(bag: Bag, topic: Topic, cameras: list[Camera], T_base_cam: Array | N
 def _cameras_in_tf(
     bag: Bag, topics: list[Topic], heads: dict[str, Head], options: BagOptions, tf: TfChoice,
 ) -> tuple[list[Camera], PoseSource, str]:
-    """Each camera with its own way through TF; the extrinsics are those of the base, if known."""
+    """Cameras with poses from TF; extrinsics are relative to the base, if it is known."""
     notes: list[str] = []
     cameras: list[Camera] = []
     for number, topic in enumerate(topics):
@@ -236,10 +236,10 @@ def _cameras_in_tf(
 
 
 def _chain_from(bag: Bag, tree: TransformTree, frame: str, options: BagOptions) -> TransformChain:
-    """The moving chain from the world to a camera.
+    """The chain of transforms from the world to a camera.
 
     Raises:
-        BagError: there is none, or several worlds.
+        BagError: there is no chain, or several world frames.
     """
     worlds = [options.tf_frame] if options.tf_frame else tree.roots(frame)
     chains = [chain for world in worlds
@@ -260,7 +260,7 @@ def _chain_from(bag: Bag, tree: TransformTree, frame: str, options: BagOptions) 
 
 def _find_extrinsics(tree: TransformTree, camera_frame: str, body_frame: str
                      ) -> tuple[Array | None, TransformChain | None, str]:
-    """`T_body_cam`, or the mount where that moves, and where it came from; None where unknown."""
+    """`T_body_cam`, or a chain if the camera moves, and its origin; None if unknown."""
     for base in [body_frame] if body_frame else BASE_FRAMES:
         if camera_frame and plain(base) == camera_frame:
             return np.eye(4), None, f'none: the poses are those of {camera_frame}'
@@ -279,14 +279,14 @@ def _find_extrinsics(tree: TransformTree, camera_frame: str, body_frame: str
 
 
 def _pose_head(bag: Bag, poses: PoseSource) -> Head | None:
-    """The first messages with the poses; None where they come from TF or a file."""
+    """The first pose messages; None if poses come from TF or a file."""
     topic = next((topic for topic in bag.topics(*POSE_TYPES, NAVSAT_TYPE)
                   if topic.name == poses.name), None)
     return head_of(bag, topic) if topic else None
 
 
 def _gap_notes(camera: Camera, max_gap_s: float) -> list[str]:
-    """A line where the poses come so seldom that images between them have none."""
+    """A note if poses are so rare that images between them have none."""
     spacing = camera.poses.trajectory.spacing_s
     limit = gap_limit_s(spacing, max_gap_s)
     if spacing <= limit:
@@ -297,7 +297,7 @@ def _gap_notes(camera: Camera, max_gap_s: float) -> list[str]:
 
 
 def _axes(camera: Camera) -> Array | None:
-    """A rotation whose third column is where the camera looks, in a frame with z up."""
+    """A rotation whose third column is the viewing direction, in a frame with z up."""
     if camera.T_base_cam is not None:
         return camera.T_base_cam
     chain = camera.poses.trajectory
@@ -324,7 +324,7 @@ def _ordered(bag: Bag, topics: list[Topic], options: BagOptions) -> Trajectory:
 
 
 def _check_coverage(bag: Bag, camera: Camera, head: Head, bag_time: bool) -> None:
-    """Refuse poses that cover no image, before any weights are loaded."""
+    """Refuse poses that do not cover the time of any image."""
     start = bag.start_ns
     if not bag_time and head.offset_s is not None:
         start -= round(head.offset_s * 1e9)
@@ -339,7 +339,7 @@ def _check_coverage(bag: Bag, camera: Camera, head: Head, bag_time: bool) -> Non
 
 
 def _intrinsics(bag: Bag, topics: list[Topic]) -> dict[str, dict[str, Any]]:
-    """The first CameraInfo beside each image topic, by camera."""
+    """The first CameraInfo of each image topic, by camera."""
     infos = {topic.name for topic in bag.topics(CAMERA_INFO_TYPE) if topic.count}
     found = {}
     for topic in topics:
@@ -352,7 +352,7 @@ def _intrinsics(bag: Bag, topics: list[Topic]) -> dict[str, dict[str, Any]]:
         message = next(message for *_, message in bag.messages(name))
         K = [float(v) for v in getattr(message, 'k', getattr(message, 'K', ()))]
         D = [float(v) for v in getattr(message, 'd', getattr(message, 'D', ()))]
-        # K[0] is 0 where a driver was never calibrated.
+        # K[0] is 0 if the camera is not calibrated.
         if len(K) == 9 and K[0] > 0.0 and np.isfinite([*K, *D]).all() and len(D) <= 14:
             found[camera_name(topic.name)] = {
                 'width': int(message.width), 'height': int(message.height), 'K': K,
@@ -362,7 +362,7 @@ def _intrinsics(bag: Bag, topics: list[Topic]) -> dict[str, dict[str, Any]]:
 
 def _identity(bag: Bag, topics: list[Topic], poses: PoseSource, options: BagOptions
               ) -> dict[str, Any]:
-    """What tells this bag from a changed one: size, and the ends of its files."""
+    """Digest to detect changes of a bag: size, and the ends of its files."""
     digest, size = hashlib.sha256(), 0
     for file in bag_files(bag.path):
         length = file.stat().st_size

@@ -1,4 +1,4 @@
-"""Serialized messages as they arrive become a rosbag2 folder (MCAP)."""
+"""Writes serialized messages to a rosbag2 folder (MCAP)."""
 
 from pathlib import Path
 from types import TracebackType
@@ -11,10 +11,10 @@ from regvpr_core.errors import BagError
 
 
 class BagWriter:
-    """A bag that is being written, while the `with` block lasts."""
+    """A bag that is written while the `with` block lasts."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder to create.
+        """Set the folder to create.
 
         Raises:
             BagError: it exists.

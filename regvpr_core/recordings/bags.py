@@ -1,4 +1,4 @@
-"""Bags of any kind: which topics they hold, and their messages in the order of recording.
+"""Reads bags of any kind: their topics, and messages in the order of recording.
 
 The only reader of bags. ROS 1 .bag, rosbag2 folders (sqlite3, mcap; split; zstd by message or
 file), lone .mcap and .db3 files, and folders of such files; no ROS is needed.
@@ -44,7 +44,7 @@ TF_TYPE = 'tf2_msgs/msg/TFMessage'
 TF_TYPES = (TF_TYPE, 'tf/msg/tfMessage')
 MAX_MESSAGE_BYTES = 2_000_000_000
 
-# What a truncated or hostile bag makes the readers raise.
+# Exceptions of the readers for a truncated or malicious bag.
 _READ_ERRORS = (
     ReaderError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError,
     AssertionError, struct.error, sqlite3.Error, EOFError, MemoryError, RuntimeError,
@@ -63,7 +63,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSource:
-    """Where the poses of a body in a world come from. notes: what was left out, in words."""
+    """Poses of a body in a world, with their origin. notes: omitted messages, in words."""
 
     trajectory: Poses
     world_frame: str
@@ -76,11 +76,11 @@ class PoseSource:
 class Bag:
     """One recording, open while the `with` block lasts.
 
-    notes: what is not as it should be, a line each.
+    notes: irregularities, one line each.
     """
 
     def __init__(self, path: Path) -> None:
-        """Name a bag; `with` opens it.
+        """Set the path of a bag; `with` opens it.
 
         Raises:
             BagError: the path does not exist or is no bag.
@@ -106,7 +106,7 @@ class Bag:
         self._storages = []
 
     def topics(self, *types: str) -> list[Topic]:
-        """Topics of these types that can be read, else all topics; by name."""
+        """Readable topics of these types, or all topics, sorted by name."""
         found: dict[str, Topic] = {}
         for channel in self._channels():
             readable = channel.serialization in (CDR, ROS1)
@@ -124,7 +124,7 @@ class Bag:
         """The topic that the user named, or the only one with messages of a kind.
 
         Raises:
-            BagError: none or several; lists what is there.
+            BagError: none or several; the message lists them.
         """
         there = [topic for topic in self.topics(*types) if topic.count]
         listed = ', '.join(f'{t.name} ({t.count})' for t in there) or 'none'
@@ -144,7 +144,7 @@ class Bag:
     def messages(self, *topics: str | Topic) -> Iterator[tuple[str, str, int, Any]]:
         """Topic, type, bag time (ns) and message, in the order of recording.
 
-        Of a `Topic` only messages of its type.
+        For a `Topic`, only messages of its type are returned.
 
         Raises:
             BagError: the bag is truncated or damaged.
@@ -167,15 +167,15 @@ class Bag:
               ) -> PoseSource:
         """All poses of an Odometry, PoseStamped or PoseWithCovarianceStamped topic, by time.
 
-        Poses that are not finite or have no rotation are left out, and a note says so.
+        Poses that are not finite or have no rotation are omitted, with a note.
 
         Args:
-            topic: with the poses.
-            bag_time: the times of recording count, not the stamps.
-            frame: world frame of the poses to take, or `WORLD:BODY`, where there are several.
+            topic: topic of the poses.
+            bag_time: use the times of recording instead of the stamps.
+            frame: world frame of the poses, or `WORLD:BODY`, if there are several.
 
         Raises:
-            BagError: it holds no pose that can be used, or poses in several frames.
+            BagError: there is no valid pose, or there are poses in several frames.
         """
         tables = read_poses(((time_ns, message) for _, _, time_ns, message
                              in self.messages(topic)), bag_time=bag_time)
@@ -206,17 +206,17 @@ class Bag:
 
     @property
     def start_ns(self) -> int:
-        """When the first message was recorded; 0 where there is none."""
+        """Time of recording of the first message, ns; 0 without messages."""
         return min((span[0] for span in self._spans()), default=0)
 
     @property
     def duration_ns(self) -> int:
-        """From the first to the last message."""
+        """Duration from the first to the last message."""
         return max((span[1] for span in self._spans()), default=0) - self.start_ns
 
     @property
     def name(self) -> str:
-        """What the map calls this recording."""
+        """Name of this recording in a map."""
         return os.fsencode(self.path.absolute().name).decode('utf-8', 'backslashreplace')
 
     def _spans(self) -> list[tuple[int, int]]:
@@ -226,7 +226,7 @@ class Bag:
         return [channel for storage in self._storages for channel in storage.channels]
 
     def _raw(self, topics: tuple[str | Topic, ...]) -> Iterator[tuple[Channel, int, bytes]]:
-        """Channel, time of recording and content; what zstd packed is unpacked."""
+        """Channel, time of recording and content; zstd messages are decompressed."""
         names = {topic for topic in topics if isinstance(topic, str)}
         typed = {(topic.name, topic.type) for topic in topics if isinstance(topic, Topic)}
         sources = []
@@ -246,12 +246,12 @@ class Bag:
                     time_ns, number, raw = next(messages)
                 except StopIteration:
                     return
-                if raw[:4] == ZSTD_MAGIC:  # CDR and ROS 1 begin otherwise
+                if raw[:4] == ZSTD_MAGIC:  # neither CDR nor ROS 1 starts like this
                     raw = zstd.ZstdDecompressor().decompress(raw, max_length=MAX_MESSAGE_BYTES)
             yield chosen[number], time_ns, raw
 
     def _as_ros2(self, message: Any) -> Any:
-        """A ROS 1 message as the ROS 2 message of the same type: no seq, lower-case names."""
+        """Convert a ROS 1 message to the ROS 2 message: no seq, lower-case names."""
         if isinstance(message, list):
             return [self._as_ros2(item) for item in message]
         if not hasattr(message, '__msgtype__'):
@@ -262,7 +262,7 @@ class Bag:
             for name in kind.__dataclass_fields__ if name != '__msgtype__'})
 
     def listed(self) -> str:
-        """All topics in a line."""
+        """All topics in one line."""
         return ', '.join(f'{t.name} [{t.type}] ({t.count})' for t in self.topics()) or 'no topic'
 
 
@@ -293,7 +293,7 @@ def parse_extrinsics(values: list[float]) -> Array:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into one line that names the bag."""
+    """Convert exceptions of the readers into a `BagError` of one line."""
     try:
         yield
     except BagError as error:

@@ -1,4 +1,4 @@
-"""Cameras of one name that are not one camera."""
+"""Detects different cameras with the same name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -13,19 +13,19 @@ SAME_EXTRINSICS_M, SAME_EXTRINSICS_RAD = 0.01, 0.01
 
 
 class Calibrated(Protocol):
-    """What knows cameras: a map's manifest, or a source of a map."""
+    """Object with cameras: a map's manifest, or a source of a map."""
 
     @property
     def extrinsics(self) -> Mapping[str, list[float]]:
-        """Camera name to `T_base_cam` as x y z qx qy qz qw."""
+        """`T_base_cam` as x y z qx qy qz qw, by camera name."""
 
     @property
     def intrinsics(self) -> Mapping[str, dict[str, Any]]:
-        """Camera name to width, height, K, …."""
+        """width, height, K, … by camera name."""
 
 
 def conflict(camera: str, a: Calibrated, b: Calibrated) -> str:
-    """What two, which both have a camera, say differently of it, in words; '' where nothing."""
+    """Difference of a camera between two objects, in words; '' if none."""
     if camera in a.extrinsics and camera in b.extrinsics:
         T_a, T_b = (pose_matrix(m.extrinsics[camera][:3], m.extrinsics[camera][3:])
                     for m in (a, b))
@@ -44,14 +44,14 @@ def conflict(camera: str, a: Calibrated, b: Calibrated) -> str:
 
 
 def refuse_conflicts(sources: Sequence[PosedSource]) -> None:
-    """Refuse sources that a map would take for those of one camera, and that are of two.
+    """Refuse sources with different cameras of the same name.
 
     Raises:
-        BagError: says which camera, what differs and what to do.
+        BagError: the message has the camera, the difference and what to do.
     """
     for camera in dict.fromkeys(camera for source in sources for camera in source.cameras):
         group = [source for source in sources if camera in source.cameras]
-        # The first that has intrinsics may be another than the first.
+        # The first source with intrinsics may not be the first source.
         known = [group[0], *[source for source in group if camera in source.intrinsics][:1]]
         for source in group[1:]:
             for first in known:

@@ -20,11 +20,11 @@ NOT_THERE = 'in the table of contents of the bag, and not in it'
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Camera:
-    """An image topic, the poses of a body, and where the camera sits on that.
+    """An image topic, the poses of a body, and the pose of the camera on the body.
 
-    mount: `T_body_cam`, or the transforms of a mount that moves. T_base_cam: where it sits on the
-    robot's base, as the map is to know it; None if unknown. frame: of its images, '' for any.
-    bits: of 16-bit pixels in use, 0 where it is not known.
+    mount: `T_body_cam`, or a chain of transforms if it moves. T_base_cam: extrinsics to store in
+    the map; None if unknown. frame: frame of its images, '' for any. bits: used bits of 16-bit
+    pixels, 0 if unknown.
     """
 
     topic: Topic
@@ -35,7 +35,7 @@ class Camera:
     bits: int = 0
 
     def pose(self, stamp: int, max_gap_s: float, recorded_ns: int) -> Array | None:
-        """`T_map_cam` (4, 4) at a stamp; None where it is not known."""
+        """`T_map_cam` (4, 4) at a stamp; None if unknown."""
         body = self.poses.trajectory
         T = body.at(stamp, gap_limit_s(body.spacing_s, max_gap_s), recorded_ns)
         mount: Array | None
@@ -51,8 +51,8 @@ def camera_frames(
 ) -> Iterator[PosedFrame]:
     """The images of several topics in the order of recording, with the cameras' poses.
 
-    The stamp is that of the header; the time of recording where that is zero, or `bag_time`.
-    Images that the table of contents promises and the bag lacks come last, without a pose.
+    The stamp is that of the header, or the time of recording if it is zero or with `bag_time`.
+    Images that are listed in the index but missing in the bag come last, without a pose.
 
     Raises:
         BagError: the bag is damaged.

@@ -1,4 +1,4 @@
-"""rosbag2's SQLite files: with a write-ahead log that was left over, cut off or damaged, too."""
+"""Reads rosbag2's SQLite files, also with a leftover write-ahead log, truncated or damaged."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -21,10 +21,10 @@ class Db3:
     """One open file."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file and learn what it holds; it is not changed.
+        """Open a file and read its topics; the file is not changed.
 
         Raises:
-            BagError: it is no rosbag2 file, or too damaged to tell its topics.
+            BagError: it is no rosbag2 file, or its topics are unreadable.
         """
         self._path = path
         self.notes: list[str] = []
@@ -73,7 +73,7 @@ class Db3:
         self._stack.close()
 
     def _open(self) -> sqlite3.Connection:
-        """Open it with what a recorder that was killed left in its log."""
+        """Open the database with the write-ahead log left by a killed recorder."""
         logs = [log for end in LOGS
                 if (log := self._path.with_name(self._path.name + end)).is_file()
                 and log.stat().st_size]
@@ -82,7 +82,7 @@ class Db3:
             return self._connect(self._path, 'immutable=1')
         if logs:
             self.notes.append(f'{self._path.name} was not closed: {logs[0].name} is read with it')
-        # SQLite would write beside the file, to read the log.
+        # SQLite writes files beside the database to read the log.
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix='regvpr-bag-')))
         size = sum(file.stat().st_size for file in (self._path, *logs))
         if shutil.disk_usage(folder).free < 2 * size:
@@ -99,9 +99,9 @@ class Db3:
         return self._connect(folder / self._path.name, 'mode=rw')
 
     def _pages_there(self) -> int:
-        """Whole pages of a file that holds fewer than its header says; else 0.
+        """Number of complete pages, if the file has fewer than its header states; else 0.
 
-        SQLite reads nothing of such a file.
+        SQLite refuses such a file.
         """
         with self._path.open('rb') as file:
             head = file.read(100)
@@ -119,7 +119,7 @@ class Db3:
         return database
 
     def _read_topics(self) -> dict[int, tuple[str, str, str, str, str]]:
-        """Topic, type, serialization, and encoding and text of the definition, by id."""
+        """Topic, type, serialization and definition of each channel, by id."""
         definitions: dict[str, tuple[str, str]] = {}
         with contextlib.suppress(sqlite3.Error):
             definitions = {str(kind): (str(encoding), str(text)) for kind, encoding, text
@@ -142,14 +142,14 @@ class Db3:
             return self._salvage()
 
     def _salvage(self) -> 'tuple[Counter[int], tuple[int, int] | None]':
-        """Row by row, as far as the file goes."""
+        """Read row by row up to the end of the readable part."""
         self._rows = []
         with contextlib.suppress(sqlite3.DatabaseError):
             for number, topic, time_ns in self._database.execute(
                     'SELECT id, topic_id, timestamp FROM messages NOT INDEXED ORDER BY id'):
                 self._rows.append((int(time_ns), int(number), int(topic)))
         with contextlib.suppress(sqlite3.DatabaseError):
-            # What can be read ends where a large message lies beyond the end of the file.
+            # A large message may lie beyond the end of the file.
             while self._rows and not self._is_whole(self._rows[-1][1]):
                 self._rows.pop()
         if not self._rows:

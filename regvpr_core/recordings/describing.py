@@ -1,7 +1,7 @@
-"""A folder of photos becomes descriptors.npz: streamed, in bounded memory, and resumable.
+"""Describes a folder of photos into descriptors.npz: in bounded memory, and resumable.
 
-Beside the output grow two files: `.rows` (float32 rows as they are) and `.journal` (a line of JSON
-about the model, then one a row). They become the .npz when all files are done.
+Two files beside the output grow during the run: `.rows` (float32 rows) and `.journal` (a line of
+JSON about the model, then a line per row). At the end they are converted to the .npz.
 """
 
 from collections import deque
@@ -22,15 +22,15 @@ from regvpr_core.models.encoder import Encoder
 
 DECODERS = 2
 AHEAD_BATCHES = 2
-"""So many batches are decoded ahead of the network, at its input size."""
+"""Number of batches that are decoded ahead of the network, at its input size."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DescribeReport:
-    """How far a run is.
+    """Progress of a run.
 
-    total: files found. resumed: rows that an earlier run left. described: rows of this run.
-    skipped: file name to why it could not be read.
+    total: files found. resumed: rows of an earlier run. described: rows of this run.
+    skipped: reasons of unreadable files by name.
     """
 
     total: int
@@ -40,7 +40,7 @@ class DescribeReport:
 
     @property
     def done(self) -> int:
-        """Files that need no more work."""
+        """Number of finished files."""
         return self.resumed + self.described + len(self.skipped)
 
 
@@ -54,14 +54,14 @@ def describe_files(
     """Describe image files and all images below folders, image_2 before image_10.
 
     The .npz holds descriptors (N, D) float32, names (N,) and skipped (M,) as text, and model and
-    fingerprint. A run that was cut off goes on where it stopped; unreadable files are tried again.
+    fingerprint. An interrupted run is continued; unreadable files are tried again.
 
     Args:
         paths: files and folders.
         encoder: describes them.
         output: the .npz file to write.
-        batch: images a pass, 1 or more.
-        progress: told after every batch.
+        batch: images per pass, 1 or more.
+        progress: called after every batch.
 
     Raises:
         ImageError: there is no image, none can be read, the output exists already or another
@@ -94,7 +94,7 @@ def describe_files(
 def prepared(
     files: Iterable[Path], encoder: Encoder, batch: int, report: DescribeReport
 ) -> Iterator[tuple[Path, Any]]:
-    """Network input of each file that can be read, in order, decoded in threads ahead of use."""
+    """Network input of each readable file, in order, decoded ahead in threads."""
     def load(path: Path) -> Any:
         return encoder.prepare(read(path))
 
@@ -128,7 +128,7 @@ def batches(
 
 
 class Part:
-    """An output that is not finished: rows and journal, appended to and cut to what agrees."""
+    """An unfinished output: rows and journal; inconsistent ends are truncated."""
 
     def __init__(self, output: Path, encoder: Encoder) -> None:
         self._output = output
@@ -160,7 +160,7 @@ class Part:
         self._journal.close()
 
     def append(self, names: Sequence[str], rows: np.ndarray[Any, Any]) -> None:
-        """Add rows. The journal is written behind them: what it names is there."""
+        """Append rows, then their journal entries, so that each entry has its row."""
         self._rows.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
         self._rows.flush()
         self._journal.writelines(json.dumps(name) + '\n' for name in names)
@@ -183,7 +183,7 @@ class Part:
         self._journal_path.unlink()
 
     def _lock(self) -> None:
-        """Until the file is closed nobody else writes to it; a crash lets go of it."""
+        """Lock the file until it is closed or the process ends."""
         try:
             fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -191,7 +191,7 @@ class Part:
                              f'another name') from error
 
     def _resume(self) -> None:
-        """Take up an earlier run, and cut off what a crash left half written."""
+        """Load an earlier run, and truncate incomplete entries left by a crash."""
         whole = self._journal_path.read_bytes()
         whole = whole[: whole.rfind(b'\n') + 1]
         try:

@@ -1,4 +1,4 @@
-"""Messages from their bytes, by the definitions in the bag: only of the types that are read."""
+"""Deserializes messages by the definitions in the bag."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ from regvpr_core.recordings.storage import CDR, Channel, ROS1
 
 STABLE = frozenset({'builtin_interfaces', 'std_msgs', 'geometry_msgs', 'nav_msgs', 'sensor_msgs',
                     'tf2_msgs', 'tf'})
-"""Packages whose messages have had the same fields in all distributions."""
+"""Packages whose messages have the same fields in all ROS distributions."""
 
 _BAR = '=' * 80 + '\n'
 
 
 class Deserializer:
-    """Reads messages of CDR (ROS 2) and of ROS 1."""
+    """Deserializes messages in CDR (ROS 2) and in the format of ROS 1."""
 
     def __init__(self) -> None:
         self._stores: dict[tuple[str, str, str], Any] = {}
 
     def __call__(self, channel: Channel, raw: bytes) -> Any:
-        """The message in some bytes.
+        """Deserialize a message.
 
         Raises:
-            BagError: the type is not known, or the bytes are no such message.
+            BagError: the type is unknown, or the bytes are not a message of this type.
         """
         store = self._store(channel)
         try:
@@ -50,7 +50,7 @@ class Deserializer:
 
     @staticmethod
     def _make(channel: Channel) -> Any:
-        """A store with the type of a channel: as the bag defines it, else as ROS does."""
+        """A type store for a channel, by the definition in the bag, else by that of ROS."""
         if channel.serialization not in (CDR, ROS1):
             raise BagError(f'the messages on {channel.topic} are {channel.serialization!r}, not '
                            f'of ROS: they cannot be read')
@@ -61,7 +61,7 @@ class Deserializer:
                 if channel.type in store.fielddefs:
                     return _with_fields_of_ros(store, channel)
             except (TypesysError, ValueError, KeyError, AssertionError, TypeError):
-                pass  # a definition that cannot be read: that of ROS may do
+                pass  # invalid definition: use that of ROS
         store = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
                               else Stores.LATEST)
         if channel.type not in store.fielddefs:
@@ -71,10 +71,10 @@ class Deserializer:
 
 
 def _with_fields_of_ros(store: Any, channel: Channel) -> Any:
-    """The store, where its types have all fields that ROS gives them.
+    """Return the store if its types have all fields of the ROS definitions.
 
     Raises:
-        BagError: a definition in the bag lacks one, so that it is damaged.
+        BagError: the definition in the bag lacks a field, so it is damaged.
     """
     standard = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
                              else Stores.LATEST)

@@ -1,4 +1,4 @@
-"""Folders of pictures with poses: a table, names, GPS in the pictures, or a trajectory file."""
+"""Folders of images with poses from a table, file names, EXIF GPS, or a trajectory file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,12 +46,12 @@ EXIF_RESOLUTION_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderOptions:
-    """What the user says of a folder; None or '' leaves it to what is found.
+    """Options of a folder; None or '': chosen automatically.
 
-    table: file with the poses. trajectory: poses by time, for pictures named by theirs. ordered:
-    poses (N, 4, 4), of the first picture, the second, …; `stamps_ns` (N,) of them, where known.
-    poses_name: what to call these two. camera_poses: they are of the camera, not of the base.
-    T_base_cam: (4, 4), the other poses are then those of the base.
+    table: file with the poses. trajectory: poses by time, for images named by their time.
+    ordered: poses (N, 4, 4) of the images in order; `stamps_ns` (N,) of these, if known.
+    poses_name: name of these two in messages. camera_poses: they are poses of the camera, not of
+    the base. T_base_cam: (4, 4); all other poses are then poses of the base.
     """
 
     table: Path | None = None
@@ -78,7 +78,7 @@ def find_pictures(folder: Path) -> Found:
 
 
 def find_tables(folder: Path) -> list[Path]:
-    """The .csv and .tsv files right in a folder, by name."""
+    """The .csv and .tsv files directly in a folder, sorted."""
     return sorted(path for path in folder.iterdir()
                   if path.suffix.lower() in TABLES and path.is_file())
 
@@ -86,21 +86,21 @@ def find_tables(folder: Path) -> list[Path]:
 def open_folder(
     folder: Path, options: FolderOptions, gps: GpsConfig, origin: Origin | None = None
 ) -> PosedSource:
-    """Find the pictures of a folder and their poses.
+    """Find the images of a folder and their poses.
 
-    A trajectory or a table that is given is taken, else the only table in the folder, else names
-    such as `@east@north@…@.jpg`, else GPS positions in the pictures. Where no direction is given
-    it is that of the motion from picture to picture: poses are then those of a body with x ahead
-    and z up. Pictures without a time are a second apart.
+    Sources of poses, by priority: the given trajectory or table, the only table in the folder,
+    names such as `@east@north@…@.jpg`, EXIF GPS positions. Without directions, poses are those of
+    a body with x along the motion between images and z up. Images without a time are one second
+    apart.
 
     Args:
-        folder: where the pictures lie.
-        options: what the user says.
-        gps: how positions on the Earth become poses.
-        origin: of the map where an earlier source has set it.
+        folder: folder of the images.
+        options: options of the user.
+        gps: settings for positions on the Earth.
+        origin: of the map, if set by an earlier source.
 
     Raises:
-        BagError: no picture, no pose, several tables, or one that makes no sense.
+        BagError: no image, no pose, several tables, or an invalid table.
     """
     found = find_pictures(folder)
     names, notes = found.names, found.notes
@@ -135,7 +135,7 @@ def open_folder(
 
 def _records(folder: Path, names: list[str], options: FolderOptions, notes: list[str]
              ) -> tuple[list[Record], str, bool]:
-    """The pictures with what is known of them, where from, and whether they are no drive."""
+    """Records of the images, the origin of their poses, and whether they are unordered photos."""
     tables = [options.table] if options.table else []
     for path in [] if tables else find_tables(folder):
         if problem := no_pose_table(path):
@@ -160,7 +160,7 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
             f'{folder} has {len(names)} pictures and no poses: no table (.csv), no names such as '
             f'@east@north@.jpg, no GPS position in the pictures; give --table, --tum or --kitti'
             f'{"; " if notes else ""}{"; ".join(notes)}')
-    # One clock for all: that of the camera, else that of GPS, else the order of the names.
+    # One clock for all images: that of the camera, else GPS time, else the order of names.
     for clock in ('stamp_ns', 'gps_stamp_ns'):
         stamps = [getattr(exif, clock) for exif in exifs]
         if None not in stamps:
@@ -171,7 +171,7 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
 
 
 def _exif(path: Path) -> Exif:
-    """EXIF of a picture; nothing of one that cannot be read, which is said when it is decoded."""
+    """EXIF of an image; empty if it is unreadable, which is reported when it is decoded."""
     try:
         return read_exif(path)
     except ImageError:
@@ -189,7 +189,7 @@ def _of_exif(name: str, exif: Exif) -> Record:
 
 def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin | None,
              timed: bool, notes: list[str]) -> Origin:
-    """Bring places on the Earth to metres; gives the origin: the first place that is no jump."""
+    """Convert places on the Earth to metres; return the origin, the first valid place."""
     there = [record for record in records if record.place]
     places = np.array([record.place for record in there])
     valid = valid_fix(places[:, 0], places[:, 1])
@@ -221,7 +221,7 @@ def _project(folder: Path, records: list[Record], gps: GpsConfig, origin: Origin
 
 def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
            ) -> list[Array | None]:
-    """`T_world_body` of each picture, None where it has a problem."""
+    """`T_world_body` of each image, None if it has a problem."""
     used = [record for record in records if not record.problem and record.position]
     if not used:
         return [None] * len(records)
@@ -249,7 +249,7 @@ def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
 
 
 def _check_motion(folder: Path, records: list[Record], poses: list[Array | None]) -> None:
-    """Refuse poses that are in millimetres, or whose stamps are in another unit."""
+    """Refuse poses in millimetres, or stamps in a wrong unit."""
     posed = [(record.camera, record.stamp_ns or 0, T) for record, T in
              zip(records, poses, strict=True) if T is not None]
     for camera in {camera for camera, _, _ in posed}:
@@ -259,7 +259,7 @@ def _check_motion(folder: Path, records: list[Record], poses: list[Array | None]
 
 
 def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> list[PosedFrame]:
-    """Pictures with the poses of a file: by their order, or by the time that names them."""
+    """Images with poses of a file, matched by order or by the time in their names."""
     stamps = [stamp_of_name(name) for name in names]
     if options.ordered is not None:
         if len(options.ordered) != len(names):
@@ -301,7 +301,7 @@ def _frame(folder: Path, record: Record, T: Array | None, options: FolderOptions
 
 @functools.cache
 def _name(folder: Path) -> str:
-    """What the map calls a folder."""
+    """Name of a folder in a map."""
     return text_of_name(folder.absolute().name)
 
 
@@ -325,7 +325,7 @@ def _source(folder: Path, frames: list[PosedFrame], poses: str, world: str,
 
 def _identity(folder: Path, names: list[str], poses: str, options: FolderOptions
               ) -> dict[str, object]:
-    """What tells this folder from a changed one: names and sizes, and the table's bytes."""
+    """Digest to detect changes of a folder: names, sizes, and the table's bytes."""
     digest, size = hashlib.sha256(), 0
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""What every source of a map gives: images, each with the pose of its camera."""
+"""Interface of all sources of a map: images, each with the pose of its camera."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from regvpr_core.images import RGB
 from regvpr_core.recordings.geodesy import Origin
 
 GPS_WORLD = 'the Earth'
-"""World of poses that come from positions on it: x east, y north, z up of an origin."""
+"""Name of the world frame of GPS poses: x east, y north, z up at an origin."""
 
 NO_POSE = 'no pose at its stamp'
 SEEN = 'the same image as one before'
@@ -22,13 +22,13 @@ SEEN = 'the same image as one before'
 class PosedFrame:
     """One image; its pixels are decoded only when it may become a keyframe.
 
-    T_map_cam: (4, 4), None where the source cannot use the frame.
-    decode: gives the pixels, or raises ImageError. Other threads call it.
-    source, image: name of the recording, and of the picture in it where it has one.
-    covariance: (3, 3) m^2 of the position, where known.
-    refused: why there is no pose. lone: no part of a drive, so no frame before makes it needless.
-    held_bytes: memory that the frame keeps until it is decoded. timed: the stamp is a time, not
-    a number in the order.
+    T_map_cam: (4, 4), None if the frame is unusable.
+    decode: returns the pixels, or raises ImageError; thread-safe.
+    source, image: name of the recording, and of the image file in it, if any.
+    covariance: (3, 3) m^2 of the position, if known.
+    refused: why there is no pose. lone: not part of a drive, so it is never redundant to the
+    previous frame. held_bytes: memory of the frame until it is decoded. timed: the stamp is a
+    time, not an index.
     """
 
     stamp_ns: int
@@ -46,15 +46,14 @@ class PosedFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PosedSource:
-    """A recording or folder, ready to be built from.
+    """An opened recording or folder.
 
-    name: as the map's keyframes name it. poses: where the poses come from, in words. world: name
-    of the frame that they are in, '' where the source does not say; body: of the frame that they
-    are of. frames: gives all images in
-    order, the same each time. total: how many they are. cameras: their names. extrinsics: camera
-    name to `T_base_cam` as seven numbers, where known. intrinsics: camera name to width, height,
-    K, model, D. origin: of the world frame on the Earth. identity: what tells this source from a
-    changed one. notes: what the user should know, a line each.
+    name: in the map's keyframes. poses: origin of the poses, in words. world: name of their world
+    frame, '' if unknown; body: name of their body frame. frames: returns all images in order, the
+    same each time. total: number of images. cameras: names. extrinsics: `T_base_cam` as seven
+    numbers by camera name, if known. intrinsics: width, height, K, model, D by camera name.
+    origin: of the world frame on the Earth. identity: digest to detect changes of the source.
+    notes: remarks for the user, one line each.
     """
 
     name: str
@@ -74,7 +73,7 @@ class PosedSource:
 def joined(sources: Sequence[PosedSource]) -> Iterator[PosedFrame]:
     """The frames of all sources in turn.
 
-    Recordings may overlap: an image of a camera, stamp and pose that was given before is refused.
+    Recordings may overlap: an image with the camera, stamp and pose of an earlier one is refused.
     """
     given: set[tuple[str, int, tuple[float, ...]]] = set()
     for source in sources:
@@ -89,10 +88,10 @@ def joined(sources: Sequence[PosedSource]) -> Iterator[PosedFrame]:
 
 
 def common_world(sources: Sequence[PosedSource]) -> str:
-    """The frame that the poses of all sources are in; '' where none says.
+    """The common world frame of all sources; '' if unknown.
 
     Raises:
-        BagError: two of them say different ones.
+        BagError: two sources have different frames.
     """
     first: PosedSource | None = None
     for source in sources:

@@ -1,4 +1,4 @@
-"""Positions on the Earth as metres in a local plane, and headings from motion."""
+"""Conversion of positions on the Earth to metres in a local plane, and headings from motion."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,23 +11,23 @@ from regvpr_core.errors import BagError, ConfigError
 from regvpr_core.geometry import Array
 
 MAX_REACH_M = 1_000_000.0
-"""Beyond this from the origin the plane stretches by more than 0.4 %."""
+"""Largest distance from the origin, m; further away the plane is distorted by over 0.4 %."""
 
 MIN_SEGMENT = 5
 
 HIGHEST_M = 20_000.0
-"""No receiver is higher, m: some write 99999 for an altitude that they do not know."""
+"""Largest valid altitude, m; some receivers write 99999 for an unknown altitude."""
 
 ZERO_IS_FAR_M = 20.0
-"""Where the median height is further from 0, a height of just 0 is one that is not known, m."""
+"""If the median height differs from 0 by more than this, m, a height of exactly 0 is unknown."""
 
 NEAR_S = 60.0
-"""A missing height is interpolated from heights so near in time, s."""
+"""Largest time to known heights from which a missing height is interpolated, s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpsConfig:
-    """How fixes become poses."""
+    """Settings of the conversion of GPS fixes to poses."""
 
     max_speed_mps: float = setting(
         70.0,
@@ -43,7 +43,7 @@ class GpsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A place on WGS84 that is (0, 0, 0) of a map: x east, y north, z up."""
+    """Position on WGS84 of the origin of a map: x east, y north, z up."""
 
     lat_deg: float
     lon_deg: float
@@ -52,7 +52,7 @@ class Origin:
     def metres(
         self, lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike, alt_m: npt.ArrayLike
     ) -> Array:
-        """Positions (N, 3) of places, azimuthal equidistant; an altitude of NaN counts as 0 m up.
+        """Positions (N, 3) of places, azimuthal equidistant; a NaN altitude gives z = 0.
 
         Raises:
             ConfigError: pyproj is not installed.
@@ -76,7 +76,7 @@ class Origin:
         return np.stack([np.asarray(x), np.asarray(y), up], axis=-1)
 
     def places(self, positions: Array) -> Array:
-        """Latitude, longitude (deg) and altitude (m) (N, 3) of positions (N, 3): `metres` undone.
+        """Latitude, longitude (deg) and altitude (m) (N, 3) of positions; inverse of `metres`.
 
         Raises:
             ConfigError: pyproj is not installed.
@@ -103,7 +103,7 @@ def from_utm(
 
 
 def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Which places are on the Earth, and not the 0, 0 of a receiver without a fix."""
+    """Mask of valid places: within range, and not the 0, 0 of a receiver without a fix."""
     lat, lon = np.asarray(lat_deg, dtype=float), np.asarray(lon_deg, dtype=float)
     with np.errstate(invalid='ignore'):
         return np.asarray((np.abs(lat) <= 90.0) & (np.abs(lon) <= 360.0)
@@ -112,11 +112,10 @@ def valid_fix(lat_deg: npt.ArrayLike, lon_deg: npt.ArrayLike) -> npt.NDArray[np.
 
 def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike
                  ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Heights (N,) with those that were missing, and which they were.
+    """Heights (N,) with missing ones filled in, and the mask of missing ones.
 
-    Missing are NaN, what no receiver can be at, and a 0 among heights that are far from it.
-    Those near a known one in time are interpolated, others get the median of all; all are 0 where
-    none is known.
+    Missing are NaN, impossible values, and 0 among heights far from 0. They are interpolated from
+    known heights near in time, else set to the median; all are 0 if none is known.
     """
     heights = np.asarray(heights_m, dtype=float).copy()
     times = np.asarray(stamps_ns, dtype=float) / 1e9
@@ -139,7 +138,7 @@ def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike
 
 
 def _nearest(sorted_times: Array, times: Array) -> npt.NDArray[np.int64]:
-    """Numbers of the nearest of some sorted times."""
+    """Indices of the nearest of some sorted times."""
     after = np.clip(np.searchsorted(sorted_times, times), 1, max(len(sorted_times) - 1, 1))
     after = np.minimum(after, len(sorted_times) - 1)
     before = np.maximum(after - 1, 0)
@@ -154,22 +153,22 @@ def on_one_plane(
     stamps_ns: npt.NDArray[np.int64] | None = None,
     resolution_s: float = 0.02,
 ) -> tuple[Origin, Array, npt.NDArray[np.bool_]]:
-    """Bring fixes (N, 3) of latitude, longitude (deg) and altitude (m) to metres, without jumps.
+    """Convert fixes (N, 3) of latitude, longitude (deg) and altitude (m) to metres, without jumps.
 
-    Jumps are fixes more than `MAX_REACH_M` from the median one and, where there are stamps, those
-    that `without_jumps` names.
+    Jumps are fixes more than `MAX_REACH_M` from the median and, with stamps, those rejected by
+    `without_jumps`.
 
     Args:
         places: one or more valid fixes, in the order of their stamps.
-        origin: of the map where it is known; else the first fix that is no jump.
-        max_speed_mps, stamps_ns, resolution_s: as `without_jumps`.
+        origin: of the map, if known; else the first fix that is no jump.
+        max_speed_mps, stamps_ns, resolution_s: as in `without_jumps`.
 
     Returns:
-        The origin, positions (K, 3) of the fixes that are no jumps, and which these are (N,).
+        The origin, positions (K, 3) of the fixes that are no jumps, and their mask (N,).
 
     Raises:
         ConfigError: pyproj is not installed.
-        BagError: they do not fit one plane: most are far from one another, or from the origin.
+        BagError: most fixes are too far from each other or from the origin for one plane.
     """
     median = _median(places)
     positions = median._plane(*places.T)
@@ -193,11 +192,11 @@ def without_jumps(
     max_speed_mps: float,
     resolution_s: float = 0.02,
 ) -> npt.NDArray[np.bool_]:
-    """Which of the fixes (N, 3) to keep.
+    """Mask of the fixes (N, 3) to keep.
 
-    Steps too fast to be driven cut the drive into pieces; pieces of fewer than five fixes are
-    left out, or all but the longest ones where no piece has five. `resolution_s` is that of the
-    stamps: what lies closer together counts as so far apart.
+    Steps that are too fast split the drive into pieces. Pieces of fewer than five fixes are
+    dropped, or all but the longest if no piece has five. `resolution_s` is the resolution of the
+    stamps and the least time of a step.
     """
     if len(positions) < 2:
         return np.ones(len(positions), dtype=bool)
@@ -211,12 +210,12 @@ def without_jumps(
 def headings(positions: Array, step_m: float) -> Array:
     """Yaw (N,) rad, counter-clockwise from x, of a motion through positions (N, 2 or 3).
 
-    Measured between way-points at least `step_m` apart, at a way-point from the one before to the
-    one behind it. Before any motion it is that of the first; NaN where there is none at all. A
-    vehicle that backs up is taken for one that turned round.
+    Measured between way-points at least `step_m` apart: at each from the previous to the next one.
+    Before the first motion it is that of the first motion; NaN without any motion. Driving
+    backwards is not distinguished from turning round.
     """
     xy = np.asarray(positions, dtype=float)[:, :2]
-    # Way-points at least a step apart: between two of them the direction is well measured.
+    # Way-points at least a step apart, so that directions between them are accurate.
     marks = [0] if len(xy) else []
     for i in range(1, len(xy)):
         if np.hypot(*(xy[i] - xy[marks[-1]])) >= step_m:
@@ -248,9 +247,9 @@ def yaw_of_heading(heading_deg: npt.ArrayLike) -> Array:
 
 
 def _median(places: Array) -> Origin:
-    """The fix nearest to the median of all, which is that of their directions from the centre.
+    """The fix nearest to the median of all fixes, as unit vectors from the Earth's centre.
 
-    Longitudes have no median where they pass 180 degrees.
+    A median of longitudes is not defined across 180 degrees.
     """
     lat, lon = np.radians(places[:, 0]), np.radians(places[:, 1])
     unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)

@@ -31,13 +31,13 @@ def gps_poses(
 ) -> PoseSource:
     """Poses of the antenna, x ahead and z up, from a NavSatFix topic.
 
-    Messages without a fix, with impossible positions and jumps are left out, and notes say how
-    many. The heading is that of the motion. The first fix that is no jump is the origin where
-    none is given.
+    Messages without a fix, with impossible positions and jumps are omitted; notes have their
+    numbers. The heading is that of the motion. If no origin is given, it is the first fix that is
+    no jump.
 
     Raises:
-        BagError: there is no fix that can be used, they are of several receivers, or they do not
-            fit one map.
+        BagError: there is no valid fix, they are of several receivers, or they are too far apart
+            for one map.
         ConfigError: pyproj is not installed.
     """
     fixes, covariances, stamps, recorded_at = [], [], [], []
@@ -71,7 +71,7 @@ def gps_poses(
     notes: list[str] = []
     runs, jumps, filled, still = [], 0, 0, True
     for which in split_runs(at, recorded):
-        # In time order, one fix a stamp: else a late message would look like a jump.
+        # In time order, one fix per stamp, so that a late message does not look like a jump.
         times, first = np.unique(at[which], return_index=True)
         lla = places[which[first]]
         lla[:, 2], without = fill_heights(lla[:, 2], times)

@@ -1,4 +1,4 @@
-"""What the first messages on a topic say of all of them: frame, clock, bits of the pixels."""
+"""Frame, clock offset and bit depth of a topic, from its first messages."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.transforms import plain
 
 LOOKED_AT = 40
-"""Messages that are looked at. The first may be odd: drivers start without stamp or frame."""
+"""Number of messages read: the first ones of some drivers have no stamp or frame."""
 
 OFFSET_S = 0.5
-"""Clocks that differ by more are told of, s."""
+"""Difference of clocks that is reported, s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The first messages on a topic.
 
-    frame: the frame that most name, '' where none does. offset_s: how much later than their stamps
-    they were recorded, None where all stamps are 0. bits: of 16-bit pixels in use, 0 for others.
+    frame: most frequent frame, '' if none. offset_s: time of recording minus stamp, None if all
+    stamps are 0. bits: used bits of 16-bit pixels, 0 for others.
     """
 
     topic: str
@@ -35,7 +35,7 @@ class Head:
 
 
 def head_of(bag: Bag, topic: Topic) -> Head:
-    """Look at the first messages on a topic.
+    """Read the first messages of a topic.
 
     Raises:
         BagError: there is no message.
@@ -57,7 +57,7 @@ def head_of(bag: Bag, topic: Topic) -> Head:
 
 
 def clock_notes(images: Head, poses: Head | None) -> list[str]:
-    """What the clocks of images and poses say of each other, a line each."""
+    """Notes on differing clocks of images and poses, one line each."""
     if images.offset_s is None:
         return [f'the stamps on {images.topic} are 0: the times of recording are taken']
     if poses is None or poses.offset_s is None:
@@ -82,7 +82,7 @@ def _before(offset_s: float) -> str:
 
 
 def _bits(message: Any) -> int:
-    """How many of 16 bits the pixels of an image message use; 0 of others."""
+    """Used bits of the 16-bit pixels of an image message; 0 for other messages."""
     form = str(getattr(message, 'format', getattr(message, 'encoding', '')))
     if '16' not in form:
         return 0

@@ -1,4 +1,4 @@
-"""Pictures of a folder and what is known of their poses, from a table or from their names."""
+"""Records of the images of a folder: their poses from a table or from file names."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -25,7 +25,7 @@ MAX_YAW_RAD = 2 * math.pi + 0.01
 HEADERLESS = {
     3: 'image x y', 4: 'image x y yaw', 8: 'image x y z qx qy qz qw',
     9: 'image x y z qx qy qz qw stamp', 10: 'image x y z qx qy qz qw stamp camera'}
-"""Columns of a table without a header, by their number."""
+"""Columns of a table without a header, by the number of columns."""
 
 ALIASES = {
     'file': 'image', 'filename': 'image', 'file_name': 'image', 'image_name': 'image',
@@ -46,11 +46,11 @@ QUATERNION = ('qx', 'qy', 'qz', 'qw')
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """One picture: a place in metres, or one on the Earth.
+    """One image with a position in metres or on the Earth.
 
-    name: within the folder, with slashes. position: x y z, m. place: lat_deg, lon_deg, alt_m (NaN
-    where unknown). quat_xyzw: of the body in the world. yaw_rad: counter-clockwise from x.
-    problem: why it cannot be used; '' where it can.
+    name: path within the folder, with slashes. position: x y z, m. place: lat_deg, lon_deg, alt_m
+    (NaN if unknown). quat_xyzw: of the body in the world. yaw_rad: counter-clockwise from x.
+    problem: why it cannot be used, else ''.
     """
 
     name: str
@@ -64,14 +64,14 @@ class Record:
 
 
 def read_table(file: Path) -> list[Record]:
-    """Read a table of pictures and poses: comma, semicolon or tab, with or without a header.
+    """Read a table of images and poses: comma, semicolon or tab, with or without a header.
 
     Columns: image; x y [z] or lat lon [alt]; qx qy qz qw, yaw (rad), yaw_deg or heading (deg,
-    clockwise from north); stamp (s) or stamp_ns; camera. Others are left alone. Without a header
-    their number tells, see `HEADERLESS`.
+    clockwise from north); stamp (s) or stamp_ns; camera. Others are ignored. Without a header the
+    number of columns decides, see `HEADERLESS`.
 
     Raises:
-        BagError: the file cannot be read, a column is missing, or a line makes no sense.
+        BagError: the file cannot be read, a column is missing, or a line is invalid.
     """
     records = []
     seen: set[str] = set()
@@ -99,7 +99,7 @@ def read_table(file: Path) -> list[Record]:
 
 
 def no_pose_table(file: Path) -> str:
-    """Why a table cannot be one of images and poses, by its first line; '' where it can."""
+    """Why a file is no table of images and poses, by its first line; '' if it may be."""
     try:
         first = next(iter(_rows(file)), None)
         if first is None:
@@ -121,11 +121,11 @@ def is_posed_name(name: str) -> bool:
 
 
 def read_names(names: Sequence[str]) -> list[Record]:
-    """Poses from names as the VPR benchmark datasets have them (VPR-datasets-downloader).
+    """Poses from file names in the convention of VPR-datasets-downloader.
 
     `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@timestamp@note@.ext`: all
-    but the first two may be empty. Where zones are given the places are those on the Earth, so
-    that folders of several zones fit together; else east and north are metres in a plane.
+    but the first two may be empty. With zones the positions are places on the Earth, so that
+    folders of several zones can be combined; else east and north are metres in a plane.
     """
     records = [_named(name) for name in names]
     zoned: dict[tuple[int, bool], list[Record]] = {}
@@ -147,7 +147,7 @@ def read_names(names: Sequence[str]) -> list[Record]:
 
 
 def stamp_of_name(name: str) -> int | None:
-    """Nanoseconds where a file is named by its time: 1305031102.175304.png, 14036365797….png."""
+    """Time in a file name such as 1305031102.175304.png or 14036365797….png, ns; else None."""
     stem = posixpath.splitext(posixpath.basename(name))[0]
     if re.fullmatch(r'\d{1,10}\.\d{1,9}', stem):
         with contextlib.suppress(ValueError):
@@ -159,12 +159,12 @@ def stamp_of_name(name: str) -> int | None:
 
 
 def text_of_name(name: str) -> str:
-    """A file name as text; bytes in it that are none are written out."""
+    """A file name as text; undecodable bytes are escaped."""
     return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and words of the lines of a table; empty ones and comments are left out."""
+    """Number and words of the lines of a table, without empty lines and comments."""
     try:
         if file.stat().st_size > MAX_TABLE_BYTES:
             raise BagError(f'{file} is larger than {MAX_TABLE_BYTES} bytes')
@@ -198,7 +198,7 @@ def _columns(file: Path, words: list[str]) -> tuple[list[str], bool]:
 
 
 def _record(row: dict[str, str]) -> Record:
-    """One row; a number that is not finite makes a problem, a word that is none an error."""
+    """Parse a row; a non-finite number is a problem of the record, other text an error."""
     record = Record(name=_inside(row['image']), camera=row.get('camera', ''))
     numbers = {key: float(row[key]) for key in NUMBERS & row.keys() if row[key]}
     if any(not abs(value) <= MAX_COORDINATE for key, value in numbers.items()
@@ -236,10 +236,10 @@ def _record(row: dict[str, str]) -> Record:
 
 
 def _inside(name: str) -> str:
-    """The name of a picture within its folder.
+    """Check the path of an image within its folder.
 
     Raises:
-        ValueError: it is empty or leads out of the folder.
+        ValueError: it is empty or outside the folder.
     """
     path = PurePosixPath(name.replace('\\', '/'))
     if not name or '\0' in name or path.is_absolute() or '..' in path.parts:
@@ -261,7 +261,7 @@ def _named(name: str) -> Record:
 
 
 def _zone(name: str) -> tuple[int, bool] | None:
-    """UTM zone, and whether it is on the northern half; a letter from N on says so."""
+    """UTM zone, and whether it is in the northern hemisphere (letter N or later)."""
     words = posixpath.basename(name).split('@')
     zone, letter = (words[3], words[4].upper()) if len(words) > 5 else ('', '')
     if not re.fullmatch(r'\d{1,2}', zone) or not 1 <= int(zone) <= 60:
@@ -277,7 +277,7 @@ def _finite(word: str) -> float | None:
 
 
 def _moment(text: str) -> int | None:
-    """A time to the second in one of the forms that datasets use; None for mere dates."""
+    """Parse a time in one of the formats of data sets, ns; None for a date without time."""
     if not text:
         return None
     if (found := stamp_of_name(f'{text}.x')) is not None:

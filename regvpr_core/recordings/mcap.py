@@ -1,8 +1,7 @@
-"""MCAP files (mcap.dev/spec), whole or cut off, with or without an index.
+"""Reads MCAP files (mcap.dev/spec), complete or truncated, with or without an index.
 
-The index is used where it is there. Else the file is read once from its start, and what is whole
-counts. Nothing that is not asked for is understood: schemas of channels that nobody reads may be
-of any kind.
+Without an index the file is scanned from its start, and complete records are used. Schemas are
+parsed only for channels that are read.
 """
 
 from collections import Counter
@@ -34,7 +33,7 @@ class Mcap:
     """One open file."""
 
     def __init__(self, path: Path) -> None:
-        """Open a file and learn what it holds.
+        """Open a file and read its channels.
 
         Raises:
             BagError: it is no MCAP, or damaged.
@@ -90,7 +89,7 @@ class Mcap:
                        self._counts[number])
 
     def _read_summary(self) -> bool:
-        """Channels, counts and chunks by the index; False where that is not there or no use."""
+        """Read channels, counts and chunks from the index; False if it is missing or unusable."""
         if self._size < len(MAGIC) + _FOOTER_BYTES:
             return False
         self._file.seek(self._size - _FOOTER_BYTES)
@@ -125,7 +124,7 @@ class Mcap:
         return False
 
     def _scan(self) -> None:
-        """Read the file from its start: what is whole counts."""
+        """Scan the file from its start for complete records."""
         at, ended = len(MAGIC), False
         for op, body, end in self._records(at, self._size, whole_only=True):
             if op in (_SCHEMA, _CHANNEL):
@@ -151,7 +150,7 @@ class Mcap:
                                f'({self._size} bytes); `mcap recover` may get more out of it')
 
     def _index_chunk(self, body: bytes, at: int) -> None:
-        """Note what a chunk holds."""
+        """Index the content of a chunk."""
         try:
             content = self._unpack(body)
         except BagError as error:
@@ -173,7 +172,7 @@ class Mcap:
         return ChunkLoader(self, at)
 
     def load_chunk(self, at: int) -> Iterator[Message]:
-        """The messages of the chunk at a byte of the file."""
+        """The messages of the chunk at a file offset."""
         self._file.seek(at)
         head = self._file.read(9)
         if len(head) < 9 or head[0] != _CHUNK:
@@ -216,7 +215,7 @@ class Mcap:
         return data
 
     def _loose_blocks(self) -> Iterator[Block]:
-        """Messages outside chunks, a thousand a block."""
+        """Messages outside chunks, in blocks of a thousand."""
         for i in range(0, len(self._loose), 1000):
             part = self._loose[i:i + 1000]
             yield Block(part[0][0], part[-1][0], LooseLoader(self, part),
@@ -229,7 +228,7 @@ class Mcap:
             yield time_ns, channel, self._file.read(size)
 
     def _define(self, op: int, body: bytes) -> None:
-        """Learn a schema or channel; one that is damaged stays unknown."""
+        """Read a schema or channel; a damaged one is ignored."""
         try:
             if op == _SCHEMA:
                 number, at = struct.unpack_from('<H', body)[0], 2
@@ -247,9 +246,9 @@ class Mcap:
 
     def _records(self, at: int, end: int, *, whole_only: bool = False
                  ) -> Iterator[tuple[int, bytes, int]]:
-        """Opcode, content and end of the records between two bytes of the file.
+        """Opcode, content and end of the records between two file offsets.
 
-        Those that a scan has no use for are passed over unread.
+        The content of unneeded records is skipped.
         """
         while at + 9 <= end:
             self._file.seek(at)
@@ -288,7 +287,7 @@ class LooseLoader:
 
 
 def _inside(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Opcode and content of the whole records in a chunk."""
+    """Opcode and content of the complete records in a chunk."""
     at = 0
     while at + 9 <= len(content):
         size = struct.unpack_from('<Q', content, at + 1)[0]
@@ -299,7 +298,7 @@ def _inside(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _text(body: bytes, at: int) -> tuple[str, int]:
-    """A text and where the next field begins; bytes that are no UTF-8 are written out."""
+    """A text and the offset of the next field; invalid UTF-8 is escaped."""
     size = struct.unpack_from('<I', body, at)[0]
     if at + 4 + size > len(body):
         raise IndexError

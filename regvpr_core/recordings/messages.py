@@ -1,4 +1,4 @@
-"""Messages to arrays and back. Takes any object with a message's fields: rclpy's or rosbags'."""
+"""Converts messages of rclpy or rosbags to arrays and back."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def image_rgb(message: Any, bits: int = 0) -> RGB:
 
     Args:
         message: any object with the fields of the message.
-        bits: of the 16 of its samples that the camera is known to use, 0 where it is not known.
+        bits: number of used bits of 16-bit samples, 0 if unknown.
 
     Raises:
         ImageError: unknown encoding, impossible size, too few bytes, or data that is no image.
@@ -26,7 +26,7 @@ def image_rgb(message: Any, bits: int = 0) -> RGB:
                        int(message.step), big_endian=bool(message.is_bigendian), bits=bits)
     name = f'compressed image ({message.format!r})'
     pixels = decode_pixels(data, name)
-    # image_transport compresses a mosaic as it is: "bayer_rggb8; jpeg compressed ".
+    # image_transport compresses Bayer images undemosaiced: "bayer_rggb8; jpeg compressed ".
     encoding = str(message.format).split(';')[0].strip().lower()
     pattern = encoding.removeprefix('bayer_').rstrip('0123456789')
     if encoding.startswith('bayer_') and pattern in BAYER and pixels.ndim == 2:
@@ -66,7 +66,7 @@ def transform_T(transform: Any) -> Array:
 
 
 def fill_pose(pose: Any, T: Array, quaternion: Array | None = None) -> None:
-    """Write (4, 4) into a geometry_msgs/Pose; its quaternion (4,) as xyzw, where it is known."""
+    """Write (4, 4) into a geometry_msgs/Pose; quaternion: (4,) xyzw, if already computed."""
     pose.position.x, pose.position.y, pose.position.z = (float(v) for v in T[:3, 3])
     q = quat_xyzw(T) if quaternion is None else quaternion
     pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w = map(float, q)

@@ -1,4 +1,4 @@
-"""Pose messages of a recording as arrays; what makes no sense is left out and counted."""
+"""Converts pose messages of a recording to arrays; invalid ones are counted and omitted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ POSE_TYPES = (ODOMETRY_TYPE, 'geometry_msgs/msg/PoseStamped',
 class PoseTable:
     """Poses of one body in one world, in the order of the messages.
 
-    recorded_ns: when each was recorded. bad: how many were left out; why: the first of them.
+    recorded_ns: times of recording. bad: number of invalid poses; why: reason of the first.
     """
 
     world_frame: str = ''
@@ -41,7 +41,7 @@ class PoseTable:
                            if frame)
 
     def trajectory(self, name: str) -> Trajectory | RunPoses:
-        """The poses of a topic by time, with the covariances of positions where any is known."""
+        """The poses of a topic by time, with covariances of positions if any is known."""
         known = any(np.isfinite(c).all() for c in self.covariances)
         return poses_of(self.stamps_ns, self.recorded_ns, np.array(self.poses),
                         np.array(self.covariances) if known else None, name)
@@ -50,7 +50,7 @@ class PoseTable:
 def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> list[PoseTable]:
     """Read (bag time in ns, message) of `POSE_TYPES`: a table for each pair of frames.
 
-    A stamp of zero counts as the bag's time, and with `bag_time` every stamp does.
+    A stamp of zero is replaced by the bag's time; with `bag_time` all stamps are.
     """
     tables: dict[tuple[str, str], PoseTable] = {}
     for time_ns, message in messages:
@@ -73,12 +73,13 @@ def read_poses(messages: Iterable[tuple[int, Any]], *, bag_time: bool) -> list[P
 
 def one_pair(tables: Sequence[PoseTable], wanted: str | None, topic: str
              ) -> tuple[PoseTable, list[str]]:
-    """The table of the pair of frames that is wanted, or the only one; and notes.
+    """The table of the requested pair of frames, or the only one; and notes.
 
-    Messages without a frame are left out where others have one.
+    Messages without a frame are omitted if others have one.
 
     Raises:
-        BagError: several pairs; lists them with the option that picks one. Or none is wanted's.
+        BagError: several pairs (the message lists them with the option that selects one), or the
+            requested one does not exist.
     """
     filled = [table for table in tables if table.poses]
     named = [table for table in filled if table.world_frame] or filled
@@ -102,10 +103,9 @@ def one_pair(tables: Sequence[PoseTable], wanted: str | None, topic: str
 
 
 def position_covariance(values: Any) -> Array:
-    """The (3, 3) of the position in the 36 numbers of a pose's covariance, m^2.
+    """Position part (3, 3) of a pose's covariance of 36 numbers, m^2.
 
-    All NaN where it is not known: all zeros or -1 first mean so in ROS, and what is no covariance
-    says nothing.
+    NaN if unknown: all zeros, a first value of -1 (ROS conventions), or an invalid covariance.
     """
     unknown = np.full((3, 3), np.nan)
     if values is None or len(values) not in (9, 36):

@@ -1,7 +1,7 @@
-"""Recordings whose clock was set back: a stamp then means one moment in each run.
+"""Recordings whose clock was set back, so that a stamp occurs in several runs.
 
-Simulated time that begins again, or a clock that was set: stamps fall while the time of recording
-rises. Poses of two runs are never mixed; a moment is that of the run in which it was recorded.
+If simulated time restarts or a clock is set back, stamps fall while the time of recording rises.
+Poses of different runs are never mixed: the time of recording selects the run.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from regvpr_core.geometry import Array
 from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
 
 RESET_NS = 1_000_000_000
-"""Stamps that fall by more than this were set back; less is a message that came late."""
+"""A fall of stamps by more than this is a reset of the clock, ns; less is a late message."""
 
 LEAST_RUN = 3
-"""Fewer poses between two falls are stray stamps."""
+"""Least number of poses of a run; fewer are stray stamps."""
 
 FASTEST_MPS, LEAST_STEPS = 100.0, 6
-"""No robot moves faster, at the median of so many steps or more, m/s."""
+"""Largest plausible median speed, m/s, and the least number of steps for this test."""
 
 THERE_AND_BACK_M, THERE_AND_BACK_MPS, THERE_AND_BACK_SHARE = 0.5, 5.0, 0.12
-"""No robot goes so far from one pose to the next and is back with the one behind it, so fast and
-at such a share of its poses."""
+"""Poses that alternate between two places (two publishers): least distance, speed and share of
+poses for which they are refused."""
 
 
 class Poses(Protocol):
@@ -38,18 +38,18 @@ class Poses(Protocol):
 
     @property
     def spacing_s(self) -> float:
-        """Usual time from one pose to the next, s."""
+        """Median time between poses, s."""
 
     def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
-        """Pose (4, 4) at a time, None where it is not known."""
+        """Pose (4, 4) at a time, None if unknown."""
 
     def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
-        """Covariance (3, 3) of the position, where it is known."""
+        """Covariance (3, 3) of the position, if known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """Poses between two settings of the clock, and when they were recorded."""
+    """Poses between two resets of the clock, and their times of recording."""
 
     poses: Trajectory
     first_ns: int
@@ -57,7 +57,7 @@ class Run:
     offset_ns: int
 
     def distance_ns(self, recorded_ns: int) -> int:
-        """How far a time of recording lies outside the run."""
+        """Distance of a time of recording from the run."""
         return max(self.first_ns - recorded_ns, recorded_ns - self.last_ns, 0)
 
 
@@ -88,7 +88,7 @@ class RunPoses:
                      if (C := run.poses.covariance_at(stamp_ns)) is not None), None)
 
     def _runs(self, stamp_ns: int, recorded_ns: int | None) -> list[Run]:
-        """The runs that a moment may be of, likeliest first."""
+        """The runs that may contain a moment, likeliest first."""
         if recorded_ns is None:
             return []
         nearest = min(run.distance_ns(recorded_ns) for run in self.runs)
@@ -98,17 +98,17 @@ class RunPoses:
 
 def poses_of(stamps_ns: npt.ArrayLike, recorded_ns: npt.ArrayLike, poses: Array,
              covariances: Array | None = None, name: str = '') -> Trajectory | RunPoses:
-    """Poses (N, 4, 4) by their stamps; in runs where these were set back.
+    """Poses (N, 4, 4) by their stamps, split into runs if the clock was set back.
 
     Args:
         stamps_ns: (N,) of the messages.
-        recorded_ns: (N,) when they were recorded.
-        poses: of each.
-        covariances: (N, 3, 3) of the positions, where any is known.
-        name: of their source, for messages.
+        recorded_ns: (N,) times of recording.
+        poses: (N, 4, 4).
+        covariances: (N, 3, 3) of the positions, if any is known.
+        name: of the source, for messages.
 
     Raises:
-        BagError: many stamps have two poses that lie apart.
+        BagError: many stamps have two different poses.
     """
     stamps, recorded = np.asarray(stamps_ns, np.int64), np.asarray(recorded_ns, np.int64)
     _refuse_two_at_once(stamps, recorded, poses, name)
@@ -125,12 +125,12 @@ def run_of(poses: Trajectory, stamps_ns: Int64, recorded_ns: Int64) -> Run:
 
 
 def in_runs(runs: list[Run]) -> Trajectory | RunPoses:
-    """The poses of all runs; those of the only one as they are."""
+    """The poses of all runs; a single trajectory if there is one run."""
     return runs[0].poses if len(runs) == 1 else RunPoses(tuple(runs))
 
 
 def split_runs(stamps: Int64, recorded: Int64) -> list[Int64]:
-    """Numbers of the messages of each run, in the order of recording."""
+    """Indices of the messages of each run, in the order of recording."""
     order = np.argsort(recorded, kind='stable')
     back = np.flatnonzero((np.diff(stamps[order]) < -RESET_NS)
                           & (np.diff(recorded[order]) > 0)) + 1
@@ -141,7 +141,7 @@ def split_runs(stamps: Int64, recorded: Int64) -> list[Int64]:
     offsets: list[float] = []
     for part in parts:
         offset = float(np.median(recorded[part] - stamps[part]))
-        if runs and abs(offset - offsets[-1]) <= RESET_NS:  # a late message; the clock ran on
+        if runs and abs(offset - offsets[-1]) <= RESET_NS:  # a late message, no reset
             runs[-1] = np.concatenate([runs[-1], part])
         else:
             runs.append(part)
@@ -150,11 +150,11 @@ def split_runs(stamps: Int64, recorded: Int64) -> list[Int64]:
 
 
 def refuse_jumping(poses: Trajectory | RunPoses, name: str) -> None:
-    """Refuse poses that no robot drives through.
+    """Refuse implausible poses.
 
     Raises:
-        BagError: the median step is faster than `FASTEST_MPS`, or they jump there and back: two
-            sources on one topic, or a wrong unit.
+        BagError: the median speed is above `FASTEST_MPS`, or poses alternate between two places:
+            two publishers on one topic, or a wrong unit.
     """
     for each in [run.poses for run in poses.runs] if isinstance(poses, RunPoses) else [poses]:
         positions = each.poses[:, :3, 3]
@@ -182,7 +182,7 @@ def refuse_jumping(poses: Trajectory | RunPoses, name: str) -> None:
 
 
 def _there_and_back(positions: Array, stamps_ns: Int64) -> int:
-    """How often a pose lies elsewhere than the one before and the one behind it, which agree."""
+    """Number of poses that differ from the previous and the next one, which agree."""
     step = np.linalg.norm(np.diff(positions, axis=0), axis=1)
     fast = step > THERE_AND_BACK_MPS * np.diff(stamps_ns) / 1e9
     least = np.minimum(step[:-1], step[1:])
@@ -191,7 +191,7 @@ def _there_and_back(positions: Array, stamps_ns: Int64) -> int:
 
 
 def _refuse_two_at_once(stamps: Int64, recorded: Int64, poses: Array, name: str) -> None:
-    """Refuse poses of which many have the stamp of another one that lies elsewhere."""
+    """Refuse poses if many share a stamp with a different pose."""
     order = np.lexsort((recorded, stamps))
     same = (np.diff(stamps[order]) == 0) & (np.diff(recorded[order]) < RESET_NS)
     apart = np.linalg.norm(np.diff(poses[order][:, :3, 3], axis=0), axis=1) > THERE_AND_BACK_M

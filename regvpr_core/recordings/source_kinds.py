@@ -1,4 +1,4 @@
-"""What a path is that was given as a recording, and what to give in its place where it is none."""
+"""Checks that a path is a recording, with advice if it is not."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,14 +12,14 @@ from regvpr_core.recordings.bag_files import bag_suffix
 TABLE_SUFFIXES = frozenset({'.csv', '.tsv', '.txt', '.tum', '.kitti', '.json'})
 SHOWN = 5
 MAX_LOOKED_AT = 10_000
-"""Files of a folder that are looked at for an image."""
+"""Number of files of a folder that are tested for an image."""
 
 
 def check_exists(paths: Iterable[Path], expected: str = '') -> None:
-    """Refuse paths that do not exist; a near name beside one is named, else what is expected.
+    """Refuse paths that do not exist; the message suggests a similar name in the same folder.
 
     Raises:
-        BagError: one does not exist.
+        BagError: a path does not exist.
     """
     for path in paths:
         if path.exists():
@@ -35,7 +35,7 @@ def check_source(path: Path) -> None:
     """Refuse a path that is neither a bag nor a folder with images.
 
     Raises:
-        BagError: says what the path is and what to give in its place.
+        BagError: the message says what the path is and what to give instead.
     """
     check_exists([path])
     suffix = path.suffix.lower()
@@ -65,7 +65,7 @@ def _check_folder(folder: Path) -> None:
         return
     entries = sorted(folder.iterdir())
     bags = [entry for entry in entries if bag_suffix(entry) or (entry / 'metadata.yaml').is_file()]
-    # Files of one kind are one recording, split, that has lost its metadata.yaml.
+    # Files of one kind are a split recording without its metadata.yaml.
     kinds = {bag_suffix(bag) if bag.is_file() else '' for bag in bags}
     if len(bags) > 1 and (len(kinds) > 1 or '' in kinds):
         shown = ', '.join(str(bag) for bag in bags[:SHOWN])

@@ -1,4 +1,4 @@
-"""What a map calls the recordings and folders that it is made of."""
+"""Names of recordings and folders in a map."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,16 +10,16 @@ from regvpr_core.recordings.image_records import text_of_name
 
 
 def path_names(path: Path) -> list[str]:
-    """The names that a map may know a path by: its own, with its parent's before it, and so on."""
+    """Possible names of a path in a map: its name, with its parent's name, and so on."""
     parts = Path(os.path.abspath(path)).parts[1:]
     longer = ['/'.join(parts[-count:]) for count in range(2, len(parts) + 1)]
     return [text_of_name(name) for name in (path.absolute().name, *longer)]
 
 
 def distinct(sources: Sequence[PosedSource], paths: Sequence[Path]) -> list[PosedSource]:
-    """Give sources of one name longer ones; the same path twice is the same source.
+    """Make the names of different paths unique by adding parents' names.
 
-    Their keyframes would else be taken for those of one drive.
+    Keyframes of sources with equal names would count as one drive.
     """
     names = [source.name for source in sources]
     found = list(sources)

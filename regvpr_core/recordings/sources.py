@@ -1,4 +1,4 @@
-"""Bags and folders by their paths, as sources of posed images: the one way to open them."""
+"""Opens bags and folders as sources of posed images."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -27,13 +27,13 @@ NAMES = {'image_topics': '--image-topic'}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """Which images of the sources are taken, and where their poses come from.
+    """Options of the sources: selection of images, and origin of poses.
 
-    None, False or empty leaves it to what is found.
+    None, False or empty: chosen automatically.
 
     image_topics: one for each camera. pose_topic: of one of the pose types, or NavSatFix.
-    pose_frame: the world of its poses, or WORLD:BODY, where it has several. tf_topic: a TF topic
-    of the namespace that holds. tf_frame: the poses are those of the camera in this frame of TF.
+    pose_frame: world frame of its poses, or WORLD:BODY, if there are several. tf_topic: a TF
+    topic of the namespace to use. tf_frame: poses of the camera in this frame, from TF.
     tum, kitti, times: files of poses. table: of a folder. extrinsics: x y z qx qy qz qw of each
     camera in the base frame. base_frame: the frame whose poses are known. bag_time: stamps are the
     times of recording. map_frame: name of the world frame; '' takes that of the sources, which
@@ -74,13 +74,13 @@ def open_sources(
 
     Args:
         paths: bags and folders, in the order of the map.
-        options: what is taken of them.
-        gps: how fixes become poses.
-        max_gap_s: an image between poses further apart has none, s.
+        options: options of the sources.
+        gps: settings for GPS fixes.
+        max_gap_s: largest gap between poses for interpolation, s.
 
     Raises:
         BagError: one of them cannot be used, or they do not fit one map.
-        ConfigError: an option does not go with these sources.
+        ConfigError: an option does not apply to these sources.
     """
     options, gps = options or SourceOptions(), gps or GpsConfig()
     files = [Path(path) for path in paths]
@@ -130,14 +130,14 @@ def open_source(
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder of images: one without a bag in it."""
+    """Whether a path is a folder without a bag, so of images."""
     if not os.path.isdir(path) or (path / 'metadata.yaml').exists():
         return False
     return not any(bag_suffix(file) for file in path.iterdir())
 
 
 def summary(source: PosedSource) -> str:
-    """What is taken of a source, in a line."""
+    """Summary of a source in one line."""
     images = source.identity.get('images')
     where = f'images {", ".join(images)}' if images else f'{source.total} images'
     world = f' in {source.world}' if source.world else ''
@@ -147,9 +147,9 @@ def summary(source: PosedSource) -> str:
 
 
 def merged_by_camera(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One table of what sources know of their cameras.
+    """Merge the tables of cameras of all sources.
 
-    Cameras of one name agree in all sources: `open_sources` refuses others.
+    Cameras of one name agree; `open_sources` refuses conflicts.
     """
     merged: dict[str, Any] = {}
     for table in tables:
@@ -170,7 +170,7 @@ def _refuse_what_does_not_fit(paths: Sequence[Path], options: SourceOptions) -> 
 
 
 def _pose_file(options: SourceOptions, *, of_bag: bool) -> dict[str, Any]:
-    """The poses of --tum or --kitti, read: the fields that BagOptions and FolderOptions share."""
+    """Read --tum or --kitti into the fields shared by BagOptions and FolderOptions."""
     if options.tum is not None:
         trajectory = read_tum(options.tum)
         refuse_jumping(trajectory, str(options.tum))

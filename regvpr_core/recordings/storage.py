@@ -1,4 +1,4 @@
-"""What every kind of bag file gives: channels, and messages in order of time."""
+"""Interface of all kinds of bag files: channels, and messages in order of time."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Channel:
     """Messages of one type on one topic.
 
     serialization: cdr and ros1 can be read. definition: of the type, as `encoding` says (ros2msg,
-    ros2idl, ros1msg); '' where the file has none.
+    ros2idl, ros1msg); '' if the file has none.
     """
 
     id: int
@@ -32,17 +32,17 @@ Message = tuple[int, int, bytes]
 class Storage(Protocol):
     """One open bag file.
 
-    notes: what is not as it should be, a line each. span_ns: first and last time of recording,
-    None where there is no message.
+    notes: irregularities, one line each. span_ns: first and last time of recording, None without
+    messages.
     """
 
     @property
     def channels(self) -> Sequence[Channel]:
-        """All of them, those that nobody can read too."""
+        """All channels, including unsupported ones."""
 
     @property
     def notes(self) -> list[str]:
-        """What is not as it should be, a line each."""
+        """Irregularities, one line each."""
 
     @property
     def span_ns(self) -> tuple[int, int] | None:
@@ -52,12 +52,12 @@ class Storage(Protocol):
         """The messages of these channels in order of time."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 @dataclass(slots=True)
 class Block:
-    """A part of a file that is read at once. counts: messages of each channel; None unknown."""
+    """A part of a file that is read at once. counts: messages by channel; None if unknown."""
 
     start_ns: int
     end_ns: int
@@ -66,7 +66,7 @@ class Block:
 
 
 def in_order(blocks: Sequence[Block], ids: Collection[int]) -> Iterator[Message]:
-    """Messages of blocks in order of time; only those that overlap are held at once."""
+    """Messages of blocks in order of time; only overlapping blocks are in memory at once."""
     wanted, number = set(ids), 0
     held: list[tuple[int, int, Message]] = []
     for block in sorted(blocks, key=lambda block: block.start_ns):
@@ -83,6 +83,6 @@ def in_order(blocks: Sequence[Block], ids: Collection[int]) -> Iterator[Message]
 
 
 def ros2_name(name: str) -> str:
-    """sensor_msgs/Image as sensor_msgs/msg/Image."""
+    """Convert sensor_msgs/Image to sensor_msgs/msg/Image."""
     parts = name.split('/')
     return f'{parts[0]}/msg/{parts[1]}' if len(parts) == 2 else name

@@ -1,4 +1,4 @@
-"""Which of a bag's TF topics belong to a camera: those of its namespace."""
+"""Selects the TF topics of a camera's namespace."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from regvpr_core.recordings.transforms import TransformTree
 
 
 class TfChoice:
-    """The TF of a bag, by camera; each choice of topics is read once."""
+    """Transforms of a bag by camera; each selection of topics is read once."""
 
     def __init__(self, bag: Bag, wanted: str | None, *, bag_time: bool) -> None:
-        """wanted: a TF topic that the user named."""
+        """wanted: a TF topic named by the user."""
         self._bag = bag
         self._wanted = wanted
         self._bag_time = bag_time
@@ -22,7 +22,7 @@ class TfChoice:
                            f'{", ".join(self._topics) or "none"}')
 
     def tree(self, image_topic: str) -> TransformTree:
-        """The transforms that hold for a camera.
+        """The transforms for a camera.
 
         Raises:
             BagError: TF topics of several namespaces, and none is the camera's.
@@ -49,7 +49,7 @@ class TfChoice:
                                f'{image_topic} is in none of them; choose one: {listed}')
             chosen = max(moving or around or list(spaces), key=len, default='')
         found = list(spaces.get(chosen, ()))
-        # What is static may be told for all robots, or beside the camera.
+        # Static transforms may be published for all robots, or in the camera's namespace.
         found += [name for space, names in spaces.items() if space != chosen
                   and (not space or f'{image_topic}/'.startswith(f'{space}/'))
                   for name in names if name.endswith('tf_static')

@@ -18,12 +18,12 @@ MAX_STAMP_S = 2**31 - 1
 """Nanoseconds of later stamps do not fit into 64 bits."""
 
 NAN_OF_C = re.compile(r'^[-+]?nan(\(\w*\))?$', re.IGNORECASE)
-"""Not a number, as printf writes it: -nan, nan(ind), -nan(snan)."""
+"""NaN as written by printf: -nan, nan(ind), -nan(snan)."""
 
 WRONG_UNIT = 'is it in ms, us or ns?'
 
 OWN_SPACINGS, LONGEST_GAP_S = 2.5, 5.0
-"""Gaps of so many times a source's own spacing are interpolated over, up to so long, s."""
+"""Largest gap for interpolation: a multiple of the source's median spacing, and a limit, s."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,7 @@ class Trajectory:
 
     stamps_ns: (N,) int64, strictly rising. poses: (N, 4, 4) float64, `T_world_body`.
     covariances: (N, 3, 3) m^2 of the positions, NaN where unknown; None where none is known.
-    notes: what was left out of a file, a line each.
+    notes: omitted lines of a file, one line each.
     """
 
     stamps_ns: npt.NDArray[np.int64]
@@ -45,19 +45,19 @@ class Trajectory:
 
     @property
     def spacing_s(self) -> float:
-        """Median time from one pose to the next, s; 0 of one or two, which have no usual one."""
+        """Median time between poses, s; 0 for fewer than three poses."""
         return float(np.median(np.diff(self.stamps_ns))) / 1e9 if len(self) > 2 else 0.0
 
     @property
     def length_m(self) -> float:
-        """Metres along the straight lines between the poses."""
+        """Length of the path through the poses, m."""
         return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum())
 
     def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
-        """Pose (4, 4) at a time, interpolated on SE(3); when it was recorded does not matter.
+        """Pose (4, 4) at a time, interpolated on SE(3); the time of recording is ignored.
 
-        None where the time is not covered, or the two poses around it are more than `max_gap_s`
-        apart: what lies between them is then not known.
+        None if the time is not covered, or if the two poses around it are more than `max_gap_s`
+        apart.
         """
         place = self._between(stamp_ns)
         if place is None:
@@ -70,7 +70,7 @@ class Trajectory:
         return interpolate(self.poses[after - 1], self.poses[after], fraction)
 
     def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
-        """Covariance (3, 3) of the position at a time that is covered, where it is known."""
+        """Covariance (3, 3) of the position at a covered time, if known."""
         place = self._between(stamp_ns)
         if self.covariances is None or place is None:
             return None
@@ -81,7 +81,7 @@ class Trajectory:
         return np.array(covariance) if np.isfinite(covariance).all() else None
 
     def _between(self, stamp_ns: int) -> tuple[int, float] | None:
-        """The pose at or after a time, and how much of the way there from the one before."""
+        """Index of the pose at or after a time, and the fraction of time from the previous one."""
         after = int(np.searchsorted(self.stamps_ns, stamp_ns))
         if after < len(self) and self.stamps_ns[after] == stamp_ns:
             return after, 1.0
@@ -92,9 +92,9 @@ class Trajectory:
 
 
 def gap_limit_s(spacing_s: float, max_gap_s: float) -> float:
-    """The longest gap to interpolate over: `max_gap_s`, or more for a source that is slow itself.
+    """The longest gap for interpolation: `max_gap_s`, or more for a source of low rate.
 
-    A receiver that sends one fix a second, give or take, loses none. A `max_gap_s` of 0 is kept.
+    So a receiver of about one fix per second loses no image. A `max_gap_s` of 0 is not changed.
     """
     return max(max_gap_s, min(OWN_SPACINGS * spacing_s, LONGEST_GAP_S)) if max_gap_s else 0.0
 
@@ -115,8 +115,8 @@ def make_trajectory(
 def read_tum(path: Path) -> Trajectory:
     """Read `stamp_s x y z qx qy qz qw` lines; `#` starts a comment.
 
-    Stamps are read as decimals, so nanoseconds survive. Poses that are not finite or have no
-    rotation are left out, and a note of the trajectory says so.
+    Stamps are parsed as decimals to keep nanoseconds. Poses that are not finite or have no
+    rotation are omitted, with a note in the trajectory.
 
     Raises:
         BagError: the file cannot be read, a line has no eight numbers, or there is no pose.
@@ -153,12 +153,11 @@ def read_kitti(path: Path) -> Array:
     """Read KITTI poses (N, 4, 4): a line of 12 numbers each, the rows of `T_world_cam`'s (3, 4).
 
     As in the KITTI odometry benchmark the world is the first camera's optical frame (z ahead,
-    y down). Stamps are elsewhere: `read_times`, or the images' own. A pose with a NaN in it is all
-    NaN.
+    y down). The file has no stamps; see `read_times`. A pose that contains NaN becomes all NaN.
 
     Raises:
-        BagError: the file cannot be read, a line has no twelve numbers, or the nine of the
-            rotation are none; or there is no pose.
+        BagError: the file cannot be read, a line does not have twelve numbers, a rotation is
+            invalid, or there is no pose.
     """
     poses = []
     for number, line, words in _lines(path):
@@ -168,7 +167,7 @@ def read_kitti(path: Path) -> Array:
             T = np.eye(4)
             T[:3] = np.array([float(NAN_OF_C.sub('nan', word)) for word in words]).reshape(3, 4)
             R = T[:3, :3]
-            if np.isnan(T).any():  # a tracker that was lost; the order is that of the images
+            if np.isnan(T).any():  # tracking was lost; poses are matched by order
                 poses.append(np.full((4, 4), np.nan))
                 continue
             if not (np.isfinite(T).all() and np.linalg.det(R) > 0.0
@@ -177,7 +176,7 @@ def read_kitti(path: Path) -> Array:
         except ValueError as error:
             raise BagError(f'{path}, line {number}: expected the 12 numbers of a pose [R t], '
                            f'got {line[:80]!r}') from error
-        # Written with six digits or so: brought back to an exact rotation.
+        # Numbers have few digits: normalise to an exact rotation.
         poses.append(pose_matrix(T[:3, 3], quat_xyzw(T)))
     return np.array(poses)
 
@@ -218,7 +217,7 @@ def nanoseconds(seconds: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Number, text and words of the lines of a file; comments and empty ones are left out."""
+    """Number, text and words of the lines of a file, without comments and empty lines."""
     try:
         if path.stat().st_size > MAX_TRAJECTORY_BYTES:
             raise BagError(f'{path} is larger than {MAX_TRAJECTORY_BYTES} bytes')

@@ -1,4 +1,4 @@
-"""The TF of a recording: static and moving transforms, chained and interpolated at a stamp."""
+"""TF of a recording: static and moving transforms, chained and interpolated at a stamp."""
 
 from array import array
 from collections import deque
@@ -23,15 +23,14 @@ from regvpr_core.recordings.trajectory import gap_limit_s, Trajectory
 Edge = tuple[str, str]
 
 CONSTANT = 1e-4
-"""Transforms that change by less, in m and in the numbers of a rotation, are the same."""
+"""Tolerance of equal transforms, in m and in elements of the rotation."""
 
 
 class TransformTree:
     """Transforms by parent and child frame; frames are named without a leading slash.
 
-    bad: transforms that were left out, as `pose_matrix` would refuse them or their frames are the
-    same or have no name. An edge that is static and also moves counts as moving: tf2 takes what
-    was said last.
+    bad: number of invalid transforms: refused by `pose_matrix`, or with equal or empty frames. An
+    edge that is both static and moving counts as moving, because tf2 uses the last message.
     """
 
     def __init__(self) -> None:
@@ -47,15 +46,13 @@ class TransformTree:
             bag_time: bool = False) -> None:
         """Add geometry_msgs/TransformStamped.
 
-        `stamp_ns`, when they were recorded, stands in for stamps of zero, and for all with
-        `bag_time`.
+        `stamp_ns`, the time of recording, replaces stamps of zero, and all stamps with `bag_time`.
         """
         for transform in transforms:
             edge = (plain(transform.header.frame_id), plain(transform.child_frame_id))
             p, q = transform.transform.translation, transform.transform.rotation
             values = (p.x, p.y, p.z, q.x, q.y, q.z, q.w)
-            # An odometry that has diverged is often still finite. pose_matrix itself would take
-            # longer than all else here.
+            # Diverged odometry is often still finite. `pose_matrix` itself would be too slow here.
             if not all(map(math.isfinite, values)) \
                     or max(map(abs, values[:3])) > MAX_POSITION_M \
                     or not MIN_QUATERNION <= math.hypot(*values[3:]) <= MAX_QUATERNION \
@@ -81,16 +78,16 @@ class TransformTree:
 
     @property
     def contradictions(self) -> list[str]:
-        """Edges that are static and move all the same, or have several values, in words."""
+        """Notes on edges that are both static and moving, or have several static values."""
         return [f'{parent} -> {child} is static, and also moves on /tf: what moves is taken'
                 for parent, child in self._static if self._moves((parent, child))] + [
                     f'{parent} -> {child} has several values on /tf_static: the last is taken'
                     for parent, child in self._changed]
 
     def roots(self, frame: str) -> list[str]:
-        """The tops of the tree that a frame hangs in; several where it has several parents.
+        """Root frames above a frame; several if it has several parents.
 
-        A loop ends where it closes.
+        Loops are detected.
         """
         parents: dict[str, list[str]] = {}
         for parent, child in self._edges():
@@ -108,12 +105,12 @@ class TransformTree:
         return found or [at]
 
     def fixed(self, parent: str, child: str) -> Array | None:
-        """`T_parent_child` (4, 4) where it never changed, on /tf_static or /tf; else None."""
+        """`T_parent_child` (4, 4) if it never changed, on /tf_static or /tf; else None."""
         chain = self.chain(parent, child)
         return None if chain is None else chain.constant()
 
     def static(self, parent: str, child: str) -> Array | None:
-        """`T_parent_child` (4, 4) through static transforms; None where they do not connect."""
+        """`T_parent_child` (4, 4) through static transforms; None if not connected."""
         chain = self._path(plain(parent), plain(child), dict.fromkeys(
             edge for edge in self._static if not self._moves(edge)))
         if chain is None:
@@ -124,7 +121,7 @@ class TransformTree:
         return T
 
     def chain(self, parent: str, child: str) -> 'TransformChain | None':
-        """The transforms from a frame to another one; None where they do not connect."""
+        """The chain of transforms from a frame to another one; None if not connected."""
         path = self._path(plain(parent), plain(child), self._edges())
         if path is None:
             return None
@@ -137,7 +134,7 @@ class TransformTree:
         return dict.fromkeys([*self._static, *self._stamps])
 
     def _moves(self, edge: Edge) -> bool:
-        """Whether an edge is on /tf, and not only as it is on /tf_static."""
+        """Whether an edge is on /tf with values other than on /tf_static."""
         if edge not in self._stamps:
             return False
         if edge not in self._static:
@@ -147,7 +144,7 @@ class TransformTree:
         return bool(np.abs(T - self._static[edge]).max() > CONSTANT)
 
     def _trajectory(self, edge: Edge) -> Trajectory | RunPoses | None:
-        """Poses of a moving edge; None of a static one."""
+        """Poses of a moving edge; None for a static one."""
         if not self._moves(edge):
             return None
         if edge not in self._moving:
@@ -160,7 +157,7 @@ class TransformTree:
 
     def _path(self, parent: str, child: str, edges: dict[Edge, None]
               ) -> list[tuple[Edge, bool]] | None:
-        """The fewest edges from parent to child, each with whether it is walked downwards."""
+        """Shortest path from parent to child: edges, each with its direction (True: downwards)."""
         ways: dict[str, list[tuple[str, Edge, bool]]] = {}
         for edge in edges:
             ways.setdefault(edge[0], []).append((edge[1], edge, True))
@@ -178,7 +175,7 @@ class TransformTree:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """One transform of a chain: fixed, or moving; walked from parent to child if `forward`."""
+    """One transform of a chain, fixed or moving; from parent to child if `forward`."""
 
     fixed: Array | None
     moving: Trajectory | RunPoses | None
@@ -188,7 +185,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransformChain:
-    """`T_parent_child` over time, as a `Trajectory` gives it."""
+    """`T_parent_child` over time, with the interface of `Trajectory`."""
 
     links: tuple[Link, ...]
     parent: str
@@ -201,7 +198,7 @@ class TransformChain:
 
     @property
     def stamps_ns(self) -> Any:
-        """The first and the last time at which all of it is known."""
+        """First and last time at which the whole chain is known."""
         spans = [link.moving.stamps_ns[[0, -1]] for link in self._moving]
         if not spans:
             return np.zeros(0, dtype=np.int64)
@@ -209,17 +206,17 @@ class TransformChain:
 
     @property
     def spacing_s(self) -> float:
-        """That of its slowest transform."""
+        """Median time between poses of the slowest transform, s."""
         return max((link.moving.spacing_s for link in self._moving), default=0.0)
 
     @property
     def runs(self) -> int:
-        """How often the clock began anew, at the most."""
+        """Largest number of clock resets of a transform."""
         return max((len(link.moving.runs) for link in self._moving
                     if isinstance(link.moving, RunPoses)), default=1)
 
     def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:
-        """Pose (4, 4) at a time; None where one of the transforms is not known around it."""
+        """Pose (4, 4) at a time; None if a transform is unknown there."""
         T = np.eye(4)
         for link in self.links:
             step = link.fixed
@@ -232,7 +229,7 @@ class TransformChain:
         return T
 
     def constant(self) -> Array | None:
-        """The transform (4, 4) where it never changed; None where it did."""
+        """The transform (4, 4) if it never changed, else None."""
         T = np.eye(4)
         for link in self.links:
             step = link.fixed
@@ -248,7 +245,7 @@ class TransformChain:
         return T
 
     def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
-        """TF knows none."""
+        """Unknown for TF."""
         return None
 
     def refuse_jumping(self) -> None:
@@ -262,5 +259,5 @@ class TransformChain:
 
 
 def plain(frame: str) -> str:
-    """A frame's name without the leading slash that tf1 gave it."""
+    """A frame's name without the leading slash of tf1."""
     return frame.strip().lstrip('/')

