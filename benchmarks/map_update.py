@@ -18,7 +18,8 @@ from benchmarks.real_sequences import circle, described_rows, line, table_of
 from benchmarks.report import Metric, write
 from examples.town.camera import T_BASE_CAM
 from regvpr_core import load_encoder
-from regvpr_core.map_tools.update import MEAN_PRIOR, UpdateConfig
+from regvpr_core.map_tools.coverage import MEAN_PRIOR
+from regvpr_core.map_tools.update import UpdateConfig
 from regvpr_core.map_tools.update_map import update_map
 from regvpr_core.maps.files import Manifest, new_map_id
 from regvpr_core.maps.place_map import PlaceMap

@@ -72,6 +72,7 @@ def run_update(options: argparse.Namespace) -> None:
             f'  new in {path.name}': plan.new,
             f'  added from {path.name}': len(plan.add),
             f'  dropped after {path.name}': f'{int(plan.drop.sum())} ({plan.aged} aged, '
+                                            f'{plan.redundant} redundant, '
                                             f'{plan.over_budget} over budget)'}
     facts |= {'keyframes before': report.before, 'keyframes after': report.after,
               'written': not options.dry_run}

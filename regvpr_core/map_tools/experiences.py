@@ -17,6 +17,7 @@ from regvpr_core.maps.place_map import PlaceMap
 
 NAME = 'experiences'
 VERSION = 1
+COLUMNS = ('update', 'matched', 'last', 'missed', 'anchor')
 MAX_BYTES = 64 << 20
 MAX_UPDATES = 1_000_000
 
@@ -28,6 +29,7 @@ class Experiences:
     update: number of the update that added the keyframe, 0 for the first build.
     matched: number of images that matched it best. last: last update that matched it.
     missed: number of updates since then, in similar light, that saw its place without a match.
+    anchor: 1 if the keyframe represents others that were removed as redundant.
     updates: number of updates so far. notes: one line for each of the last updates.
     """
 
@@ -35,6 +37,7 @@ class Experiences:
     matched: Int64
     last: Int64
     missed: Int64
+    anchor: Int64
     updates: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -43,12 +46,12 @@ class Experiences:
         """Records of `count` keyframes without matches."""
         zeros = np.zeros(count, dtype=np.int64)
         return cls(update=np.full(count, update), matched=zeros, last=np.full(count, update),
-                   missed=zeros.copy(), updates=update)
+                   missed=zeros.copy(), anchor=zeros.copy(), updates=update)
 
     def taken(self, ids: Int64) -> 'Experiences':
         """Records of some keyframes, in the order of `ids`."""
         return Experiences(self.update[ids], self.matched[ids], self.last[ids], self.missed[ids],
-                           self.updates, list(self.notes))
+                           self.anchor[ids], self.updates, list(self.notes))
 
     def joined(self, other: 'Experiences') -> 'Experiences':
         """These records followed by others."""
@@ -56,14 +59,14 @@ class Experiences:
             return np.concatenate([getattr(self, name), getattr(other, name)])
 
         return Experiences(both('update'), both('matched'), both('last'), both('missed'),
-                           max(self.updates, other.updates), list(self.notes))
+                           both('anchor'), max(self.updates, other.updates), list(self.notes))
 
     def to_bytes(self) -> bytes:
         """Serialise for the attachment."""
         return json.dumps({
             'version': VERSION, 'updates': self.updates, 'notes': self.notes[-64:],
             **{name: getattr(self, name).tolist()
-               for name in ('update', 'matched', 'last', 'missed')}}).encode()
+               for name in COLUMNS}}).encode()
 
 
 def read_experiences(place_map: PlaceMap) -> Experiences:
@@ -82,14 +85,16 @@ def read_experiences(place_map: PlaceMap) -> Experiences:
         if not isinstance(values, dict) or values.get('version') != VERSION:
             raise ValueError(f'expected a table of version {VERSION}')
         update, matched, last, missed = (
-            _column(values[name], name) for name in ('update', 'matched', 'last', 'missed'))
-        if len({len(column) for column in (update, matched, last, missed)}) != 1:
+            _column(values[name], name) for name in COLUMNS[:4])
+        # Records of before anchors were kept have none.
+        anchor = _column(values.get('anchor', [0] * len(update)), 'anchor')
+        if len({len(column) for column in (update, matched, last, missed, anchor)}) != 1:
             raise ValueError('its columns differ in length')
         notes = values['notes']
         if not isinstance(notes, list) or not all(isinstance(n, str) for n in notes):
             raise ValueError('notes: expected texts')
         updates = int(_column([values['updates']], 'updates')[0])
-        known = Experiences(update, matched, last, missed, updates,
+        known = Experiences(update, matched, last, missed, anchor, updates,
                             [note[:200] for note in notes[-64:]])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise MapError(f'map {place_map.path} is damaged: its attachment {NAME!r} cannot be '

@@ -3,7 +3,8 @@
 A session keyframe at a place of the map is compared with the map as the localizer does. If the
 best keyframe of the place does not stand out from all others, the map lacks this appearance of the
 place, and the keyframe is added as a further experience (Churchill and Newman, Experience-based
-navigation for long-term localisation, IJRR 2013).
+navigation for long-term localisation, IJRR 2013). At most as many redundant keyframes are removed
+(`map_tools.coverage`).
 """
 
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from regvpr_core.arrays import Float32, Ids, Mask
+from regvpr_core.arrays import Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.map_tools.alignment import AlignmentConfig
+from regvpr_core.map_tools.coverage import compare, Coverage, Place
 from regvpr_core.map_tools.experiences import Experiences, NAME, read_experiences
 from regvpr_core.map_tools.merge import check_model
 from regvpr_core.map_tools.session_poses import (
@@ -31,8 +33,8 @@ from regvpr_core.maps.writer import MapWriter
 from regvpr_core.recordings.camera_conflicts import conflict
 
 BLOCK = 256
-MEAN_PRIOR = 5.0
-"""Weight in images of the map's mean descriptor in the session's mean, as in `Appearance`."""
+SAME_SPOT = 0.75
+"""Keyframes within this share of `place_m` are appearances of one spot."""
 
 SAME_LIGHT = 0.85
 """Least share of the visited keyframes of an earlier update that a session must match for the two
@@ -47,22 +49,15 @@ class UpdateConfig:
 
     place_m: float = setting(
         0.0,
-        'Keyframes within this distance show one place; 0 for three times the spacing of the map.',
+        'Keyframes within this distance show one place; 0 for twice the spacing of the map.',
         0.0, 1000.0, unit='m')
     place_rad: float = setting(
         0.9, 'Keyframes of one place differ in direction by less than this.', 0.01, 3.2,
         unit='rad')
     margin: float = setting(
-        0.15,
-        'A place is recognised when the cosine of its best keyframe exceeds that of every other '
-        'place by this.', 0.0, 1.0)
-    step: float = setting(
-        1.0,
-        'An added keyframe stands for the session keyframes within this share of `place_m` that '
-        'it would make recognised.', 0.0, 10.0)
-    certainty: float = setting(
-        0.15, 'Margin in cosine at which an added keyframe makes another recognised.',
-        0.0, 1.0)
+        0.13,
+        'A keyframe recognises a place when its cosine exceeds that of every other place by this; '
+        'larger values keep more keyframes.', 0.0, 1.0)
     experiences: int = setting(
         6, 'Appearances of a place that are kept, the last and most often matched first.', 1, 100)
     max_keyframes: int = setting(
@@ -87,8 +82,10 @@ class UpdatePlan:
 
     poses: of the session in the map. recognised, unrecognised, new: numbers of session keyframes
     at places that the map recognises, contains but does not recognise, and lacks. add: ids of
-    session keyframes to add. drop: (N,) mask of the map's keyframes to remove. aged, over_budget:
-    number of these, by reason. records: of the map's keyframes after the update, before removal.
+    session keyframes to add. drop: (N,) mask of the map's keyframes to remove. aged, redundant,
+    over_budget: number of these, by reason. records: of the map's keyframes after the update,
+    before removal. anchors: mask over `add`, keyframes that represent removed ones. spacing_m: of
+    the keyframes of the map as it was first built.
     """
 
     poses: SessionPoses
@@ -98,8 +95,11 @@ class UpdatePlan:
     add: Ids
     drop: Mask
     aged: int
+    redundant: int
     over_budget: int
     records: Experiences
+    anchors: Mask
+    spacing_m: float
 
     @property
     def keyframes(self) -> int:
@@ -133,18 +133,21 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
     poses = session_poses(place_map, session, spacing_m, config.poses, config.alignment,
                           same_frame)
     records = read_experiences(place_map)
-    radius_m = config.place_m or 3.0 * spacing_m
-    centre = _session_mean(place_map, session)
-    seen = _compare(place_map, session, poses, centre, radius_m, config, progress)
-    _count(records, seen)
-    add = _choose(poses.T_map_cam, session, centre, seen, spacing_m, config, radius_m)
-    drop, aged = _aged(place_map, records, seen, poses.T_map_cam[add], radius_m, config)
-    over = _over_budget(place_map, records, drop, poses.T_map_cam[add], radius_m, config)
+    radius_m = config.place_m or 2.0 * spacing_m
+    coverage = compare(place_map, session, poses.T_map_cam, poses.reached, Place(
+        radius_m=radius_m, angle_rad=config.place_rad, margin=config.margin), progress)
+    _count(records, coverage)
+    add = _choose(poses.T_map_cam, coverage, spacing_m, config)
+    T_added = poses.T_map_cam[add]
+    aged = _aged(place_map, records, coverage.useful, T_added, radius_m, config)
+    redundant, anchors = _redundant(coverage, records, aged, add)
+    over = _over_budget(place_map, records, aged | redundant, T_added, radius_m, config)
     plan = UpdatePlan(
-        poses=poses, recognised=int(seen.recognised.sum()),
-        unrecognised=int((seen.known & ~seen.recognised).sum()),
-        new=int((poses.reached & ~seen.known).sum()), add=add, drop=drop | over, aged=aged,
-        over_budget=int(over.sum()), records=records)
+        poses=poses, recognised=int(coverage.recognised.sum()),
+        unrecognised=int((coverage.known & ~coverage.recognised).sum()),
+        new=int((~coverage.known).sum()), add=add, drop=aged | redundant | over,
+        aged=int(aged.sum()), redundant=int(redundant.sum()), over_budget=int(over.sum()),
+        records=records, anchors=anchors, spacing_m=spacing_m)
     if plan.keyframes < (1.0 - config.max_shrink) * len(place_map):
         raise MapError(f'the update would leave {plan.keyframes} of {len(place_map)} keyframes of '
                        f'{place_map.path}, less than 1 - max_shrink = '
@@ -198,8 +201,11 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         manifest, map_id=new_map_id(), sources=sources, extrinsics=extrinsics,
         intrinsics=intrinsics,
         features=manifest.features if manifest.features == session.manifest.features else '',
-        config={**manifest.config, 'update': {'number': number, 'note': plan.note}})
-    records = plan.records.taken(kept).joined(Experiences.new(len(plan.add), number))
+        config={**manifest.config, 'update': {
+            'number': number, 'note': plan.note, 'spacing_m': plan.spacing_m}})
+    added = Experiences.new(len(plan.add), number)
+    added.anchor[plan.anchors] = 1
+    records = plan.records.taken(kept).joined(added)
     records.notes.append(plan.note)
     covariance = np.eye(3) * max(plan.poses.rms_m, 0.05) ** 2
     with new_folder(out) as folder, MapWriter.create(folder, manifest) as writer:
@@ -217,128 +223,73 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         writer.attach(NAME, records.to_bytes())
 
 
-@dataclass(slots=True, eq=False)
-class _Seen:
-    """Comparison of session keyframes with the map.
-
-    known: (M,) the map contains the place. recognised: (M,) the place stands out. lacking: (M,)
-    the map lacks it. best: (M,) the matched keyframe, -1 for none. rival: (M,) cosine of the best
-    keyframe of another place. visited: (N,) keyframes of the map whose place was seen. useful:
-    (N,) keyframes by which a place would have been recognised without the others.
-    """
-
-    known: Mask
-    recognised: Mask
-    lacking: Mask
-    best: Ids
-    rival: Array
-    visited: Mask
-    useful: Mask
-
-
-def _compare(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, centre: Float32,
-             radius_m: float, config: UpdateConfig, progress: Progress) -> _Seen:
-    count = len(session)
-    nobody, nothing = np.zeros(count, dtype=bool), np.zeros(len(place_map), dtype=bool)
-    seen = _Seen(known=nobody, recognised=nobody.copy(), lacking=nobody.copy(),
-                 best=np.full(count, -1), rival=np.full(count, -1.0), visited=nothing,
-                 useful=nothing.copy())
-    tree = cKDTree(place_map.T_map_cam[:, :3, 3])
-    for i in np.flatnonzero(poses.reached):
-        T = poses.T_map_cam[i]
-        near = np.array(tree.query_ball_point(T[:3, 3], 2.0 * radius_m), dtype=np.int64)
-        apart = np.linalg.norm(place_map.T_map_cam[near, :3, 3] - T[:3, 3], axis=1)
-        turned = rotation_angle(T[:3, :3].T @ place_map.T_map_cam[near, :3, :3]) \
-            if len(near) else apart
-        own = near[(apart < radius_m) & (turned < config.place_rad)]
-        if not len(own):
-            seen.lacking[i] = True
-            continue
-        seen.known[i] = True
-        seen.visited[own] = True
-        row = session.descriptors(int(i), int(i) + 1)[0]
-        similarities, ids = place_map.search(row, len(near) + 8, centre)
-        away = ~np.isin(ids, near)
-        rival = float(similarities[away].max()) if away.any() else -1.0
-        seen.rival[i] = rival
-        direct = place_map.centred(own) @ _unit(row - centre)
-        seen.useful[own[direct > rival + config.margin]] = True
-        seen.recognised[i] = direct.max() > rival + config.margin
-        if seen.recognised[i]:
-            seen.best[i] = own[direct.argmax()]
-        seen.lacking[i] = not seen.recognised[i]
-        if i % BLOCK == BLOCK - 1:
-            progress(int(i) + 1, count)
-    return seen
-
-
-def _session_mean(place_map: PlaceMap, session: PlaceMap) -> Float32:
-    """Mean descriptor (D,) of the session; that of a short session is pulled to the map's."""
-    total = np.zeros_like(place_map.centre, dtype=np.float64)
-    for start in range(0, len(session), BLOCK):
-        total += session.descriptors(start, start + BLOCK).sum(axis=0, dtype=np.float64)
-    mean = (MEAN_PRIOR * place_map.centre + total) / (MEAN_PRIOR + len(session))
-    return np.asarray(mean, dtype=np.float32)
-
-
-def _unit(row: Float32) -> Float32:
-    return row / max(float(np.linalg.norm(row)), 1e-12)
-
-
-def _count(records: Experiences, seen: _Seen) -> None:
+def _count(records: Experiences, coverage: Coverage) -> None:
     """Update the records of the map's keyframes."""
-    matched = seen.best[seen.best >= 0]
+    matched = coverage.best[coverage.recognised]
     np.add.at(records.matched, matched, 1)
     records.last[np.unique(matched)] = records.updates + 1
-    records.missed[seen.useful] = 0
+    visited, useful = (np.zeros(len(records.missed), dtype=bool) for _ in range(2))
+    visited[coverage.map_ids], useful[coverage.useful] = True, True
+    records.missed[useful] = 0
     # Only keyframes of updates in similar light are judged: a session by night does not show
     # whether an appearance by day still exists.
-    for update in np.unique(records.update[seen.visited]):
-        members = seen.visited & (records.update == update)
-        if seen.useful[members].mean() >= SAME_LIGHT:
-            records.missed[members & ~seen.useful] += 1
+    for update in np.unique(records.update[visited]):
+        members = visited & (records.update == update)
+        if useful[members].mean() >= SAME_LIGHT:
+            records.missed[members & ~useful] += 1
 
 
-def _choose(T: Array, session: PlaceMap, centre: Float32, seen: _Seen, spacing_m: float,
-            config: UpdateConfig, radius_m: float) -> Ids:
-    """Session keyframes to add: lacking ones that no chosen keyframe represents.
-
-    A chosen keyframe represents others of its place that are recognised once it is in the map. New
-    places keep the spacing of the map.
+def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig) -> Ids:
+    """Session keyframes to add: new places at the spacing of the map, then as few as recognise all
+    other views that the map does not recognise.
     """
-    chosen: list[int] = []
-    rows: list[Float32] = []
-    for i in map(int, np.flatnonzero(seen.lacking)):
-        row = _unit(session.descriptors(i, i + 1)[0] - centre)
-        if chosen:
-            others = np.array(chosen)
-            reach = config.step * radius_m if seen.known[i] else spacing_m
-            near = np.linalg.norm(T[others, :3, 3] - T[i, :3, 3], axis=1) < reach * (1.0 - 1e-6)
-            near &= rotation_angle(T[i, :3, :3].T @ T[others, :3, :3]) < config.place_rad
-            near &= np.array([session.cameras[j] == session.cameras[i] for j in chosen])
-            if seen.known[i] and near.any():
-                near[near] = np.stack([rows[k] for k in np.flatnonzero(near)]) @ row \
-                    > seen.rival[i] + config.certainty
-            if near.any():
-                continue
-        chosen.append(i)
-        rows.append(row)
-    return np.array(chosen, dtype=np.int64)
+    new: list[int] = []
+    for view in map(int, np.flatnonzero(~coverage.known)):
+        here, others = T[coverage.session_ids[view]], T[coverage.session_ids[new]]
+        near = np.linalg.norm(others[:, :3, 3] - here[:3, 3], axis=1) < spacing_m * (1.0 - 1e-6)
+        near &= rotation_angle(here[:3, :3].T @ others[:, :3, :3]) < config.place_rad
+        if not near.any():
+            new.append(view)
+    joined = np.array(new, dtype=np.int64)
+    views = np.sort(np.concatenate([joined, coverage.lacking(joined)]))
+    return np.asarray(coverage.session_ids[views])
 
 
-def _aged(place_map: PlaceMap, records: Experiences, seen: _Seen, T_added: Array,
-          radius_m: float, config: UpdateConfig) -> tuple[Mask, int]:
-    """Mask (N,) of keyframes whose appearance no longer exists."""
+def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids
+              ) -> tuple[Mask, Mask]:
+    """Redundant keyframes (N,) to remove, and a mask over `add` of those that represent them.
+
+    Each removed keyframe is recognised by a kept one, which is recorded as its anchor and is not
+    removed later. Keyframes matched longest ago are removed first, of these the least often
+    matched. At most as many are removed as further experiences are added, so that an update does
+    not thin out a map.
+    """
+    ids = coverage.map_ids
+    kept = np.concatenate([~aged[ids], np.isin(coverage.session_ids, add)])
+    order = np.lexsort((records.matched[ids], records.last[ids]))
+    order = order[records.anchor[ids[order]] == 0]
+    further = np.isin(coverage.session_ids[coverage.known], add).sum()
+    gone, anchors = coverage.redundant(kept, order, max(0, int(further - aged.sum())))
+    drop = np.zeros(len(aged), dtype=bool)
+    drop[ids[gone]] = True
+    records.anchor[ids[anchors[anchors < len(ids)]]] = 1
+    in_session = coverage.session_ids[anchors[anchors >= len(ids)] - len(ids)]
+    return drop, np.isin(add, in_session)
+
+
+def _aged(place_map: PlaceMap, records: Experiences, useful: Ids, T_added: Array,
+          radius_m: float, config: UpdateConfig) -> Mask:
+    """Keyframes (N,) that show what is no longer there."""
     drop = np.zeros(len(place_map), dtype=bool)
     if not config.age_updates:
-        return drop, 0
+        return drop
     old = np.flatnonzero(records.missed >= config.age_updates)
     positions = place_map.T_map_cam[:, :3, 3]
-    others = np.concatenate([positions[seen.useful], T_added[:, :3, 3]])
+    others = np.concatenate([positions[useful], T_added[:, :3, 3]])
     if len(old) and len(others):
         gap, _ = cKDTree(others).query(positions[old])
         drop[old[gap < radius_m]] = True
-    return drop, int(drop.sum())
+    return drop
 
 
 def _over_budget(place_map: PlaceMap, records: Experiences, gone: Mask, T_added: Array,
@@ -349,17 +300,18 @@ def _over_budget(place_map: PlaceMap, records: Experiences, gone: Mask, T_added:
     """
     drop = np.zeros(len(place_map), dtype=bool)
     positions, R = place_map.T_map_cam[:, :3, 3], place_map.T_map_cam[:, :3, :3]
+    near_m = SAME_SPOT * radius_m
     best_first = np.lexsort((-records.matched, -records.last))
     best_first = best_first[~gone[best_first]]
     tree = cKDTree(positions)
     kept = np.zeros(len(place_map), dtype=bool)
     added = cKDTree(T_added[:, :3, 3]) if len(T_added) else None
     for i in best_first:
-        near = np.array(tree.query_ball_point(positions[i], radius_m / 2), dtype=np.int64)
+        near = np.array(tree.query_ball_point(positions[i], near_m), dtype=np.int64)
         near = near[kept[near]]
         near = near[rotation_angle(R[i].T @ R[near]) < config.place_rad] if len(near) else near
         groups = set(records.update[near].tolist()) | {int(records.update[i])}
-        if added is not None and added.query_ball_point(positions[i], radius_m / 2):
+        if added is not None and added.query_ball_point(positions[i], near_m):
             groups.add(records.updates + 1)
         kept[i] = len(groups) <= config.experiences
         drop[i] = not kept[i]

@@ -17,6 +17,8 @@ from regvpr_core.map_tools.update import plan_update, UpdateConfig, UpdatePlan, 
 from regvpr_core.maps.files import lock_folder
 from regvpr_core.maps.place_map import PlaceMap
 
+LARGEST_SPACING_M = 1000.0
+
 Progress = Callable[[int, int], None]
 
 
@@ -78,12 +80,21 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
           same_frame: bool, report: UpdateReport, progress: Progress) -> None:
     """Update a map by one session and write the result to `out`."""
     with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
-        metres = drive_spacing(place_map)
-        plan = plan_update(place_map, session, metres, config, same_frame, progress)
+        spacing_m = built_spacing(place_map)
+        plan = plan_update(place_map, session, spacing_m, config, same_frame, progress)
         write_update(place_map, session, plan, out, source)
         report.before = report.before or len(place_map)
         report.after = plan.keyframes
         report.plans.append(plan)
+
+
+def built_spacing(place_map: PlaceMap) -> float:
+    """Spacing of the keyframes of a map when it was first built, m; updates drop some of them."""
+    noted = place_map.manifest.config.get('update')
+    metres = noted.get('spacing_m') if isinstance(noted, dict) else None
+    if isinstance(metres, float) and 0.0 < metres < LARGEST_SPACING_M:
+        return metres
+    return drive_spacing(place_map)
 
 
 def drive_spacing(place_map: PlaceMap) -> float:

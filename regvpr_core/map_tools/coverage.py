@@ -1,0 +1,241 @@
+"""Which keyframes of a map and of a session recognise each other's places.
+
+Each keyframe is a query to the others, as an image of a later drive will be. A keyframe represents
+another one of its place if its cosine exceeds that of every keyframe elsewhere by a margin.
+Keyframes are added until each query is represented. A keyframe is redundant if each query that it
+represents, itself included, is represented by another one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csc_matrix, csr_matrix, identity
+from scipy.spatial import cKDTree
+
+from regvpr_core.arrays import Float32, Ids, Mask
+from regvpr_core.geometry import Array, rotation_angle
+from regvpr_core.maps.place_map import PlaceMap
+from regvpr_core.search.rows import unit
+
+BLOCK = 256
+MEAN_PRIOR = 5.0
+"""Weight of the map's mean descriptor in a drive's, in images, as in `Appearance`."""
+
+MORE = 8
+"""Number of keyframes searched in addition to the near ones, so that one elsewhere is found."""
+
+MOST_GAIN = 0.6
+"""Largest margin that counts when keyframes that represent equally many are compared."""
+
+TIE = 0.1
+"""Weight of the margins relative to the number of represented keyframes."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Definition of a place.
+
+    Keyframes within `radius_m` whose directions differ by less than `angle_rad` show one place.
+    It is recognised if its best keyframe exceeds every other place by `margin` in cosine.
+    """
+
+    radius_m: float
+    angle_rad: float
+    margin: float
+
+
+@dataclass(slots=True, eq=False)
+class Coverage:
+    """Which views represent which. V views: visited keyframes of the map, then of the session.
+
+    map_ids: (V_m,) and session_ids: (V_s,), V = V_m + V_s. gain: (V, V) sparse, margin by which
+    the view of the column recognises the place of the row; 0 if it does not. known: (V_s,) the map
+    contains the place. best: (V_s,) id of the map's best keyframe of the place, -1 if the map does
+    not recognise it.
+    """
+
+    map_ids: Ids
+    session_ids: Ids
+    gain: csr_matrix
+    known: Mask
+    best: Ids
+
+    @property
+    def recognised(self) -> Mask:
+        """Views of the session (V_s,) whose place the map recognises."""
+        return np.asarray(self.best >= 0)
+
+    @property
+    def useful(self) -> Ids:
+        """Ids of the map's keyframes that recognise a view of the session."""
+        of_session = self.gain[len(self.map_ids):, :len(self.map_ids)]
+        return np.asarray(self.map_ids[np.unique(of_session.indices)])
+
+    def lacking(self, joined: Ids) -> Ids:
+        """Few views of the session (indices in 0..V_s) that represent all that the map does not.
+
+        Greedy set cover: the view that represents most is chosen first.
+
+        Args:
+            joined: views that are added in any case.
+        """
+        start = len(self.map_ids)
+        stands = self._stands()[start:].tocsc()
+        margins = self.gain[start:, start:].minimum(MOST_GAIN).tocsc()
+        left = np.asarray(stands[:, :start].sum(axis=1)).ravel() == 0
+        of_session = stands[:, start:]
+        for view in joined:
+            left[_column(of_session, int(view))] = False
+        found: list[int] = []
+        while left.any():
+            weights = left.astype(np.float64)
+            count = of_session.T @ weights
+            score = np.where(count > 0, count + TIE * (margins.T @ weights), 0.0)
+            found.append(int(score.argmax()))
+            left[_column(of_session, found[-1])] = False
+        return np.array(found, dtype=np.int64)
+
+    def redundant(self, kept: Mask, order: Ids, most: int) -> tuple[Ids, Ids]:
+        """Views of the map to remove, and their anchors: kept views that represent them best.
+
+        Args:
+            kept: (V,) views that are in the updated map.
+            order: views of the map that may be removed, in this order.
+            most: largest number to remove.
+        """
+        stands = self._stands().tocsc()
+        left = kept.copy()
+        count = np.asarray(stands[:, kept].sum(axis=1)).ravel()
+        for view in map(int, order):
+            if kept.sum() - left.sum() >= most:
+                break
+            others = _column(stands, view)
+            if left[view] and (count[others] >= 2).all():
+                count[others] -= 1
+                left[view] = False
+        gone = np.flatnonzero(kept & ~left)
+        kept_gain = self.gain.tocsc()[:, left].tocsr()
+        anchors = [int(kept_gain[view].indices[kept_gain[view].data.argmax()]) for view in gone]
+        return gone, np.flatnonzero(left)[np.unique(np.array(anchors, dtype=np.int64))]
+
+    def _stands(self) -> csr_matrix:
+        """(V, V) of ones where the column represents the row; a view represents itself."""
+        return (self.gain > 0).astype(np.int64) + identity(self.gain.shape[0], np.int64, 'csr')
+
+
+def _column(matrix: csc_matrix, number: int) -> Ids:
+    """Rows of a column's entries."""
+    return np.asarray(matrix.indices[matrix.indptr[number]:matrix.indptr[number + 1]])
+
+
+def compare(place_map: PlaceMap, session: PlaceMap, T_map_cam: Array, reached: Mask,
+            place: Place, progress: Progress = lambda done, total: None) -> Coverage:
+    """Compare the keyframes of a session and the keyframes of the map that it passed.
+
+    Args:
+        place_map, session: open to be searched.
+        T_map_cam: (M, 4, 4) poses of the session's keyframes in the map.
+        reached: (M,) keyframes of the session whose poses are trusted.
+        place: what one place is.
+        progress: called with keyframes compared and in total.
+    """
+    in_session = np.flatnonzero(reached)
+    T_session = T_map_cam[in_session]
+    visited, known = _visited(place_map.T_map_cam, T_session, place)
+    T = np.concatenate([place_map.T_map_cam[visited], T_session])
+    near_map = cKDTree(place_map.T_map_cam[:, :3, 3])
+    near_session = cKDTree(T_session[:, :3, 3]) if len(T_session) else None
+    view_of = np.full(len(place_map), -1)
+    view_of[visited] = np.arange(len(visited))
+    means = _drive_means(place_map)
+    session_mean = _mean(session, np.arange(len(session)), place_map.centre)
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    best = np.full(len(in_session), -1)
+    for view in range(len(T)):
+        own = view - len(visited)
+        if own < 0:
+            number = int(visited[view])
+            row, mean = place_map.descriptors(number, number + 1)[0], means[
+                place_map.sources[number]]
+        else:
+            number = int(in_session[own])
+            row, mean = session.descriptors(number, number + 1)[0], session_mean
+        query = _unit(row - mean)
+        ids = np.array(near_map.query_ball_point(T[view, :3, 3], 2.0 * place.radius_m),
+                       dtype=np.int64)
+        here = _of_place(T[view], place_map.T_map_cam, ids, place)
+        rival = _rival(place_map, row, mean, ids)
+        similar = place_map.centred(here) @ query if len(here) else np.zeros(0, np.float32)
+        others, of_others = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if near_session is not None:
+            close = np.array(near_session.query_ball_point(T[view, :3, 3], 2.0 * place.radius_m),
+                             dtype=np.int64)
+            others = _of_place(T[view], T_session, close, place)
+            rival = max(rival, _rival(session, row, mean, in_session[close]))
+            of_others = unit(session.descriptors_of(in_session[others]) - place_map.centre) \
+                @ query if len(others) else of_others
+        stands = np.concatenate([view_of[here], len(visited) + others])
+        gains = np.concatenate([similar, of_others]) - rival - place.margin
+        wanted = (gains > 0) & (stands != view) & (stands >= 0)
+        rows += [view] * int(wanted.sum())
+        columns += stands[wanted].tolist()
+        values += (gains[wanted] + place.margin).tolist()
+        if own >= 0 and len(here) and similar.max() - rival > place.margin:
+            best[own] = here[similar.argmax()]
+        if view % BLOCK == BLOCK - 1:
+            progress(view + 1, len(T))
+    gain = csr_matrix((values, (rows, columns)), shape=(len(T), len(T)))
+    return Coverage(map_ids=visited, session_ids=in_session, gain=gain, known=known, best=best)
+
+
+def _visited(T_map: Array, T_session: Array, place: Place) -> tuple[Ids, Mask]:
+    """Keyframes of the map at places of the session, and the session's at places of the map."""
+    known = np.zeros(len(T_session), dtype=bool)
+    visited = np.zeros(len(T_map), dtype=bool)
+    tree = cKDTree(T_map[:, :3, 3])
+    for i, T in enumerate(T_session):
+        ids = np.array(tree.query_ball_point(T[:3, 3], place.radius_m), dtype=np.int64)
+        here = _of_place(T, T_map, ids, place)
+        visited[here] = True
+        known[i] = len(here) > 0
+    return np.flatnonzero(visited), known
+
+
+def _of_place(T: Array, T_others: Array, ids: Ids, place: Place) -> Ids:
+    """Those of `ids` that show the place of the pose (4, 4)."""
+    if not len(ids):
+        return ids
+    apart = np.linalg.norm(T_others[ids, :3, 3] - T[:3, 3], axis=1)
+    turned = rotation_angle(T[:3, :3].T @ T_others[ids, :3, :3])
+    return np.asarray(ids[(apart < place.radius_m) & (turned < place.angle_rad)])
+
+
+def _rival(searched: PlaceMap, row: Float32, mean: Float32, near: Ids) -> float:
+    """Cosine of the best keyframe that is not near; -1 where there is none."""
+    similarities, ids = searched.search(row, len(near) + MORE, mean)
+    away = ~np.isin(ids, near)
+    return float(similarities[away].max()) if away.any() else -1.0
+
+
+def _drive_means(place_map: PlaceMap) -> dict[str, Float32]:
+    """Mean descriptor (D,) of each source of a map."""
+    sources = np.array(place_map.sources)
+    return {source: _mean(place_map, np.flatnonzero(sources == source), place_map.centre)
+            for source in set(place_map.sources)}
+
+
+def _mean(of: PlaceMap, ids: Ids, centre: Float32) -> Float32:
+    """Mean descriptor (D,) of keyframes, pulled to the map's where they are few."""
+    total = MEAN_PRIOR * centre.astype(np.float64)
+    for start in range(0, len(ids), BLOCK):
+        total += of.descriptors_of(ids[start:start + BLOCK]).sum(axis=0, dtype=np.float64)
+    return np.asarray(total / (MEAN_PRIOR + len(ids)), dtype=np.float32)
+
+
+def _unit(row: Float32) -> Float32:
+    return row / max(float(np.linalg.norm(row)), 1e-12)
