@@ -14,7 +14,7 @@ from regvpr_core.localization.states import Reason
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros import interfaces, markers
 from regvpr_ros.debug_image import debug_image
-from regvpr_ros.msg import LocalizationStatus
+from regvpr_ros.msg import LocalizationStatus, PlaceMatch
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.session_recorder import SessionRecorder
 from regvpr_ros.slam_outputs import (
@@ -49,6 +49,7 @@ class Announcer:
         self._publish, self._now = publish, now
         self._stacks, self._broadcast = tuple(stacks), broadcast
         self._drawn: tuple[Any, ...] = ()
+        self._spare: list[PlaceMatch] = []
         self._told: tuple[Any, ...] = ()
         self._fix_stamp: Any = None
 
@@ -72,7 +73,7 @@ class Announcer:
         map_frame = self.map_frame(place_map)
         latency_s = time.monotonic() - view.arrived_s
         matches = place_matches(
-            result, place_map, [one.header for one in moment], map_frame, latency_s)
+            result, place_map, [one.header for one in moment], map_frame, latency_s, self._spare)
         self._send(interfaces.MATCHES, matches)
         if self._is_heard(interfaces.HYPOTHESES):
             self._send(interfaces.HYPOTHESES, pose_array(matches))

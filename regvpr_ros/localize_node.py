@@ -6,6 +6,7 @@ looks at images, `Announcer` publishes what was found, `Services` answers.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+import gc
 import sys
 import time
 from typing import Any
@@ -142,6 +143,10 @@ class LocalizeNode(LifecycleNode):
                  f'rest {time.monotonic() - map_s:.2f} s')
         undo.callback(self._forget_worker)
         undo.callback(self._answers.join)
+        # Model and map stay: the garbage collector need not look at them while images come.
+        gc.collect()
+        gc.freeze()
+        undo.callback(gc.unfreeze)
 
     def _activate(self, undo: ExitStack) -> None:
         worker = self._worker

@@ -19,7 +19,7 @@ from regvpr_ros.stacks.closure import Closure
 
 def place_matches(
     localization: Localization, place_map: PlaceMap, headers: Sequence[Any], map_frame: str,
-    latency_s: float,
+    latency_s: float, spare: list[PlaceMatch],
 ) -> PlaceMatches:
     """All matches of the images of one moment, best first.
 
@@ -29,29 +29,35 @@ def place_matches(
         headers: of the image messages, in the localization's order; their stamps are kept.
         map_frame: frame of the map.
         latency_s: since the images arrived.
+        spare: messages of matches that are filled anew, as making one takes longer than filling
+            it; more are added as needed.
     """
     message = PlaceMatches(map_id=place_map.map_id, state=int(localization.state),
                            reason=localization.reason, reason_code=localization.reason.code,
                            off_map_probability=float(localization.off_map), latency_s=latency_s)
     message.header.stamp = headers[-1].stamp
     message.header.frame_id = map_frame
-    references = place_map.T_map_cam[[match.keyframe_id for match in localization.matches]]
-    # All at once: each call of the library costs as much as the rest of a match.
-    quaternions = quat_xyzw(references) if len(references) else np.zeros((0, 4))
-    for match, T, quaternion in zip(localization.matches, references, quaternions, strict=True):
-        one = PlaceMatch(map_id=place_map.map_id, reference_id=match.keyframe_id,
-                         similarity=match.similarity, probability=match.probability,
-                         image_probability=match.image_probability, map_frame=map_frame)
+    while len(spare) < len(localization.matches):
+        spare.append(PlaceMatch())
+    for match, one in zip(localization.matches, spare, strict=False):
+        number = match.keyframe_id
+        one.map_id, one.map_frame, one.reference_id = place_map.map_id, map_frame, number
+        one.similarity, one.probability = match.similarity, match.probability
+        one.image_probability = match.image_probability
         one.header.stamp = headers[match.view].stamp
         one.header.frame_id = headers[match.view].frame_id
-        stamp = split_stamp(int(place_map.stamps_ns[match.keyframe_id]))
+        stamp = split_stamp(int(place_map.stamps_ns[number]))
         one.reference_stamp.sec, one.reference_stamp.nanosec = stamp['sec'], stamp['nanosec']
         one.status = PlaceMatch.ACCEPTED if match.accepted else PlaceMatch.CANDIDATE
-        fill_pose(one.reference_pose, T, quaternion)
+        fill_pose(one.reference_pose, place_map.T_map_cam[number],
+                  place_map.quats_xyzw[number])
         message.matches.append(one)
-    for hypothesis in localization.hypotheses:
+    # All at once: each call of the library costs as much as the rest of a match.
+    quaternions = quat_xyzw(np.stack([one.prior.T_map_base for one in localization.hypotheses])) \
+        if localization.hypotheses else np.zeros((0, 4))
+    for hypothesis, quaternion in zip(localization.hypotheses, quaternions, strict=True):
         pose = PoseWithCovariance()
-        fill_pose(pose.pose, hypothesis.prior.T_map_base)
+        fill_pose(pose.pose, hypothesis.prior.T_map_base, quaternion)
         pose.covariance = hypothesis.prior.covariance.reshape(-1)
         message.hypotheses.append(pose)
         message.hypothesis_probabilities.append(hypothesis.probability)

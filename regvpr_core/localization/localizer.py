@@ -301,13 +301,9 @@ class Localizer:
         """Candidates for an image, with scores and log likelihood ratios."""
         mean = self._appearance(view).mean
         similarities, ids = self.place_map.search(view.descriptor, self._config.candidates, mean)
-        # The index is approximate, so similarities of its candidates are computed again.
         query = unit(view.descriptor - mean) if (view.descriptor != mean).any() \
             else np.zeros_like(mean)
-        found = self._calibration.scores(self.place_map.centred(ids) @ query,
-                                         self._background @ query)
-        order = np.argsort(-found, kind='stable')
-        ids, similarities, found = ids[order], similarities[order], found[order]
+        found = self._calibration.scores(similarities, self._background @ query)
         log_odds = self._calibration.log_odds(found)
         verifications = () if self._config.verification.kind == 'none' else \
             self._verifier.verify(view.features, self._one_a_place(ids), view.frame.intrinsics)

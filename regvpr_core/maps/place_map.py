@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 import contextlib
+import functools
 from pathlib import Path
 import sqlite3
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
-from regvpr_core.geometry import pose_matrix
+from regvpr_core.geometry import pose_matrix, quat_xyzw
 from regvpr_core.images import decode, RGB
 from regvpr_core.maps.files import (
     attachment_names,
@@ -115,6 +116,11 @@ class PlaceMap:
         """Name of the drive of each keyframe: its source and camera."""
         return [f'{source}\0{camera}'
                 for source, camera in zip(self.sources, self.cameras, strict=True)]
+
+    @functools.cached_property
+    def quats_xyzw(self) -> npt.NDArray[np.float64]:
+        """Rotations of `T_map_cam` (N, 4), xyzw."""
+        return quat_xyzw(self.T_map_cam)
 
     @property
     def map_id(self) -> str:

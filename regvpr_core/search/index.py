@@ -16,13 +16,13 @@ from regvpr_core.search.gpu import device_holds, GpuIndex
 from regvpr_core.search.index_file import index_files, index_key, read_index, write_index
 from regvpr_core.search.milvus import MilvusIndex, Model
 from regvpr_core.search.rabitq import code_bytes, encode, RabitqConfig, RabitqIndex
-from regvpr_core.search.rows import CentredRows, nothing
+from regvpr_core.search.rows import CentredRows, load_faiss, nothing
 
 KINDS = ('auto', 'exact', 'rabitq', 'gpu', 'milvus:URI')
 
-EXACT_BYTES = 64_000_000
-"""Largest number of stored values for which `auto` selects the exact index: 1,900 places of 8448
-numbers, or 41,000 of 384. Beyond, codes are several times faster."""
+EXACT_BYTES = 16_000_000
+"""Largest size of all rows for which `auto` selects the exact index: 470 places of 8448 numbers,
+or 10,000 of 384. Beyond, codes are several times faster."""
 
 
 class Index(Protocol):
@@ -122,10 +122,9 @@ def choose(count: int, dimension: int) -> str:
 def _rabitq(rows: CentredRows, folder: Path, map_id: str, digest: str,
             config: RabitqConfig) -> RabitqIndex:
     """Load the index file if it fits these rows, else build and store it."""
-    faiss: Any = importlib.import_module('faiss')
     # Settings of the query and the search do not affect the codes.
     key = index_key([map_id, len(rows), rows.dimension, digest, config.code_bits,
-                     faiss.__version__])
+                     load_faiss().__version__])
     files = index_files(folder, key)
     length = code_bytes(rows.dimension, config)
     for file in files:

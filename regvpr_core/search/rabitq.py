@@ -7,12 +7,8 @@ Deviation: the rotation is two rounds of signs and Hadamard blocks, because a ra
 8448 x 8448 takes 285 MB and more time than the search, and that of faiss pads 8448 to 16384.
 """
 
-from collections.abc import Iterator
-import contextlib
 from dataclasses import dataclass
 import functools
-import importlib
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,7 @@ import numpy.typing as npt
 
 from regvpr_core.arrays import Float32, Ids
 from regvpr_core.config import check_settings, setting
-from regvpr_core.search.rows import CentredRows, nothing
+from regvpr_core.search.rows import CentredRows, load_faiss, nothing, one_thread
 
 Codes = npt.NDArray[np.uint8]
 
@@ -110,18 +106,6 @@ def _matrix(side: int) -> Float32:
     return np.asarray(hadamard(side) / np.sqrt(side), dtype=np.float32)
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit FAISS to the calling thread."""
-    faiss: Any = importlib.import_module('faiss')
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
 def encode(rows: CentredRows, config: RabitqConfig) -> Codes:
     """Codes (N, bytes) of all rows.
 
@@ -189,7 +173,7 @@ class RabitqIndex:
 
     def _find_among(self, turned: Float32, ids: Ids, count: int) -> Ids:
         """Re-rank a shortlist of ids by all bits."""
-        faiss: Any = importlib.import_module('faiss')
+        faiss = load_faiss()
         passed = np.zeros(len(self), dtype=bool)
         passed[ids] = True
         selector = faiss.IDSelectorBitmap(np.packbits(passed, bitorder='little'))
@@ -209,10 +193,7 @@ class RabitqIndex:
 
 def _coder(padded: int, config: RabitqConfig) -> Any:
     """Create an empty index centred at the origin, because the rows are centred already."""
-    # Torch is imported before faiss: in the other order their OpenMP runtimes clash.
-    if importlib.util.find_spec('torch'):
-        importlib.import_module('torch')
-    faiss: Any = importlib.import_module('faiss')
+    faiss = load_faiss()
     coder = faiss.IndexRaBitQ(padded, faiss.METRIC_INNER_PRODUCT, config.code_bits)
     coder.train(np.zeros((1, padded), np.float32))
     coder.qb = config.query_bits
@@ -220,14 +201,14 @@ def _coder(padded: int, config: RabitqConfig) -> Any:
 
 
 def _searchable(codes: Codes, padded: int, config: RabitqConfig) -> Any:
-    faiss: Any = importlib.import_module('faiss')
+    faiss = load_faiss()
     index = _filled(codes, padded, config)
     # Fast-scan quantises the query to 8 bits.
     return faiss.IndexRaBitQFastScan(index) if padded <= FAST_SCAN_DIMENSION else index
 
 
 def _filled(codes: Codes, padded: int, config: RabitqConfig) -> Any:
-    faiss: Any = importlib.import_module('faiss')
+    faiss = load_faiss()
     index = _coder(padded, config)
     faiss.copy_array_to_vector(np.ascontiguousarray(codes).reshape(-1), index.codes)
     index.ntotal = len(codes)

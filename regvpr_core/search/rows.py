@@ -8,6 +8,8 @@ other at every step slow a search of 1 ms to 75 ms (seen with a load of 6 on two
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
+import functools
 import importlib
 import importlib.util
 from typing import Any
@@ -84,12 +86,7 @@ class CentredRows:
         Raises:
             MapError: one has changed since it was written.
         """
-        block = np.array(self._rows[_slice(ids)])  # a copy: checked data is used
-        new = ~self._checked[ids]
-        if new.any():
-            self._check(ids[new], block[new])
-            self._checked[ids] = True
-        return as_float32(block)
+        return as_float32(self._block(ids))
 
     def centred(self, ids: Ids) -> Float32:
         """Centred unit rows (len(ids), D)."""
@@ -102,13 +99,22 @@ class CentredRows:
 
     def similarities(self, query: Float32, ids: Ids) -> Float32:
         """Cosines (len(ids),) of a unit query (D,) with centred rows."""
-        rows = self.read(ids)
+        block = self._block(ids)
         new = self._scale[ids] == 0.0
         if new.any():
-            self._measure(rows[new], ids[new])
-        along = np.einsum('nd,d->n', rows, query)
-        return np.asarray(along * self._scale[ids] - float(query @ self.centre)
+            self._measure(as_float32(block[new]), ids[new])
+        return np.asarray(products(block, query) * self._scale[ids] - float(query @ self.centre)
                           * self._offset[ids], dtype=np.float32)
+
+    def _block(self, ids: Ids) -> npt.NDArray[np.float16]:
+        """A copy of rows as stored: what was checked is what is used."""
+        at = _slice(ids)
+        block = np.array(self._rows[at]) if isinstance(at, slice) else np.asarray(self._rows[at])
+        new = ~self._checked[ids]
+        if new.any():
+            self._check(ids[new], block[new])
+            self._checked[ids] = True
+        return block
 
     def _measure(self, rows: Float32, ids: Ids) -> None:
         """Cache 1 / (|row| |unit row - centre|) and 1 / |unit row - centre|."""
@@ -129,6 +135,43 @@ class CentredRows:
 def nothing(queries: int) -> tuple[Float32, Ids]:
     """Empty result for a number of queries."""
     return np.zeros((queries, 0), np.float32), np.zeros((queries, 0), np.int64)
+
+
+@functools.cache
+def load_faiss() -> Any:
+    """Import faiss."""
+    # Torch is imported before faiss: in the other order their OpenMP runtimes clash.
+    if importlib.util.find_spec('torch'):
+        importlib.import_module('torch')
+    return importlib.import_module('faiss')
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit FAISS to the calling thread."""
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def products(block: npt.NDArray[np.float16], query: Float32) -> Float32:
+    """Scalar products (N,) of rows (N, D) in float16 with a query (D,), in single precision.
+
+    FAISS converts each row while it multiplies: a third of the time of `as_float32` and `einsum`.
+    """
+    faiss = load_faiss()
+    found = np.full(len(block), np.nan, np.float32)  # what FAISS leaves out is no number
+    index = faiss.IndexScalarQuantizer(block.shape[1], faiss.ScalarQuantizer.QT_fp16,
+                                       faiss.METRIC_INNER_PRODUCT)
+    with one_thread():
+        index.add_sa_codes(np.ascontiguousarray(block).view(np.uint8))
+        values, ids = index.search(np.ascontiguousarray(query[None]), max(len(block), 1))
+    found[ids[ids >= 0]] = values[ids >= 0]
+    return found
 
 
 def as_float32(block: npt.NDArray[np.float16]) -> Float32:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 for CPUs: convolutions packed for oneDNN, with fused ReLU6."""
+"""Convolutions for CPUs, packed for oneDNN, with fused activation."""
 
 from typing import cast
 
@@ -14,6 +14,10 @@ from regvpr_core.models.efficientnet import (
     SameConv,
     two_maps,
 )
+
+PACKED_SIDE = 16
+"""Patches along a side of an image of 224 pixels, for which weights are packed; other sizes run as
+well."""
 
 
 class FusedConv(nn.Module):
@@ -52,6 +56,37 @@ class FusedConv(nn.Module):
         return cast(Tensor, torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, inside, [self.stride] * 2, [1, 1], self.groups,
             self.relu[0], self.relu[1], ''))
+
+
+class PairedConv(nn.Module):
+    """A 3x3 and a 5x5 convolution of equal channels as one of two groups, with ReLU.
+
+    Reads and writes the channels of the first, then those of the second.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, small: nn.Conv2d, large: nn.Conv2d, form: Form) -> None:
+        super().__init__()
+        weight = torch.cat([F.pad(small.weight.detach(), (1, 1, 1, 1)), large.weight.detach()])
+        weight = weight.to(form.dtype).contiguous(memory_format=torch.channels_last)
+        if form.packed:
+            size = [1, 2 * small.in_channels, PACKED_SIDE, PACKED_SIDE]
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, [2, 2], [1, 1], [1, 1], 2, size)
+        biases = [cast(Tensor, conv.bias).detach() for conv in (small, large)]
+        self.register_buffer('weight', weight, persistent=False)
+        self.register_buffer('bias', torch.cat(biases).to(form.dtype), persistent=False)
+        self.packed = form.packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H, W), channels last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        if not self.packed:
+            return F.conv2d(x, self.weight, self.bias, padding=2, groups=2).relu_()
+        return cast(Tensor, torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, [2, 2], [1, 1], [1, 1], 2, 'relu', [], ''))
 
 
 class FusedBlock(nn.Module):

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from regvpr_core.models.adapter import AdaptedBlock, MffAdapter
-from regvpr_core.models.cpu.convolutions import FusedEfficientNet
+from regvpr_core.models.cpu.convolutions import FusedEfficientNet, PairedConv
 from regvpr_core.models.cpu.head import FusedReduction, FusedRegisterAggregator
 from regvpr_core.models.cpu.linear import Form, FusedLinear
 from regvpr_core.models.descriptor_model import DescriptorModel
@@ -46,11 +46,14 @@ class FusedAdapter(nn.Module):
         reduce3, conv3 = (part[0] for part in cast(Any, small))
         reduce5, conv5 = (part[0] for part in cast(Any, large))
         readers = [cast(nn.Conv2d, conv) for conv in (narrow[0], reduce3, reduce5)]
-        self.widths = [conv.out_channels for conv in readers]
+        self.wide, self.few = readers[0].out_channels, 2 * conv3.in_channels
+        # Rows of zeros leave room for the output of the convolutions.
+        unread = adapter.down.out_features - self.wide - self.few
         self.reduce = FusedLinear(
-            torch.cat([conv.weight.flatten(1) for conv in readers]),
-            torch.cat([cast(Tensor, conv.bias) for conv in readers]), form, 'relu')
-        self.conv3, self.conv5 = channels_last(conv3, form), channels_last(conv5, form)
+            F.pad(torch.cat([conv.weight.flatten(1) for conv in readers]), (0, 0, 0, unread)),
+            F.pad(torch.cat([cast(Tensor, conv.bias) for conv in readers]), (0, unread)),
+            form, 'relu')
+        self.convs = PairedConv(conv3, conv5, form)
         fuse = cast(nn.Conv2d, fusion.fuse)
         fuse_bias = cast(Tensor, fuse.bias)
         self.up = FusedLinear(up @ fuse.weight.flatten(1), up_bias + up @ fuse_bias, form)
@@ -60,24 +63,18 @@ class FusedAdapter(nn.Module):
     def forward(self, y: Tensor, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Residual x plus the adapter of normalised tokens y, both (B, 1 + h * w, width)."""
         hidden = self.down(y)
-        B, N, bottleneck = hidden.shape
         if not self.merged:
+            B, _, bottleneck = hidden.shape
             maps = hidden[:, 1:].transpose(1, 2).reshape(B, bottleneck, *grid)
             maps = self.fusion(maps.contiguous(memory_format=torch.channels_last))
             classes = hidden[:, :1] * self.class_gain
             hidden = torch.cat([classes, maps.flatten(2).transpose(1, 2)], dim=1)
             return cast(Tensor, self.up(hidden, x))
-        wide, few3, few5 = self.reduce(hidden).split(self.widths, dim=2)  # class row is not used
-        joined = hidden.new_empty(B, N, bottleneck)
+        joined = self.reduce(hidden)  # the row of the class token is not used
+        maps = joined[:, 1:, self.wide:self.wide + self.few].unflatten(1, grid)
+        maps = self.convs(maps.permute(0, 3, 1, 2))
+        joined[:, 1:, self.wide:] = maps.permute(0, 2, 3, 1).flatten(1, 2)
         joined[:, :1] = 0
-        start = self.widths[0]
-        joined[:, 1:, :start] = wide[:, 1:]
-        for conv, few in ((self.conv3, few3), (self.conv5, few5)):
-            maps = few[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)  # channels last
-            maps = conv(maps.contiguous(memory_format=torch.channels_last)).relu_()
-            stop = start + maps.shape[1]
-            joined[:, 1:, start:stop] = maps.permute(0, 2, 3, 1).flatten(1, 2)
-            start = stop
         out: Tensor = self.up(joined, x)
         out[:, :1] += self.class_up(hidden[:, :1])
         return out
