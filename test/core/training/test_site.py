@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from regvpr_core.cli import main
 from regvpr_core.errors import TrainingError
@@ -136,6 +138,23 @@ def test_a_teacher_is_learnt_from_without_places(settings, start, maps, tmp_path
     rows = [row for row in table(report.data.table) if row['split'] == 'train']
     assert report.data.places == report.data.images == len(rows)
     assert len(told.losses) == 4
+
+
+def test_an_added_onnx_model_teaches_by_its_name(
+    settings, start, maps, tmp_path, listener, monkeypatch
+):
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    coarse = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    torch.onnx.export(coarse, (torch.randn(1, 3, 56, 84),), str(tmp_path / 'mine.onnx'),
+                      dynamo=False, opset_version=17)
+    assert main(['models', 'add', str(tmp_path / 'mine.onnx'), '--size', '84x56']) == 0
+    config = replace(settings(epochs=1, validation=[], start=str(start),
+                              batch={'places': 4, 'images': 2, 'least': 1}), steps=4)
+    told = listener()
+    train_on_site(config, tmp_path / 'run', maps, nothing, told, teacher='mine')
+    assert len(told.losses) == 4
+    assert max(told.losses.values()) > 0.0
 
 
 def test_the_command_names_what_is_missing(site, tmp_path, capsys):
