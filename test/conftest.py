@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+import functools
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rosbags.rosbag2 import (
     Writer as Writer2,
 )
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+from rosbags.typesys.store import Typestore
 import torch
 
 from regvpr_core.geometry import quat_xyzw
@@ -43,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Nodes over DDS go first, to any worker; the tests of any other file stay together.
 
@@ -121,6 +124,18 @@ def make_bag() -> Callable[..., Path]:
     return write_bag
 
 
+@functools.cache
+def typestore(ros1: bool) -> Typestore:
+    """The messages of ROS 1 or 2; a store compiles its writers once."""
+    if not ros1:
+        return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS1_NOETIC)
+    # ROS 1 keeps it outside the common messages; its bags bring the definition along.
+    store.register(get_types_from_msg('geometry_msgs/TransformStamped[] transforms',
+                                      'tf2_msgs/msg/TFMessage'))
+    return store
+
+
 def write_bag(
     path: Path,
     frames: list[BagFrame],
@@ -138,12 +153,9 @@ def write_bag(
     `packed` compresses the bag: BZ2 or LZ4 (ros1), FILE, MESSAGE or STORAGE with zstd (rosbag2).
     """
     ros1 = storage == 'ros1'
-    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    store = typestore(ros1)
     types = store.types
     if ros1:
-        # ROS 1 keeps it outside the common messages; its bags bring the definition along.
-        store.register(get_types_from_msg('geometry_msgs/TransformStamped[] transforms',
-                                          'tf2_msgs/msg/TFMessage'))
         writer = Writer1(path)
         if packed:
             writer.set_compression(Writer1.CompressionFormat[packed])

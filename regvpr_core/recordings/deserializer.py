@@ -1,5 +1,6 @@
 """Deserializes messages by the definitions in the bag."""
 
+import functools
 from typing import Any
 
 from rosbags.serde import SerdeError
@@ -54,20 +55,32 @@ class Deserializer:
         if channel.serialization not in (CDR, ROS1):
             raise BagError(f'the messages on {channel.topic} are {channel.serialization!r}, not '
                            f'of ROS: they cannot be read')
-        store = get_typestore(Stores.EMPTY)
         if channel.definition:
-            try:
-                store.register(_types(channel))
-                if channel.type in store.fielddefs:
-                    return _with_fields_of_ros(store, channel)
-            except (TypesysError, ValueError, KeyError, AssertionError, TypeError):
-                pass  # invalid definition: use that of ROS
-        store = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
-                              else Stores.LATEST)
+            store = _defined(channel.type, channel.encoding, channel.definition)
+            if store is not None:
+                return _with_fields_of_ros(store, channel)
+        store = _standard(channel.serialization)
         if channel.type not in store.fielddefs:
             raise BagError(f'the type {channel.type} of {channel.topic} is not known: the bag '
                            f'has no definition of it that can be read')
         return store
+
+
+@functools.lru_cache(maxsize=2)
+def _standard(serialization: str) -> Any:
+    """The types of ROS itself; a store compiles its reader of a type once."""
+    return get_typestore(Stores.ROS1_NOETIC if serialization == ROS1 else Stores.LATEST)
+
+
+@functools.lru_cache(maxsize=32)
+def _defined(type_name: str, encoding: str, definition: str) -> Any:
+    """The types of a definition in a bag; None if it is invalid. Most bags share definitions."""
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(_types(type_name, encoding, definition))
+    except (TypesysError, ValueError, KeyError, AssertionError, TypeError):
+        return None
+    return store if type_name in store.fielddefs else None
 
 
 def _with_fields_of_ros(store: Any, channel: Channel) -> Any:
@@ -76,8 +89,7 @@ def _with_fields_of_ros(store: Any, channel: Channel) -> Any:
     Raises:
         BagError: the definition in the bag lacks a field, so it is damaged.
     """
-    standard = get_typestore(Stores.ROS1_NOETIC if channel.serialization == ROS1
-                             else Stores.LATEST)
+    standard = _standard(channel.serialization)
     for name in store.fielddefs.keys() & standard.fielddefs.keys():
         if name.split('/')[0] in STABLE:
             there = {field for field, _ in store.fielddefs[name][1]}
@@ -88,12 +100,11 @@ def _with_fields_of_ros(store: Any, channel: Channel) -> Any:
     return store
 
 
-def _types(channel: Channel) -> Any:
-    text = channel.definition
-    if 'idl' not in channel.encoding:
-        return get_types_from_msg(text, channel.type)
+def _types(type_name: str, encoding: str, definition: str) -> Any:
+    if 'idl' not in encoding:
+        return get_types_from_msg(definition, type_name)
     types: dict[str, Any] = {}
-    for part in text.split(_BAR) if text.startswith(_BAR) else [text]:
+    for part in definition.split(_BAR) if definition.startswith(_BAR) else [definition]:
         if part.strip():
             types.update(get_types_from_idl(part.split('\n', 1)[1]
                                             if part.startswith('IDL: ') else part))

@@ -1,6 +1,8 @@
 """One JSON record of a run: what was trained on what, with which versions, and how it went."""
 
 from collections.abc import Sequence
+import contextlib
+import functools
 from importlib import metadata
 import json
 from pathlib import PurePath
@@ -41,8 +43,7 @@ def run_record(
                        for d in datasets],
         'unreadable': {'count': len(unreadable),
                        'pictures': dict(sorted(unreadable.items())[:NAMED_UNREADABLE])},
-        'versions': {'regvpr': __version__, 'python': platform.python_version()} | {
-            package: metadata.version(package) for package in PACKAGES if installed(package)},
+        'versions': versions(),
         'device': device_name(device),
         'precision': precision,
         'processes': processes,
@@ -57,7 +58,7 @@ def run_record(
 
 
 def checkpoint_record(record: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint tells of its making: without the curve, and without paths of a machine."""
+    """The part of the record that a checkpoint keeps: no curve, and no paths of this machine."""
     config = {key: value for key, value in record['config'].items()
               if key not in ('model', 'data_root', 'backbone_path', 'start', 'workers')}
     if config['tokens']:
@@ -69,13 +70,14 @@ def checkpoint_record(record: dict[str, Any]) -> dict[str, Any]:
         'recipe': config}
 
 
-def installed(package: str) -> bool:
-    """Whether a distribution is there."""
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of the package, of Python and of the installed packages of `PACKAGES`."""
+    found = {'regvpr': __version__, 'python': platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def device_name(device: torch.device) -> str:

@@ -236,7 +236,7 @@ def repeat(wait_until, publisher, message, done) -> bool:
     return wait_until(again)
 
 
-def kill_and_restart(count: int, seed: int, program, run_program, heard, camera, frames,
+def kill_and_restart(count: int, seed: int, start, program, run_program, heard, camera, frames,
                      wait_until, place_map, small_model, tmp_path) -> int:
     """End nodes by SIGINT or SIGKILL at random moments; how many keyframes sessions kept."""
     rng = random.Random(seed)
@@ -244,11 +244,12 @@ def kill_and_restart(count: int, seed: int, program, run_program, heard, camera,
     kept = 0
     for number in range(count):
         session = tmp_path / f'session{number}'
-        process = run_program([
-            program('localize'), '--ros-args', '-p', f'map:={place_map}', '-p',
-            f'model:={small_model}', '-p', 'mode:=both', '-p', f'session_path:={session}',
-            '-r', 'image:=/camera/image_raw'])
-        early = number % 3 == 2
+        arguments = ['--ros-args', '-p', f'map:={place_map}', '-p', f'model:={small_model}', '-p',
+                     'mode:=both', '-p', f'session_path:={session}', '-r',
+                     'image:=/camera/image_raw']
+        early = number % 3 == 2  # only the executable has a start of its own
+        process = run_program([program('localize'), *arguments]) if early \
+            else start('localize', *arguments)
         if early:  # at any moment of the start
             time.sleep(rng.uniform(0.0, 6.0))
         else:
@@ -267,18 +268,20 @@ def kill_and_restart(count: int, seed: int, program, run_program, heard, camera,
 
 
 def test_nodes_ended_at_random_moments_leave_whole_sessions_and_start_again(
-    program, run_program, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
+    start, program, run_program, heard, camera, frames, wait_until, place_map, small_model,
+    tmp_path,
 ):
-    assert kill_and_restart(3, 0, program, run_program, heard, camera, frames, wait_until,
+    assert kill_and_restart(3, 0, start, program, run_program, heard, camera, frames, wait_until,
                             place_map, small_model, tmp_path) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_node_restarted_fifty_times_starts_every_time(
-    program, run_program, heard, camera, frames, wait_until, place_map, small_model, tmp_path,
+    start, program, run_program, heard, camera, frames, wait_until, place_map, small_model,
+    tmp_path,
 ):
-    assert kill_and_restart(50, 1, program, run_program, heard, camera, frames, wait_until,
+    assert kill_and_restart(50, 1, start, program, run_program, heard, camera, frames, wait_until,
                             place_map, small_model, tmp_path) > 50
 
 

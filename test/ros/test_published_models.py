@@ -102,13 +102,13 @@ def drive(place_map: Path, rgb: Any, node: Any, heard: Any, listener: Any, wait_
 def test_a_node_whose_model_is_not_here_names_the_line_that_fetches_it(
     published, make_bag, frames, tmp_path, node, wait_until,
 ):
-    assert main(['models', 'fetch', 'gem', '--from', str(published('gem'))]) == 0
+    assert main(['models', 'fetch', 'mixvpr', '--from', str(published('mixvpr'))]) == 0
     assert main(['map', 'build', str(make_bag(tmp_path / 'bag', frames(PLACES))), '--out',
-                 str(tmp_path / 'map'), '--model', 'gem', '--device', 'cpu']) == 0
-    for file in (tmp_path / 'cache/regvpr').glob('resnet50_gem_msls*'):
+                 str(tmp_path / 'map'), '--model', 'mixvpr', '--device', 'cpu']) == 0
+    for file in (tmp_path / 'cache/regvpr').glob('resnet50_MixVPR*'):
         file.unlink()
     process = node(tmp_path / 'map')
     assert wait_until(lambda: 'cannot configure' in process.output), process.output
-    assert 'the map was built with gem, which cannot be loaded' in process.output
-    assert 'run `regvpr models fetch gem`, or without internet' in process.output
+    assert 'the map was built with mixvpr, which cannot be loaded' in process.output
+    assert 'run `regvpr models fetch mixvpr`, or without internet' in process.output
     assert 'fetch:=true' in process.output

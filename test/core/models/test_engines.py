@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder, torch_encoder
 from regvpr_core.models.engines import fastest_form
 from regvpr_core.models.preprocessing import Preprocessing
+from regvpr_core.models.vit import VIT_CONFIGS
 
 HEADS = {'regvpr': {}, 'salad': {'clusters': 8, 'output_dim': 40}, 'gem': {'power': 3.0},
          'cosplace': {}, 'netvlad': {}}
@@ -25,9 +27,11 @@ def random_model(aggregator: str = 'regvpr', adapter: AdapterConfig | None = Non
                  settings: dict[str, object] | None = None) -> DescriptorModel:
     """Two blocks of ViT-S in which nothing is zero or one, so that a mistake shows."""
     torch.manual_seed(0)
-    model = DescriptorModel(ModelConfig(
-        aggregator=aggregator, aggregator_config=settings or {}, adapter=adapter, last_block=1,
-        preprocessing=Preprocessing(height=56, width=84)))
+    with pytest.MonkeyPatch.context() as patch:  # all twelve cost half a second to make
+        patch.setitem(VIT_CONFIGS, 'vits14', replace(VIT_CONFIGS['vits14'], depth=2))
+        model = DescriptorModel(ModelConfig(
+            aggregator=aggregator, aggregator_config=settings or {}, adapter=adapter,
+            last_block=1, preprocessing=Preprocessing(height=56, width=84)))
     for key, value in model.state_dict().items():
         if value.is_floating_point() and 'running_var' not in key and key != 'aggregator.power':
             value.add_(0.05 * torch.randn_like(value))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import torch
 import yaml
 
+from regvpr_core.cli import main
 from regvpr_core.config import to_mapping
 from regvpr_core.errors import TrainingError
 from regvpr_core.training.processes import Processes
@@ -20,11 +21,11 @@ from regvpr_core.training.trainer import check_shares
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def start(config: Path, out: Path, rank: int = 0, count: int = 1, port: int = 0):
-    environment = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    if count > 1:
-        environment |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(count),
-                        'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+def start(config: Path, out: Path, rank: int, count: int, port: int):
+    environment = os.environ | {
+        'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'RANK': str(rank),
+        'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(count), 'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': str(port)}
     code = ('import sys; from regvpr_core.cli import main; '
             'from regvpr_core.models.vit import VIT_CONFIGS, VitConfig; '
             'VIT_CONFIGS["vits14"] = VitConfig(width=384, depth=2, heads=6); sys.exit(main())')
@@ -60,7 +61,7 @@ def written(settings, tmp_path):
 
 
 def test_two_processes_train_what_one_does(written, tmp_path):
-    finish(start(written, tmp_path / 'one'))
+    assert main(['train', '--config', str(written), '-o', str(tmp_path / 'one'), '--json']) == 0
     port = free_port()
     outputs = finish(*(start(written, tmp_path / 'two', rank, 2, port) for rank in (0, 1)))
     one, two = (load_file(tmp_path / name / 'state.safetensors') for name in ('one', 'two'))
