@@ -1,4 +1,4 @@
-"""What the node says: matches, pose priors, closures, status, and pictures for people."""
+"""Publishes the results of the node: matches, pose priors, closures, status, debug images."""
 
 from collections.abc import Callable, Iterable
 import time
@@ -30,20 +30,20 @@ from regvpr_ros.view import View
 
 
 class Announcer:
-    """Turns what was found into messages. Used by the worker, but for status and the map."""
+    """Publishes results. Used by the worker only, except for the status and the map."""
 
     def __init__(
         self, state: NodeState, publish: dict[str, Any], now: Callable[[], Any],
         stacks: Iterable[Stack], broadcast: TransformBroadcast | None,
     ) -> None:
-        """Say nothing yet.
+        """Prepare; publishes nothing yet.
 
         Args:
             state: of the node.
             publish: publishers by the names of `interfaces.OUTPUTS`.
-            now: the time as a message.
-            stacks: outputs in the words of SLAM stacks.
-            broadcast: of map to odom; None where it is off.
+            now: returns the time as a message.
+            stacks: outputs for SLAM stacks.
+            broadcast: of map to odom; None if it is off.
         """
         self._node = state
         self._publish, self._now = publish, now
@@ -55,11 +55,11 @@ class Announcer:
 
     @property
     def state(self) -> str:
-        """The state that was told last, in words."""
+        """The last published state, in words."""
         return str(self._told[0].name.lower()) if self._told else ''
 
     def forget(self, reason: Reason) -> None:
-        """Status of a node that knows nothing yet; an order for a fix is forgotten too."""
+        """Publish the initial status, and forget a requested fix."""
         self._told = ()
         self._fix_stamp = None
         self._node.asked = False
@@ -68,7 +68,7 @@ class Announcer:
 
     def localization(self, moment: list[View], result: Localization,
                      place_map: PlaceMap) -> None:
-        """Matches of the images of one moment, and the pose where there is one."""
+        """Publish the matches of the images of one moment, and the pose if there is one."""
         view = moment[-1]
         map_frame = self.map_frame(place_map)
         latency_s = time.monotonic() - view.arrived_s
@@ -98,7 +98,7 @@ class Announcer:
         self._show(moment, result, place_map, map_frame)
 
     def initial_pose(self, prior: PosePrior, view: View, place_map: PlaceMap) -> None:
-        """A pose for initialpose alone."""
+        """Publish a pose on initialpose only."""
         self._initial(pose_prior(prior, view.header.stamp, self.map_frame(place_map)))
 
     def _initial(self, prior: Any) -> None:
@@ -108,7 +108,7 @@ class Announcer:
 
     def closures(self, found: Iterable[LoopClosure], view: View,
                  session: SessionRecorder) -> None:
-        """Loop closures of one image."""
+        """Publish the loop closures of one image."""
         count, odom_frame = 0, self._node.odom_frame
         for closure in found:
             count += 1
@@ -124,7 +124,7 @@ class Announcer:
                 session.edges, odom_frame or 'odom', view.header.stamp)))
 
     def draw_map(self, place_map: PlaceMap) -> None:
-        """The map's keyframes, again for whoever comes to look."""
+        """Publish the map's keyframes as markers, again for each new subscriber."""
         drawn = (place_map.map_id, self._publish[interfaces.MARKERS.name].get_subscription_count())
         if drawn != self._drawn and drawn[1]:
             self._send(interfaces.MARKERS, markers.array(markers.keyframes(
@@ -137,7 +137,7 @@ class Announcer:
 
     def _tell(self, state: State, reason: Reason, stamp: Any, place_map: PlaceMap | None,
               keyframe: int | None = None) -> None:
-        """The latched status and a line in the log, when the state or the map changed."""
+        """Publish the latched status and log a line, if the state or the map has changed."""
         told = (state, '' if place_map is None else place_map.map_id)
         if told == self._told:
             return
@@ -160,7 +160,7 @@ class Announcer:
 
     def _show(self, moment: list[View], result: Localization, place_map: PlaceMap,
               map_frame: str) -> None:
-        """Pictures for people, made only while somebody looks."""
+        """Publish debug images and markers, only if there are subscribers."""
         best = result.matches[0] if result.matches else None
         view = moment[-1] if best is None else moment[best.view]
         if self._is_heard(interfaces.DEBUG):
@@ -188,7 +188,7 @@ class Announcer:
 
 
 def where(prior: PosePrior) -> str:
-    """A pose for a person."""
+    """A pose in words, for the log."""
     x, y, z = prior.T_map_base[:3, 3]
     yaw = np.arctan2(prior.T_map_base[1, 0], prior.T_map_base[0, 0])
     return (f'x {x:.2f} y {y:.2f} z {z:.2f} m, yaw {np.degrees(yaw):.0f} deg, '

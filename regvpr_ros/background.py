@@ -1,4 +1,4 @@
-"""Slow work beside the executor: images and odometry come in while a map is read."""
+"""Runs slow work in a thread, so that callbacks continue while a map is read."""
 
 from collections.abc import Callable
 import threading
@@ -6,18 +6,18 @@ from typing import Any
 
 
 class Background:
-    """Runs one piece of work at a time in a thread of its own."""
+    """Runs one piece of work at a time in a separate thread."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._threads: set[threading.Thread] = set()
 
     async def run(self, future: Any, wake: Callable[[], None], work: Callable[[], Any]) -> Any:
-        """Result of `work`, or what it raised; the executor does other things meanwhile.
+        """Await the result of `work`, or its exception; the executor continues meanwhile.
 
         Args:
-            future: a new rclpy Future of the executor that awaits this.
-            wake: makes that executor look again; newer versions of rclpy need no telling.
+            future: a new rclpy Future of the awaiting executor.
+            wake: wakes that executor, which newer versions of rclpy do themselves.
             work: called without arguments.
         """
         def job() -> None:
@@ -37,7 +37,7 @@ class Background:
         return await future
 
     def start(self, work: Callable[[], None]) -> None:
-        """Run work that nobody waits for but `join`; it must not raise."""
+        """Run work without a result; it must not raise."""
         def job() -> None:
             with self._turn:
                 work()
@@ -48,6 +48,6 @@ class Background:
         thread.start()
 
     def join(self) -> None:
-        """Wait for what is running."""
+        """Wait for the running work."""
         for thread in tuple(self._threads):
             thread.join()

@@ -1,4 +1,4 @@
-"""Intrinsics of the cameras, as they publish them."""
+"""Intrinsics of the cameras from their CameraInfo messages."""
 
 import time
 from typing import Any
@@ -9,20 +9,20 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.verification.camera_rays import Intrinsics
 
 EVERY_S = 1.0
-"""Cameras send the same with each image; it is read so often."""
+"""Interval at which CameraInfo, which is published with each image, is read, s."""
 
 
 class CameraInfos:
-    """The newest of each camera. Written by callbacks, read by the worker."""
+    """The newest intrinsics of each camera. Written by callbacks, read by the worker."""
 
     def __init__(self) -> None:
         self._read_at: dict[str, float] = {}
         self._known: dict[str, Intrinsics] = {}
         self.for_session: dict[str, dict[str, Any]] = {}
-        """The same by camera, as a map's manifest has it; grows as messages come."""
+        """Intrinsics by camera in the form of a map's manifest; updated by messages."""
 
     def due(self, camera: str) -> bool:
-        """Whether this camera's message is to be unpacked."""
+        """Whether this camera's next message should be parsed."""
         now = time.monotonic()
         if now - self._read_at.get(camera, float('-inf')) < EVERY_S:
             return False
@@ -30,8 +30,7 @@ class CameraInfos:
         return True
 
     def put(self, camera: str, message: Any) -> None:
-        """Take in a sensor_msgs/CameraInfo; one of a camera that was never calibrated says
-        nothing.
+        """Store a sensor_msgs/CameraInfo; that of an uncalibrated camera is ignored.
 
         Raises:
             ConfigError: the camera model is unknown, or a number is not usable.

@@ -1,4 +1,4 @@
-"""The query beside the keyframe that it was matched with, for people to look at."""
+"""Debug image: the query beside the matched keyframe."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ WHITE, GREEN, BLACK = (255, 255, 255), (0, 200, 120), (0, 0, 0)
 
 def debug_image(query: RGB, match: RGB | None, text: str, accepted: bool,
                 header: Any) -> CompressedImage:
-    """A JPEG: query on the left, the match's stored picture on the right, a line of text above.
+    """A JPEG: query on the left, the match's thumbnail on the right, a line of text above.
 
     Args:
         query, match: (H, W, 3) RGB of any size; no match leaves the right side black.
-        text: what was decided.
-        accepted: a green frame.
+        text: line about the decision.
+        accepted: draw a green frame.
         header: of the query.
     """
     left = _to_height(query)
@@ -36,7 +36,7 @@ def debug_image(query: RGB, match: RGB | None, text: str, accepted: bool,
 
 
 def _to_height(rgb: RGB) -> RGB:
-    """Scaled to `HEIGHT` rows; very wide ones are cut."""
+    """Scale to `HEIGHT` rows; very wide images are cropped."""
     small = thumbnail(rgb, 640)
     width = min(640, max(1, round(small.shape[1] * HEIGHT / small.shape[0])))
     return np.asarray(cv2.resize(small, (width, HEIGHT), interpolation=cv2.INTER_AREA))

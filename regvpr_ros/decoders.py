@@ -1,4 +1,4 @@
-"""Pixels of image messages: by cv_bridge where it works, else by our own decoder."""
+"""Decoders of image messages: cv_bridge if it works, else the decoder of regvpr_core."""
 
 from collections.abc import Callable
 import importlib.util
@@ -14,8 +14,8 @@ from regvpr_core.recordings.messages import image_rgb
 
 Decoder = Callable[[Any], RGB]
 
-# cv_bridge's extension, built against NumPy 1, may end the whole process under NumPy 2
-# (vision_opencv issue 535): so it is tried in another one.
+# cv_bridge's extension, if built against NumPy 1, may abort the process under NumPy 2
+# (vision_opencv issue 535), so it is tried in another process.
 TRIAL = """
 from types import SimpleNamespace
 import cv_bridge
@@ -32,11 +32,11 @@ TRIAL_S = 20.0
 
 BY_CV_BRIDGE = frozenset(('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8', 'bayer_rggb8', 'bayer_bggr8',
                           'bayer_gbrg8', 'bayer_grbg8'))
-"""Encodings that cv_bridge is given; where it means something else by one, it is not here."""
+"""Encodings decoded by cv_bridge; encodings that it interprets differently are not included."""
 
 
 def choose_decoder() -> tuple[Decoder, str]:
-    """The decoder to use, and its name with the reason."""
+    """Choose the decoder; return it with its name and the reason."""
     if importlib.util.find_spec('cv_bridge') is None:
         return image_rgb, 'own decoder (cv_bridge is not installed)'
     try:
@@ -59,7 +59,7 @@ def cv_bridge_decoder() -> Decoder:
             return image_rgb(message)
         height, width = int(message.height), int(message.width)
         if not 0 < len(message.data) == int(message.step) * height:
-            return image_rgb(message)  # which says what is wrong with it
+            return image_rgb(message)  # raises an error with the reason
         try:
             rgb = np.asarray(bridge.imgmsg_to_cv2(message, 'rgb8'))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Where a camera sits on the robot: a parameter, TF where it is installed, or the map."""
+"""Extrinsics of a camera: from a parameter, TF if installed, or the map."""
 
 import importlib
 from typing import Any
@@ -10,7 +10,7 @@ from regvpr_core.recordings.messages import transform_T
 
 
 class TransformListener:
-    """TF, where tf2_ros can be imported; else it knows nothing."""
+    """Transforms from TF; none if tf2_ros is not installed."""
 
     def __init__(self, node: Any) -> None:
         try:
@@ -19,17 +19,17 @@ class TransformListener:
             self._buffer, self._listener = None, None
             return
         self._errors = tf2_ros.TransformException
-        self._newest = type(node.get_clock().now())()  # time 0 asks TF for the newest
+        self._newest = type(node.get_clock().now())()  # time 0 requests the newest transform
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     @property
     def available(self) -> bool:
-        """True where TF is installed."""
+        """True if TF is installed."""
         return self._buffer is not None
 
     def find(self, base_frame: str, camera_frame: str) -> Array | None:
-        """`T_base_cam` (4, 4) if TF knows it now."""
+        """`T_base_cam` (4, 4) if it is available now."""
         if self._buffer is None:
             return None
         try:
@@ -52,17 +52,17 @@ def find_extrinsics(
     of_map: dict[str, list[float]] | None,
     camera: str = '',
 ) -> tuple[Array, str, bool]:
-    """`T_base_cam`, where it came from, and whether to stop looking for a better one.
+    """`T_base_cam`, its origin, and whether it is final.
 
     Args:
         given: seven numbers of the parameter, or none.
         transforms: TF.
-        base_frame, camera_frame: what to look up there.
-        of_map: what the map was built with, by camera; None where there is no map.
-        camera: name of the camera, for the map's.
+        base_frame, camera_frame: frames in TF.
+        of_map: extrinsics of the map by camera; None without a map.
+        camera: name of the camera in the map.
     """
     if of_map is not None and not of_map:
-        # The map holds poses of a body as if they were the camera's, and so must the answer be.
+        # The map stores poses of a body as those of the camera: the extrinsics are the identity.
         return np.eye(4), ('unknown when the map was built: what is published is the pose of the '
                            'body whose poses it was built from'), True
     if given:

@@ -15,12 +15,12 @@ STUCK_S = 5.0
 RECENT_S = 5.0
 
 MISSED_IMAGES = 5
-"""So many images in a row without odometry, while it comes, are no chance."""
+"""Number of successive images without odometry, although it is published, for a warning."""
 
 
 @dataclass(slots=True)
 class Health:
-    """Written by callbacks and the worker; single assignments, so no lock."""
+    """Counters, written by callbacks and the worker without a lock (single assignments)."""
 
     received: int = 0
     processed: int = 0
@@ -53,7 +53,7 @@ class Health:
         self.arrivals.append(self.last_image_at)
 
     def refused(self, cause: str, message: str) -> None:
-        """Count an image that could not be used, and keep why."""
+        """Count an unusable image, and store the reason."""
         self.bad[cause] += 1
         self.last_error = message
         self.last_error_at = time.monotonic()
@@ -64,13 +64,13 @@ class Health:
         self.zero_stamp_at = time.monotonic()
 
     def odometry_at_image(self, stamp_ns: int, known: bool) -> None:
-        """Count the images in a row whose stamps odometry does not cover, though it comes."""
+        """Count successive images that published odometry does not cover."""
         comes = time.monotonic() - self.odometry_at < RECENT_S
         self.odometry_missed = self.odometry_missed + 1 if comes and not known else 0
         self.odometry_ahead_s = (self.odometry_ns - stamp_ns) / 1e9
 
     def rate_hz(self) -> float:
-        """Images a second that arrived lately."""
+        """Rate of arriving images, Hz."""
         arrivals = list(self.arrivals)
         now = time.monotonic()
         if len(arrivals) < 2 or now - arrivals[-1] > 10.0:
@@ -78,7 +78,7 @@ class Health:
         return (len(arrivals) - 1) / max(now - arrivals[0], 1e-9)
 
     def looked_at(self, latency_s: float) -> None:
-        """Count an image that went through."""
+        """Count a processed image."""
         self.processed += 1
         self.processed_at = time.monotonic()
         self.latencies_s.append(latency_s)
@@ -89,7 +89,7 @@ class Health:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Count the time that the block takes."""
+        """Measure the time of the block."""
         start = time.perf_counter()
         try:
             yield
@@ -98,12 +98,12 @@ class Health:
 
     def level(self, timeout_s: float, wants_odometry: bool,
               without_intrinsics: Sequence[str] = ()) -> tuple[bytes, str]:
-        """How the node is, and why: ERROR where nothing can come out, WARN where less does.
+        """Level and reason: ERROR without any output, WARN with reduced output.
 
         Args:
-            timeout_s: without an image for so long is a warning, for five times so long an error.
-            wants_odometry: whether missing odometry matters.
-            without_intrinsics: cameras whose camera_info is wanted and did not come.
+            timeout_s: time without an image for a warning; five times this for an error.
+            wants_odometry: whether odometry is needed.
+            without_intrinsics: cameras whose required camera_info is missing.
         """
         now = time.monotonic()
         silent_s = now - self.last_image_at
@@ -134,7 +134,7 @@ class Health:
         return DiagnosticStatus.OK, ''
 
     def values(self, dropped: int) -> dict[str, str]:
-        """Counters and timings, for people and for plots; `dropped`: replaced by newer images."""
+        """Counters and timings by name; `dropped`: images replaced by newer ones."""
         steps = dict(self.steps_s)
         total = max(sum(steps.values()), 1e-9)
         latencies = np.array(self.latencies_s) if self.latencies_s else np.zeros(1)
@@ -163,13 +163,13 @@ class Health:
 
 
 def diagnostic(name: str, level: bytes, text: str, values: dict[str, str]) -> DiagnosticStatus:
-    """A DiagnosticStatus of these."""
+    """Make a DiagnosticStatus."""
     return DiagnosticStatus(level=level, name=name, message=text, hardware_id='regvpr',
                             values=[KeyValue(key=k, value=v) for k, v in values.items()])
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in RAM, MB; the peak where the system does not tell more."""
+    """Resident memory of this process, MB; its peak on systems without /proc."""
     try:
         pages = int(Path('/proc/self/statm').read_text().split()[1])
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Image messages from their bytes, without a copy of the pixels."""
+"""Parses image messages without copying the pixels."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -14,10 +14,10 @@ RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 
 
 class ImageParser:
-    """Reads the images of cameras. rclpy's own reader copies the pixels twice."""
+    """Parses the images of cameras; rclpy's deserializer copies the pixels twice."""
 
     def __init__(self, is_compressed: Callable[[str], bool]) -> None:
-        """is_compressed: whether a camera (its name) sends CompressedImage."""
+        """is_compressed: whether a camera, by name, publishes CompressedImage."""
         self._is_compressed = is_compressed
         self._types = get_typestore(Stores.LATEST)
 
@@ -25,7 +25,7 @@ class ImageParser:
         """The fields of a message; `data` is a read-only view of its bytes.
 
         Raises:
-            ImageError: the bytes are no such message.
+            ImageError: the bytes are not such a message.
         """
         kind = COMPRESSED if self._is_compressed(camera) else RAW
         try:

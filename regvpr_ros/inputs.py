@@ -1,4 +1,4 @@
-"""What the node hears while it is active. A callback stores and returns; `Receiver` calls it."""
+"""Subscriptions of the active node. Callbacks, called by `Receiver`, only store messages."""
 
 from collections.abc import Callable
 import time
@@ -25,19 +25,19 @@ from regvpr_ros.node_state import NodeState
 from regvpr_ros.receiver import NotExecuted, Receiver
 
 SILENT_PERIOD_S = 10.0
-"""Topics without a message are logged after image_timeout_s, then this often, s."""
+"""Interval of log lines about topics without messages, after image_timeout_s, s."""
 
 
 class Inputs:
     """Subscriptions to images, intrinsics and odometry."""
 
     def __init__(self, node: Any, state: NodeState, ahead: DecodeAhead) -> None:
-        """Listen.
+        """Subscribe.
 
         Args:
-            node: that subscribes.
-            state: where messages are left.
-            ahead: offered each compressed image.
+            node: the subscribing node.
+            state: stores the messages.
+            ahead: gets each compressed image.
         """
         self._node, self._state, self._ahead = node, state, ahead
         self._subscriptions: list[Any] = []
@@ -46,7 +46,7 @@ class Inputs:
         self._tell_at = time.monotonic() + state.config.image_timeout_s
         config = state.config
         for camera in config.cameras:
-            # Bytes, so that an image that a newer one replaces is never unpacked.
+            # Serialized, so that replaced images are never parsed.
             self._listen(interfaces.COMPRESSED if config.is_compressed(camera)
                          else interfaces.IMAGE, self._image_callback(camera), camera)
             if config.wants_intrinsics:
@@ -61,7 +61,7 @@ class Inputs:
             lambda error: state.refuse('internal', f'{type(error).__name__}: {error}'))
 
     def report(self) -> None:
-        """Log the topics that nothing came from yet, with what is known of them. Call often."""
+        """Log topics without messages so far, with the likely cause. To be called regularly."""
         now = time.monotonic()
         if not self._silent or now < self._tell_at:
             return
@@ -71,7 +71,7 @@ class Inputs:
             for name, (what, topic) in tuple(self._silent.items())))
 
     def _known(self, name: str, topic: Topic) -> str:
-        """Who publishes a topic, and why nothing of it arrives."""
+        """Publishers of a topic, and why no message arrives."""
         wanted = f'{topic.kind.__module__.split(".")[0]}/msg/{topic.kind.__name__}'
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:
@@ -96,7 +96,7 @@ class Inputs:
         return f'{len(publishers)} publisher(s), but no message arrived'
 
     def close(self) -> None:
-        """Stop listening."""
+        """Remove the subscriptions."""
         self._receiver.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)

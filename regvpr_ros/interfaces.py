@@ -1,4 +1,4 @@
-"""Topics and services of the node: it is wired by this table, and its docs are written from it."""
+"""Tables of the node's topics and services, used for wiring and for the docs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,9 @@ from regvpr_ros.srv import LoadMap, SaveMap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """A topic. text: what it carries. depth, reliable, latched: its quality of service.
+    """A topic. text: description. depth, reliable, latched: quality of service.
 
-    managed: silent while the node is not active.
+    managed: published only while the node is active.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service. text: what it does. slow: it may take seconds, and other work goes on."""
+    """A service. text: description. slow: takes seconds, so it runs beside callbacks."""
 
     name: str
     kind: Any
@@ -95,5 +95,5 @@ SERVICES = (LOAD_MAP, SAVE_MAP, PLAN_UPDATE, UPDATE_MAP, RESET, LOCALIZE_ONCE)
 
 
 def of_camera(camera: str, topic: Topic) -> str:
-    """The topic's name for a camera; '' is the camera without a name."""
+    """The topic's name for a camera; '' is the only, unnamed camera."""
     return f'{camera}/{topic.name}' if camera else topic.name

@@ -1,4 +1,4 @@
-"""Model and map, as the parameters name them."""
+"""Loads the model and the map named by the parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from regvpr_ros.parameters import NodeConfig
 
 
 def open_encoder(config: NodeConfig, log: Any) -> Encoder:
-    """The network, warm: the one that the parameter names, else that of the map.
+    """Load and warm up the encoder: the model of the parameter, else that of the map.
 
     Raises:
-        CheckpointError: it or its weights are not there.
-        MapError: the map whose model is wanted cannot be opened.
+        CheckpointError: the model or its weights are missing.
+        MapError: the map cannot be opened.
     """
     weights = config.backbone_weights
     name = config.model or model_of(config)
@@ -39,7 +39,7 @@ def open_encoder(config: NodeConfig, log: Any) -> Encoder:
 
 
 def model_of(config: NodeConfig) -> str:
-    """The model that a map was built with; without a map the default one.
+    """The model of the map; without a map the default model.
 
     Raises:
         MapError: no map is given, or it cannot be opened.
@@ -57,10 +57,10 @@ def _folder(path: str) -> Path:
 
 
 def open_localizer(path: str, encoder: Encoder, config: NodeConfig, log: Any) -> Localizer:
-    """A localizer on the map in a folder.
+    """Make a localizer on the map in a folder.
 
     Raises:
-        MapError: no map, or a map of another model.
+        MapError: not a map, or a map of another model.
     """
     place_map = PlaceMap.open(_folder(path), fingerprint=encoder.fingerprint)
     log.info(f'map {path}: {len(place_map)} keyframes')

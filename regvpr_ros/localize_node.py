@@ -1,7 +1,7 @@
 """The node: camera images in, place matches, pose priors and loop closures out.
 
-This file holds its lifecycle. `NodeState` holds what it knows, `Inputs` what it hears, `Worker`
-looks at images, `Announcer` publishes what was found, `Services` answers.
+This module implements the lifecycle. `NodeState` contains the state, `Inputs` the subscriptions;
+`Worker` processes images, `Announcer` publishes results, `Services` handles service calls.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class LocalizeNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         super().__init__('regvpr', **options)
         node_parameters.declare(self)
-        # What undoes configure and activate, as far as they came.
+        # Callbacks that undo the finished steps of configure and activate.
         self._configured, self._active = ExitStack(), ExitStack()
         self._worker: Worker | None = None
         self._publish: dict[str, Any] = {}
@@ -57,40 +57,40 @@ class LocalizeNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model and the map; a wrong one fails here, with its reason in the log."""
+        """Load the model and the map; an error is logged and the transition fails."""
         return self._guarded('configure', self._configure, self._configured)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start listening."""
+        """Subscribe, and start processing."""
         if self._guarded('activate', self._activate, self._active) != SUCCESS:
             return FAILURE
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening; model and map stay loaded."""
+        """Stop processing; model and map stay loaded."""
         self._active.close()
         if self._worker is not None:
             self._worker.announcer.forget(Reason('inactive', 'inactive'))
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let model and map go."""
+        """Release the model and the map."""
         self._configured.close()
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState | None) -> TransitionCallbackReturn:
-        """Stop and let everything go, from any state."""
+        """Stop and release everything, from any state."""
         self._active.close()
         self._configured.close()
         return SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """The same; the node can then be configured again."""
+        """Release everything after an error; the node can then be configured again."""
         return self.on_shutdown(state)
 
     def _guarded(self, name: str, transition: Callable[[ExitStack], None],
                  undo: ExitStack) -> TransitionCallbackReturn:
-        """Run a transition. What goes wrong is one line in the log, and nothing is left behind."""
+        """Run a transition. An error is logged in one line, and finished steps are undone."""
         try:
             transition(undo)
         except RegvprError as error:
@@ -114,7 +114,7 @@ class LocalizeNode(LifecycleNode):
             open_localizer(config.map, encoder, config, log)
         map_s = time.monotonic()
         if localizer is not None:
-            undo.callback(localizer.place_map.close)  # until the state owns it
+            undo.callback(localizer.place_map.close)  # until the state closes it
         session = None if config.mode == 'localize' else SessionRecorder(
             encoder, config.session, config.session_path, infos.for_session)
         state = NodeState(config=config, encoder=encoder, log=log, localizer=localizer,
@@ -122,13 +122,13 @@ class LocalizeNode(LifecycleNode):
                           now_ns=lambda: int(self.get_clock().now().nanoseconds))
         undo.pop_all()
         undo.callback(state.close)
-        # 2. How images become pixels with a pose.
+        # 2. The pipeline from messages to posed images.
         transforms = TransformListener(self)
         undo.callback(transforms.close)
         decode, decoder = choose_decoder()
         log.info(f'pixels by {decoder}')
         pipeline = Pipeline(state, decode, ImageParser(config.is_compressed), transforms)
-        # 3. Where what is found goes.
+        # 3. The outputs.
         self._broadcast = TransformBroadcast(self) if config.broadcast_tf else None
         stacks = make_stacks(config.outputs, self, state.trail)
         for stack in stacks:
@@ -191,7 +191,7 @@ class LocalizeNode(LifecycleNode):
             worker.announcer.draw_map(state.place_map)
 
     def _on_set_parameters(self, parameters: list[Any]) -> SetParametersResult:
-        """Live parameters take effect now; the others wait for the next configure."""
+        """Apply live parameters; others take effect at the next configure."""
         mine = {p.name: p.value for p in parameters if p.name in node_parameters.NAMES}
         worker = self._worker
         refusal = '' if worker is None else node_parameters.fixed(set(mine))
@@ -207,7 +207,7 @@ class LocalizeNode(LifecycleNode):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node; exit code 1 where it cannot start."""
+    """Run the node; exit code 1 if it cannot start."""
     tune_process()
     rclpy.init(args=arguments)
     node = None
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        if not _stopped():  # else a signal came in the midst of one of rclpy's own calls
+        if not _stopped():  # otherwise a signal interrupted a call of rclpy
             raise
     finally:
         if node is not None:

@@ -1,4 +1,4 @@
-"""The map on disk is improved by the session that the node recorded."""
+"""Updates the map on disk by the session that the node recorded."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros.node_state import NodeState
 
 LEAST_KEYFRAMES = 10
-"""Shorter parts of a session are left out: too little can agree with the map."""
+"""Least number of keyframes of a part of a session that is used."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What an update did, or would do. used: parts of the session."""
+    """Result of an update. used: parts of the session."""
 
     used: int = 0
     added: int = 0
@@ -26,9 +26,9 @@ class Outcome:
 def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
     """Update the map in use, on disk, by each part of the session.
 
-    Only stretches count in which several matches agree with the map (`map_tools.session_poses`);
-    the node's own fixes are not asked, so a wrong one cannot poison the map. A part that does not
-    agree with the map is left out, with the reason.
+    Only stretches with several matches that agree with the map are used
+    (`map_tools.session_poses`). The node's own fixes are not used, so a wrong fix cannot corrupt
+    the map. A part that does not agree with the map is omitted, with the reason.
 
     Raises:
         ConfigError: the parameter `update` is off.

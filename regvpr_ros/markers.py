@@ -1,4 +1,4 @@
-"""What RViz draws: the map's keyframes, where the robot may be, matches and loop closures."""
+"""Markers for RViz: keyframes, hypotheses, matches and loop closures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ GREEN = (0.0, 0.62, 0.45, 1.0)
 
 
 def keyframes(positions: Array, frame: str, stamp: Any) -> Marker:
-    """The map's keyframes (N, 3), thinned to what RViz can draw."""
+    """The map's keyframes (N, 3), thinned for RViz."""
     marker = _marker('map', Marker.POINTS, frame, stamp, GREY, 0.15)
     marker.points = _points(positions[::max(1, -(-len(positions) // MOST_POINTS))])
     return marker
 
 
 def belief(positions: Array, probabilities: Array, frame: str, stamp: Any) -> Marker:
-    """Where the robot may be: (N, 3) and (N,), the more likely the more solid."""
+    """Hypotheses: positions (N, 3), with probabilities (N,) as opacity."""
     marker = _marker('belief', Marker.SPHERE_LIST, frame, stamp, ORANGE, 0.8)
     marker.points = _points(positions)
     marker.colors = [ColorRGBA(r=ORANGE[0], g=ORANGE[1], b=ORANGE[2], a=float(a))
@@ -38,7 +38,7 @@ def belief(positions: Array, probabilities: Array, frame: str, stamp: Any) -> Ma
 
 
 def matches(positions: Array, accepted: Sequence[bool], frame: str, stamp: Any) -> Marker:
-    """The keyframes found for the last image (N, 3); green where accepted."""
+    """The matched keyframes of the last image (N, 3); accepted ones are green."""
     marker = _marker('matches', Marker.SPHERE_LIST, frame, stamp, BLUE, 0.5)
     marker.points = _points(positions)
     marker.colors = [_color(GREEN if one else BLUE) for one in accepted]
@@ -48,7 +48,7 @@ def matches(positions: Array, accepted: Sequence[bool], frame: str, stamp: Any) 
 
 
 def loops(edges: Array, frame: str, stamp: Any) -> Marker:
-    """Loop closures of the session (N, 2, 3): lines between now and then."""
+    """Loop closures of the session (N, 2, 3) as lines between the two positions."""
     marker = _marker('loops', Marker.LINE_LIST, frame, stamp, GREEN, 0.08)
     marker.points = _points(edges.reshape(-1, 3))
     if not marker.points:
@@ -57,7 +57,7 @@ def loops(edges: Array, frame: str, stamp: Any) -> Marker:
 
 
 def state(text: str, at: Array, frame: str, stamp: Any) -> Marker:
-    """A line of text above a position (3,): what the localizer says."""
+    """The state of the localizer as text above a position (3,)."""
     marker = _marker('state', Marker.TEXT_VIEW_FACING, frame, stamp, WHITE, TEXT_M)
     marker.text = text
     move = marker.pose.position
@@ -66,7 +66,7 @@ def state(text: str, at: Array, frame: str, stamp: Any) -> Marker:
 
 
 def array(*markers: Marker) -> MarkerArray:
-    """One message of several."""
+    """Combine several marker arrays."""
     return MarkerArray(markers=list(markers))
 
 

@@ -23,23 +23,23 @@ def declare(node: Any) -> None:
         try:
             node.declare_parameter(parameter.name, parameter.default, _descriptor(parameter))
         except InvalidParameterValueException:
-            # Out of range at the start: configure reports it in one line, like every wrong value.
+            # Out of range at the start: configure reports it in one line.
             node.declare_parameter(parameter.name, parameter.default, ParameterDescriptor(
                 description=parameter.description, dynamic_typing=True))
 
 
 def read(node: Any, changed: dict[str, Any] | None = None) -> NodeConfig:
-    """The parameters as they are, with those in `changed` as they are about to be.
+    """The config from the current parameters, with new values from `changed`.
 
     Raises:
-        ConfigError: names the parameter that is wrong.
+        ConfigError: names the invalid parameter.
     """
     values = {name: node.get_parameter(name).value for name in NAMES} | (changed or {})
     return to_config({name: _plain(value) for name, value in values.items()})
 
 
 def refuse_unknown(node: Any) -> None:
-    """Raise ConfigError where a parameter that was given does not exist."""
+    """Raise ConfigError if a given parameter does not exist."""
     known = {'autostart', *NAMES}
     for name in node._parameter_overrides:
         if name not in known and not name.startswith(OF_RCLPY):
@@ -47,7 +47,7 @@ def refuse_unknown(node: Any) -> None:
 
 
 def fixed(names: set[str]) -> str:
-    """Why these cannot change while the node is configured; empty where they can."""
+    """Why these cannot change while the node is configured; empty if they can."""
     wrong = sorted(names - set(LIVE))
     if not wrong:
         return ''
@@ -56,7 +56,7 @@ def fixed(names: set[str]) -> str:
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """Types are checked by to_config, which takes a whole number for a float."""
+    """Descriptor with dynamic typing; `to_config` checks types and accepts integers for floats."""
     descriptor = ParameterDescriptor(
         description=parameter.description, dynamic_typing=True, additional_constraints=(
             'acts at once' if parameter.name in LIVE else 'fixed while configured'))

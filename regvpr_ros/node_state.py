@@ -1,4 +1,4 @@
-"""What the node holds from configure to cleanup, in one object."""
+"""State of the node from configure to cleanup."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,30 +31,30 @@ LOG_PERIOD_S = 5.0
 ODOMETRY_HORIZON_S = 10.0
 
 WATCH_PERIOD_S = 0.2
-"""A camera is watched at most this often."""
+"""Least interval between checks of a camera, s."""
 
 LOST_RADIUS_M = 5.0
-"""A keyframe this near to where odometry leads shows the place."""
+"""Distance to the position by odometry within which a keyframe shows the place, m."""
 
 ODOMETRY_DRIFT = 0.1
-"""Standard deviation of odometry as a share of the way, for the gate of jumps."""
+"""Standard deviation of odometry as a share of the distance, for `JumpGate`."""
 
 
 @dataclass(slots=True, eq=False)
 class NodeState:
-    """The one owner of configuration, health, map and session.
+    """Owner of configuration, health, map and session.
 
-    Callbacks write `odometry`, `trail`, `infos`, `mailbox` and counters of `health`; only the
-    worker uses `localizer` and `session`, and whoever replaces them holds `turn` meanwhile.
+    Callbacks write `odometry`, `trail`, `infos`, `mailbox` and counters of `health`. Only the
+    worker uses `localizer` and `session`; they are replaced only while `turn` is held.
 
     Attributes:
-        config: parameters; replaced as a whole when a live one changes.
+        config: parameters; replaced as a whole when one changes.
         log: logger of the node.
         localizer: None in the mode loop_closure.
         session: None in the mode localize.
         odom_frame: of the odometry, from the parameter or from its messages.
         fix_wanted: the next pose also goes to initialpose.
-        asked: localize_once was called and is not answered yet.
+        asked: a call of localize_once is pending.
         now_ns: time of the node's clock.
     """
 
@@ -93,20 +93,20 @@ class NodeState:
         return None if self.localizer is None else self.localizer.place_map
 
     def change(self, config: NodeConfig) -> None:
-        """Let live parameters take effect."""
+        """Apply live parameters."""
         self.config = config
         self.gate.change(config.min_interval_s, config.min_distance_m,
                          config.trigger == 'on_request')
 
     def begin(self) -> None:
-        """The node becomes active: nothing was seen and nothing counted."""
+        """Reset counters and history, when the node becomes active."""
         self.mailbox, self.health = Mailbox(), Health()
         self.odometry.clear()
         self.trail.clear()
         self.forget()
 
     def forget(self) -> None:
-        """Forget where the robot is and has been; what is on disk stays."""
+        """Forget the position and the session in memory; maps on disk are kept."""
         self.jumps.reset()
         self.lost.reset()
         if self.localizer is not None:
@@ -118,12 +118,12 @@ class NodeState:
                 self.refuse('session', str(error))
 
     def refuse(self, cause: str, text: str) -> None:
-        """Count what cannot be used, and log it at most every few seconds."""
+        """Count an unusable image, and log it at most every few seconds."""
         self.health.refused(cause, text)
         self.log.warning(f'bad {cause}: {text}', throttle_duration_sec=LOG_PERIOD_S)
 
     def see(self, view: View, fix: PosePrior | None) -> None:
-        """Watch the camera, and the places along which the robot is lost."""
+        """Check the camera, and the distance driven lost along mapped places."""
         place_map = self.place_map
         if view.camera not in self.cameras:
             self.cameras[view.camera] = CameraHealth(place_map)
@@ -135,7 +135,7 @@ class NodeState:
                           place_map.T_map_cam[:, :3, 3], LOST_RADIUS_M)
 
     def notes(self) -> dict[str, str]:
-        """What is wrong with cameras and map, by a stable code."""
+        """Faults of cameras and map, by a stable code."""
         found: dict[str, str] = {}
         for camera, watched in tuple(self.cameras.items()):
             other = self._field_of_view(camera, watched)
@@ -154,7 +154,7 @@ class NodeState:
             known.get(camera or 'camera') or next(iter(known.values()))))
 
     def diagnosis(self, said: str) -> tuple[bytes, str, dict[str, str]]:
-        """Level, message and values for /diagnostics; `said` is the localizer's state."""
+        """Level, message and values for /diagnostics; said: the localizer's state."""
         config, place_map = self.config, self.place_map
         missing = [camera for camera in config.cameras
                    if config.wants_intrinsics and self.infos.of(camera) is None]

@@ -1,4 +1,4 @@
-"""The node's parameters: one dataclass; names, defaults and texts are read off it."""
+"""The node's parameters: a dataclass with names, defaults and texts."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -130,13 +130,13 @@ class NodeConfig:
 
     @property
     def wants_intrinsics(self) -> bool:
-        """Whether anything is made of them: only where images are verified."""
+        """Whether intrinsics are used: only with verification."""
         return (self.localizer.verification.kind != 'none'
                 or self.session.verification.kind != 'none')
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras; one without a name where none is given."""
+        """Names of the cameras; a single unnamed camera by default."""
         return self.camera_names or ('',)
 
     def is_compressed(self, camera: str) -> bool:
@@ -145,7 +145,7 @@ class NodeConfig:
                 or camera in self.compressed_cameras)
 
     def extrinsics_of(self, camera: str) -> tuple[float, ...]:
-        """The seven numbers given for a camera; none where none are."""
+        """The seven numbers given for a camera; empty by default."""
         at = 7 * self.cameras.index(camera)
         return self.extrinsics[at:at + 7]
 
@@ -178,7 +178,7 @@ class NodeConfig:
 class Parameter:
     """A ROS parameter: its dotted name, its default, its text and its range.
 
-    limits: least and largest value; None where the value is no number.
+    limits: least and largest value; None for other types.
     """
 
     name: str
@@ -207,7 +207,7 @@ def to_config(values: dict[str, Any]) -> NodeConfig:
     """Build the config from dotted names and values.
 
     Raises:
-        ConfigError: names the parameter that is wrong.
+        ConfigError: names the invalid parameter.
     """
     tree: dict[str, Any] = {}
     for name, value in values.items():

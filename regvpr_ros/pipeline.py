@@ -1,4 +1,4 @@
-"""From the newest image of each camera to what is known about it. Run by the node's worker."""
+"""Turns the newest image of each camera into a posed frame. Used by the worker."""
 
 from collections.abc import Callable
 import time
@@ -17,20 +17,20 @@ from regvpr_ros.node_state import NodeState
 from regvpr_ros.view import View
 
 TOGETHER_NS = 20_000_000
-"""Images of several cameras that lie no further apart were taken at one moment."""
+"""Largest difference of stamps of images taken at one moment."""
 
 
 class Pipeline:
-    """Chooses, decodes and poses images. Not to be shared between threads."""
+    """Selects, decodes and poses images. Not to be shared between threads."""
 
     def __init__(self, state: NodeState, decode: Decoder, parse: Callable[[str, Any], Any],
                  transforms: TransformListener) -> None:
-        """Start with nothing seen.
+        """Start without history.
 
         Args:
-            state: of the node; extrinsics of its map count where no others are known.
-            decode: message to pixels.
-            parse: camera and bytes to message.
+            state: of the node; extrinsics of its map are used if no others are known.
+            decode: from message to pixels.
+            parse: from camera and bytes to message.
             transforms: TF.
         """
         self._state = state
@@ -39,13 +39,13 @@ class Pipeline:
         self.reset()
 
     def reset(self) -> None:
-        """Forget stamps and extrinsics; the next image is the first."""
+        """Forget stamps and extrinsics."""
         self._clock = Clock()
         self._extrinsics: dict[str, Array] = {}
         self._state.gate.reset()
 
     def views(self, arrivals: dict[str, Arrival]) -> tuple[list[View], bool]:
-        """What is to be looked at, oldest first, and whether the belief must start anew.
+        """Views to process, oldest first, and whether the belief must be reset.
 
         Args:
             arrivals: newest message of each camera.
@@ -72,7 +72,7 @@ class Pipeline:
         return sorted(views, key=lambda view: view.frame.stamp_ns), anew
 
     def _stamped(self, message: Any, waited_s: float) -> Any:
-        """A message with a stamp: the time of arrival in place of 0, as `map build` does."""
+        """Replace a stamp of 0 by the time of arrival, as `map build` does."""
         if not stamp_ns(message.header.stamp):
             self._state.health.unstamped()
             arrived = self._state.now_ns() - round(waited_s * 1e9)
@@ -81,7 +81,7 @@ class Pipeline:
         return message
 
     def _began_again(self, stamp: int) -> bool:
-        """Time jumped back: a bag was started again."""
+        """Handle a jump back of time: a bag was restarted."""
         newest_ns = self._clock.newest_ns or stamp
         jumped = self._clock.see(stamp) is Order.JUMPED_BACK
         if jumped:
@@ -92,7 +92,7 @@ class Pipeline:
         return jumped
 
     def pixels(self, camera: str, raw: Any) -> RGB:
-        """Pixels of a message's bytes, by any thread; ImageError where there are none."""
+        """Decode the bytes of a message; thread-safe. Raises ImageError."""
         return self._decode(self._parse(camera, raw))
 
     def _view(self, camera: str, message: Any, arrival: Arrival) -> tuple[View | None, bool]:
@@ -112,7 +112,7 @@ class Pipeline:
         return View(camera, message.header, frame, T_odom_base, arrival.arrived_s), moved
 
     def _T_base_cam(self, camera: str, camera_frame: str) -> tuple[Array, bool]:
-        """Extrinsics, and whether they are others than a moment ago: that is no motion."""
+        """Extrinsics, and whether they have changed, which must not count as motion."""
         key = f'{camera}:{camera_frame}'
         if key in self._extrinsics:
             return self._extrinsics[key], False

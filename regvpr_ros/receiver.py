@@ -1,8 +1,8 @@
-"""A thread that takes the messages of some subscriptions, beside the executor.
+"""Takes the messages of some subscriptions in a separate thread.
 
-An executor of rclpy makes its list of everything to wait for anew at each turn, in Python: a
-millisecond or more in which neither an image is taken nor the worker runs. A thread that waits for
-a few subscriptions alone needs a twentieth of that.
+An executor of rclpy rebuilds its wait set in Python at each turn. This takes a millisecond or
+more, in which no image is taken and the worker does not run. A thread that waits for a few
+subscriptions only needs a twentieth of that.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.subscription import Subscription
 
 WAIT_NS = 100_000_000
-"""How long `close` waits at most."""
+"""Timeout of `close`."""
 
 
 class NotExecuted(CallbackGroup):
-    """Keeps the executor from taking messages; events, as of QoS that does not fit, it takes."""
+    """Callback group whose messages the executor does not take; it still handles QoS events."""
 
     def can_execute(self, entity: Any) -> bool:
         """False for subscriptions."""
         return not isinstance(entity, Subscription)
 
     def beginning_execution(self, entity: Any) -> bool:
-        """The same."""
+        """False for subscriptions."""
         return self.can_execute(entity)
 
     def ending_execution(self, entity: Any) -> None:
-        """Nothing was begun."""
+        """Nothing to do."""
 
 
 class Receiver:
@@ -37,7 +37,7 @@ class Receiver:
 
     def __init__(self, context: Any, subscriptions: list[Any],
                  on_error: Callable[[Exception], None]) -> None:
-        """Start taking messages. `on_error` is told what a callback raises."""
+        """Start the thread. on_error: called with exceptions of callbacks."""
         self._context, self._subscriptions = context, subscriptions
         self._on_error = on_error
         self._ended = threading.Event()
@@ -45,7 +45,7 @@ class Receiver:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more messages; the subscriptions are still there."""
+        """Stop the thread; the subscriptions are not removed."""
         self._ended.set()
         self._thread.join()
 
@@ -59,7 +59,7 @@ class Receiver:
                     wait_set.add_subscription(one.handle)
                 wait_set.wait(WAIT_NS)
             except Exception:
-                if self._context.ok():  # else a signal has ended ROS in the midst of it
+                if self._context.ok():  # otherwise a signal has shut down ROS meanwhile
                     raise
                 return
             for pointer in wait_set.get_ready_entities('subscription'):

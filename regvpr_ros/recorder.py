@@ -1,4 +1,4 @@
-"""Live topics of one drive become a bag, for `regvpr quickstart --record-s`."""
+"""Records live topics to a bag, for `regvpr quickstart --record-s`."""
 
 from collections.abc import Callable
 import importlib
@@ -15,12 +15,12 @@ from regvpr_core.errors import BagError
 from regvpr_core.recordings.bag_writer import BagWriter
 
 DISCOVERY_S = 5.0
-"""Wait so long for the publishers of the topics that are to be recorded."""
+"""Timeout for the publishers of the recorded topics."""
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 TRANSFORMS = {'/tf': 'tf2_msgs/msg/TFMessage', '/tf_static': 'tf2_msgs/msg/TFMessage'}
-"""Recorded as well where tf2_msgs is installed: they hold the extrinsics of the camera."""
+"""Also recorded if tf2_msgs is installed, because they contain the extrinsics."""
 
 
 def record(
@@ -31,9 +31,9 @@ def record(
 
     Args:
         out: folder of the bag to create.
-        image_topic, pose_topic: as `ros2 topic list` shows them.
-        seconds: how long.
-        progress: told whole seconds recorded and in all.
+        image_topic, pose_topic: full names of the topics.
+        seconds: duration.
+        progress: called with seconds recorded and in total.
 
     Returns:
         The folder of the bag.
@@ -77,7 +77,7 @@ def record(
 
 
 def _types(node: Node, topics: tuple[str, ...]) -> dict[str, str]:
-    """The type of each topic, once it has a publisher."""
+    """Wait for publishers; return the type of each topic."""
     end = time.monotonic() + DISCOVERY_S
     while True:
         there = dict(node.get_topic_names_and_types())

@@ -1,4 +1,4 @@
-"""Publishes a bag's images and odometry through DDS, for machines without `ros2 bag`."""
+"""Publishes the images and odometry of a bag, for machines without `ros2 bag`."""
 
 import argparse
 import importlib
@@ -21,10 +21,10 @@ DEFAULT_TYPES = (*IMAGE_TYPES, ODOMETRY_TYPE, CAMERA_INFO_TYPE)
 
 
 class Replay(Node):
-    """One publisher a topic; messages leave as they were recorded, stamps and all."""
+    """One publisher per topic; messages keep their stamps."""
 
     def __init__(self, bag: Bag, topics: list[str]) -> None:
-        """Make publishers for the named topics, else for images, camera infos and odometry.
+        """Create publishers for the named topics, by default images, camera infos and odometry.
 
         Raises:
             BagError: a topic is missing, or its message package is not installed.
@@ -40,15 +40,15 @@ class Replay(Node):
                            f'--topics')
         self._senders: dict[str, Any] = {}
         for name in names:
-            # A newest-wins subscriber needs no history; the others must not miss odometry.
+            # Images need no history, since subscribers use the newest; odometry must be complete.
             depth = 1 if there[name].type in IMAGE_TYPES else 200
             qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
             self._senders[name] = self.create_publisher(_type(there[name].type), name, qos)
 
     def wait_for_subscribers(self, timeout_s: float) -> bool:
-        """Wait until an image topic has a listener; False when the time is up.
+        """Wait until an image topic has a subscriber; False after the timeout.
 
-        Discovery finds the topics of one listener one by one: the others get a moment more.
+        Waits a moment longer, because discovery finds the topics of a subscriber one by one.
         """
         deadline = time.monotonic() + timeout_s
         images = [p for p in self._senders.values() if p.msg_type.__name__.endswith('Image')]
@@ -64,7 +64,7 @@ class Replay(Node):
         return True
 
     def play(self, bag: Bag, rate: float, limit: int | None) -> int:
-        """Publish at `rate` times the recorded speed; gives the number of messages sent."""
+        """Publish at `rate` times the recorded speed; return the number of messages."""
         start, first, sent = time.monotonic(), None, 0
         for topic, _, time_ns, raw in bag.serialized(*self._senders):
             first = time_ns if first is None else first
@@ -79,7 +79,7 @@ class Replay(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Replay a bag; exit code 1 where it cannot be read."""
+    """Replay a bag; exit code 1 if it cannot be read."""
     given = arguments
     arguments = rclpy.utilities.remove_ros_args(sys.argv if given is None else given)[1:]
     parser = argparse.ArgumentParser(prog='replay', description=__doc__)
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
                     f'nobody listens after {options.wait:g} s; playing anyway')
             sent = node.play(bag, options.rate, options.limit)
             node.get_logger().info(f'sent {sent} messages')
-            time.sleep(0.2)  # let the last ones leave
+            time.sleep(0.2)  # time to send the last messages
     except RegvprError as error:
         print(f'replay: {error}', file=sys.stderr)  # noqa: T201
         return 1

@@ -1,4 +1,4 @@
-"""What can be asked of the node. The services live as long as it does."""
+"""Services of the node, available in all states."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +19,16 @@ from regvpr_ros.worker import Worker
 
 
 class Services:
-    """Answers to the services of `interfaces.SERVICES`."""
+    """Implements the services of `interfaces.SERVICES`."""
 
     def __init__(self, node: Any, worker: Callable[[], Worker | None],
                  open_map: Callable[[str, NodeState], Localizer]) -> None:
-        """Offer the services.
+        """Create the services.
 
         Args:
-            node: that offers them.
-            worker: the worker of a node that is configured, else None.
-            open_map: path and state to a localizer; may raise MapError.
+            node: the node.
+            worker: returns the worker of a configured node, else None.
+            open_map: from path and state to a localizer; may raise MapError.
         """
         self._node, self._worker, self._open_map = node, worker, open_map
         self._background = Background()
@@ -46,11 +46,11 @@ class Services:
                                 callback_group=ReentrantCallbackGroup())
 
     def join(self) -> None:
-        """Wait for the answers in the making."""
+        """Wait for running services."""
         self._background.join()
 
     def session_ended(self) -> None:
-        """Propose or make an update by the session that has just ended, as `update` says."""
+        """Plan or make an update by the session that has just ended, by the parameter `update`."""
         worker = self._worker()
         if worker is None or worker.state.config.update == 'off':
             return
@@ -70,7 +70,7 @@ class Services:
         self._background.start(update)
 
     def _beside(self, answer: Callable[[Any, Any], None]) -> Callable[..., Any]:
-        """The same in a thread of its own, while images and odometry come in; it never raises."""
+        """The same in a background thread; never raises."""
         async def on_call(request: Any, response: Any) -> Any:
             executor = self._node.executor
 
@@ -113,12 +113,12 @@ class Services:
         return response
 
     def _load_map(self, request: LoadMap.Request, response: LoadMap.Response) -> None:
-        """Read a map beside the one in use, then exchange them between two images."""
+        """Read a new map, then replace the current one between two images."""
         worker = self._configured()
         if worker.state.config.mode == 'loop_closure':
             raise MapError('there is no map to replace: the mode is loop_closure')
         localizer = self._open_map(request.path, worker.state)
-        if self._worker() is not worker:  # it was cleaned up meanwhile
+        if self._worker() is not worker:  # the node was cleaned up meanwhile
             localizer.place_map.close()
             raise ConfigError('the node is not configured')
         worker.exchange(localizer)
@@ -149,6 +149,6 @@ class Services:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Message of an error, in one line."""
     text = ' '.join(str(error).split())
     return text if isinstance(error, RegvprError) else f'{type(error).__name__}: {text}'

@@ -1,4 +1,4 @@
-"""The running session: its loop closures, and its own map on disk."""
+"""The running session: loop closures, and its map on disk."""
 
 from collections import deque
 from pathlib import Path
@@ -23,11 +23,11 @@ EDGES = 5000
 
 
 class SessionRecorder:
-    """Loop closures of one camera; kept on disk too where a folder is given."""
+    """Loop closures of one camera; keyframes are also stored on disk if a folder is given."""
 
     def __init__(self, encoder: Encoder, config: SessionConfig, folder: str,
                  intrinsics: dict[str, dict[str, Any]] | None = None) -> None:
-        """Begin a session. `intrinsics` of the cameras may come later, into the same dict.
+        """Start a session. intrinsics: of the cameras; entries may be added later.
 
         Raises:
             MapError: the folder is not empty.
@@ -39,7 +39,7 @@ class SessionRecorder:
         self._map: SessionMap | None = None
         self._part = 0
         self._frame = 'odom'
-        # What a process left that was killed before its first map is no session.
+        # A folder left by a process killed before its first map is no session.
         if self._folder is not None and self._folder.exists() and not all(
                 file.name.startswith('.part') for file in self._folder.iterdir()):
             raise MapError(f"parameter 'session_path': {self._folder} is not empty; choose a new "
@@ -50,8 +50,7 @@ class SessionRecorder:
         return len(self._loops)
 
     def reset(self) -> None:
-        """Begin a new session: odometry or time began anew. On disk it is a new part beside the
-        last."""
+        """Start a new session after a restart of odometry or time; on disk it is a new part."""
         self._loops.reset()
         self._newest, self._restarts = -1, 0
         self.map_id = new_map_id()
@@ -60,28 +59,28 @@ class SessionRecorder:
 
     @property
     def edges(self) -> Array:
-        """Positions (N, 2, 3) of now and then of each closure, in the odometry frame."""
+        """Positions (N, 2, 3) of query and reference of each closure, in the odometry frame."""
         return np.array(self._edges).reshape(-1, 2, 3)
 
     def look(self, view: View, description: Description | None,
              frame: str) -> tuple[LoopClosure, ...]:
-        """Take in an image; the closure if there is one.
+        """Add an image and return the loop closure, if there is one.
 
         Args:
-            view: the image, with odometry where it is known.
-            description: of it, where the localizer has made one for the same model.
+            view: the image, with odometry if known.
+            description: of the image, if the localizer has made one with the same model.
             frame: of the odometry.
 
         Raises:
             ImageError: the image cannot be used.
-            MapError: the disk is full or gone; the session goes on in memory.
+            MapError: the disk is full or unavailable; the session continues in memory.
         """
         self._frame = frame or 'odom'
         if description is None or not self._loops.takes(description):
             description = self._loops.describe(view.frame)
         closures = self._loops.update(description, view.T_odom_base)
         if self._loops.odometry_restarts != self._restarts:
-            # One map, one frame: what comes now is kept in a new part.
+            # A map has one frame: further keyframes go into a new part.
             self._restarts = self._loops.odometry_restarts
             self._edges.clear()
             self.close()
@@ -96,13 +95,13 @@ class SessionRecorder:
         return closures
 
     def pose_of(self, number: int) -> Array:
-        """`T_odom_cam` (4, 4) of a keyframe in memory; NaN where it is not known."""
+        """`T_odom_cam` (4, 4) of a keyframe in memory; NaN if unknown."""
         store = self._loops.store
         at = int(np.searchsorted(store.ids, number))
         return np.asarray(store.T_odom_cam[min(at, len(store) - 1)])
 
     def save(self, path: Path) -> int:
-        """Write the session as a map to a new folder; how many keyframes it holds.
+        """Write the session as a map to a new folder; return the number of keyframes.
 
         Raises:
             MapError: no keyframe has a pose, or the folder exists or cannot be written.
@@ -115,20 +114,20 @@ class SessionRecorder:
             return len(place_map)
 
     def parts(self) -> list[Path]:
-        """Maps of the session on disk, the growing one committed; the oldest first."""
+        """Commit, and return the maps of the session on disk, oldest first."""
         if self._map is not None:
             self._map.flush()
         return [] if self._folder is None else sorted(self._folder.glob('part*'))
 
     def close(self) -> None:
-        """Commit what the disk lacks."""
+        """Commit pending keyframes."""
         if self._map is not None:
             done, self._map = self._map, None
             done.close()
 
     def _record(self, view: View, description: Description, T_odom_cam: Array) -> None:
         if not np.isfinite(T_odom_cam).all():
-            return  # a map without poses is of no use
+            return  # a map needs poses
         if self._map is None and self._folder is not None:
             self._part += 1
             self._map = SessionMap(self._folder / f'part{self._part:03d}',

@@ -1,4 +1,4 @@
-"""A localization as the messages that are published."""
+"""Converts localizations to messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +25,12 @@ def place_matches(
 
     Args:
         localization: of the images.
-        place_map: that they were matched against.
+        place_map: the matched map.
         headers: of the image messages, in the localization's order; their stamps are kept.
         map_frame: frame of the map.
-        latency_s: since the images arrived.
-        spare: messages of matches that are filled anew, as making one takes longer than filling
-            it; more are added as needed.
+        latency_s: time since the arrival of the images.
+        spare: messages of matches to fill, because creating one is slower than filling it; more
+            are appended as needed.
     """
     message = PlaceMatches(map_id=place_map.map_id, state=int(localization.state),
                            reason=localization.reason, reason_code=localization.reason.code,
@@ -52,7 +52,7 @@ def place_matches(
         fill_pose(one.reference_pose, place_map.T_map_cam[number],
                   place_map.quats_xyzw[number])
         message.matches.append(one)
-    # All at once: each call of the library costs as much as the rest of a match.
+    # All quaternions in one call, because each call is slow.
     quaternions = quat_xyzw(np.stack([one.prior.T_map_base for one in localization.hypotheses])) \
         if localization.hypotheses else np.zeros((0, 4))
     for hypothesis, quaternion in zip(localization.hypotheses, quaternions, strict=True):
@@ -65,14 +65,14 @@ def place_matches(
 
 
 def pose_array(matches: PlaceMatches) -> PoseArray:
-    """The hypotheses of a message alone, as RViz and others show them."""
+    """The hypotheses of a message as a PoseArray."""
     return PoseArray(header=matches.header, poses=[one.pose for one in matches.hypotheses])
 
 
 def loop_closure(
     found: LoopClosure, map_id: str, header: Any, odom_frame: str, T_odom_cam: Array
 ) -> PlaceMatch:
-    """A loop closure of the session, with the stamps of both its ends.
+    """A loop closure of the session, with both stamps.
 
     Args:
         found: the closure.
@@ -99,13 +99,13 @@ def loop_closure(
 
 
 def base_closure(found: LoopClosure, T_base_cam: Array) -> Closure:
-    """The same between poses of the base frame, as SLAM stacks take it.
+    """The closure between poses of the base frame, for SLAM stacks.
 
-    Rotations of the covariance are about the axes of the reference: of its base, here.
+    Rotations of the covariance are about the axes of the reference's base.
     """
     T, covariance = None, None
     if found.T_reference_query is not None and found.covariance is not None:
-        # With its lever arm: a turned camera moves the base that is mounted away from it.
+        # With the lever arm: rotation errors of the camera move the base.
         T_cam_base, covariance = of_base(
             found.T_reference_query, found.covariance, inverse(T_base_cam))
         T = T_base_cam @ T_cam_base
@@ -117,7 +117,7 @@ def base_closure(found: LoopClosure, T_base_cam: Array) -> Closure:
 
 
 def pose_prior(prior: PosePrior, stamp: Any, map_frame: str) -> PoseWithCovarianceStamped:
-    """A pose prior with a diagonal covariance, as every SLAM stack takes it."""
+    """A pose prior with a diagonal covariance, which every SLAM stack accepts."""
     message = PoseWithCovarianceStamped()
     message.header.stamp = stamp
     message.header.frame_id = map_frame

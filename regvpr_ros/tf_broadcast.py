@@ -1,4 +1,4 @@
-"""map -> odom on /tf, for stacks that have no other source of it."""
+"""Broadcasts map -> odom on /tf, for stacks without another source of it."""
 
 import importlib
 from typing import Any
@@ -7,16 +7,16 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import Array, quat_xyzw
 
 AHEAD_NS = 200_000_000
-"""Stamps lie so far ahead, as AMCL's do, so that a look-up of now finds the transform."""
+"""Stamps are this far in the future, as with AMCL, so that a look-up at present succeeds."""
 
 
 class TransformBroadcast:
-    """Repeats the last transform, so that it does not grow old between fixes."""
+    """Repeats the last transform, so that it does not expire between fixes."""
 
     PERIOD_S = 0.1
 
     def __init__(self, node: Any) -> None:
-        """Prepare.
+        """Create the broadcaster.
 
         Raises:
             ConfigError: tf2_ros is not installed.
@@ -35,7 +35,7 @@ class TransformBroadcast:
         self._last: Any = None
 
     def send(self, T_map_odom: Array, map_frame: str, odom_frame: str) -> None:
-        """A new fix: (4, 4). Without a name of the odometry's frame nothing is sent."""
+        """Set a new fix (4, 4). Nothing is sent if the odometry frame is unknown."""
         if not odom_frame or odom_frame == map_frame:
             return
         message = self._kind(child_frame_id=odom_frame)
@@ -47,7 +47,7 @@ class TransformBroadcast:
         self.repeat()
 
     def repeat(self) -> None:
-        """Send the last one again, with the stamp of a moment from now."""
+        """Send the last transform again, with a new stamp."""
         if self._last is not None:
             self._last.header.stamp = (self._clock.now() + self._ahead).to_msg()
             self._broadcaster.sendTransform(self._last)

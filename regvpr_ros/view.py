@@ -1,4 +1,4 @@
-"""An image with what is known at its stamp."""
+"""An image with pose and intrinsics at its stamp."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from regvpr_core.localization.frames import Frame
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """An image that is worth the network, with all that is known at its stamp."""
+    """An image to process, with odometry, extrinsics and intrinsics at its stamp."""
 
     camera: str
     header: Any

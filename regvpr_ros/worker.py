@@ -17,14 +17,14 @@ from regvpr_ros.pipeline import moments, Pipeline
 from regvpr_ros.view import View
 
 STILL_M, STILL_COSINE = 0.1, 0.97
-"""Nearer than this, or without odometry more alike than this, images are of one spot."""
+"""Images closer than this, or without odometry more similar than this, are of one spot."""
 
 REST_NS = 1_000_000_000
-"""A robot that has not moved for so long stands still."""
+"""Time without motion after which a robot stands still."""
 
 
 class Worker:
-    """Looks at images and publishes what it finds. Made when the node is configured."""
+    """Processes images and publishes the results. Created by configure."""
 
     def __init__(self, state: NodeState, pipeline: Pipeline, announcer: Announcer) -> None:
         self.state = state
@@ -36,11 +36,11 @@ class Worker:
 
     @property
     def active(self) -> bool:
-        """Whether images are looked at."""
+        """Whether images are processed."""
         return self._thread is not None
 
     def start(self) -> DecodeAhead:
-        """Begin with nothing seen; what decodes images ahead of their turn."""
+        """Start the thread; return the decoder that works ahead."""
         self.state.begin()
         self._pipeline.reset()
         self._rest = None
@@ -52,7 +52,7 @@ class Worker:
         return ahead
 
     def stop(self) -> None:
-        """End after the image that is being looked at."""
+        """Stop after the current image."""
         if self._thread is not None and self._ahead is not None:
             self.state.mailbox.close()
             self._thread.join()
@@ -60,14 +60,14 @@ class Worker:
         self._thread = self._ahead = None
 
     def reset(self) -> None:
-        """Forget where the robot was, between two images."""
+        """Reset the belief, between two images."""
         with self.state.turn:
             self.state.forget()
             self.state.gate.reset()
             self.announcer.forget(Reason('reset', 'reset'))
 
     def exchange(self, localizer: Localizer) -> None:
-        """Go on with another map, from the next image."""
+        """Replace the map, from the next image on."""
         with self.state.turn:
             old, self.state.localizer = self.state.localizer, localizer
             self.state.cameras.clear()
@@ -93,10 +93,10 @@ class Worker:
             state.health.busy_since = None
             ahead.ended(looked)
             state.health.decoded_ahead = ahead.decoded
-            arrivals.clear()  # while it waits, the last image does not stay in memory
+            arrivals.clear()  # release the last image while waiting
 
     def _look(self, arrivals: dict[str, Arrival]) -> bool:
-        """Localize what the cameras sent and publish the result; whether anything was looked at.
+        """Localize the arrived images and publish the result; True if any was processed.
         """
         state = self.state
         views, anew = self._pipeline.views(arrivals)
@@ -112,8 +112,8 @@ class Worker:
         return bool(views)
 
     def _localize(self, localizer: Localizer, moment: list[View]) -> dict[str, Description]:
-        """Localize the images of one moment; their descriptions, by camera."""
-        # One stamp for all of them, and odometry at it.
+        """Localize the images of one moment; return their descriptions by camera."""
+        # One stamp for all of them, with the odometry at that stamp.
         newest = moment[-1]
         frames = [replace(view.frame, stamp_ns=newest.frame.stamp_ns) for view in moment]
         result = self._gated(localizer.localize(frames, newest.T_odom_base), newest)
@@ -129,7 +129,7 @@ class Worker:
         return {view.camera: one for view, one in zip(moment, result.descriptions, strict=True)}
 
     def _gated(self, result: Localization, view: View) -> Localization:
-        """The same without its fix, where that contradicts odometry."""
+        """Remove a fix that contradicts odometry."""
         if result.pose_prior is None:
             return result
         text = self.state.jumps.admit(result.pose_prior, view.T_odom_base)
@@ -140,9 +140,9 @@ class Worker:
             matches=tuple(replace(match, accepted=False) for match in result.matches))
 
     def _answer_at_rest(self, localizer: Localizer, view: View, one: Description) -> None:
-        """Answer localize_once by one image alone, of a robot that stands still.
+        """Answer localize_once from a single image, if the robot stands still.
 
-        The belief asks for images from several spots, which such a robot never sees.
+        The belief needs images from several spots, which such a robot does not have.
         """
         began = self._rest
         if began is None or not _is_still(began, (view, one)):
@@ -155,7 +155,7 @@ class Worker:
                 self.announcer.initial_pose(found.pose_prior, view, localizer.place_map)
 
     def _close_loops(self, moment: list[View], descriptions: dict[str, Description]) -> None:
-        """Match the first camera's image with the session's own past."""
+        """Match the first camera's image with the session's keyframes."""
         state = self.state
         view = next((one for one in moment if one.camera == state.config.cameras[0]), None)
         if view is None or state.session is None:
@@ -171,7 +171,7 @@ class Worker:
 
 
 def _is_still(before: tuple[View, Description], now: tuple[View, Description]) -> bool:
-    """Whether the robot has not moved, by odometry or else by what it sees."""
+    """Whether the robot has not moved, by odometry or else by similarity of images."""
     T_before, T_now = before[0].T_odom_base, now[0].T_odom_base
     if T_before is None or T_now is None:
         return float(before[1].descriptor @ now[1].descriptor) > STILL_COSINE

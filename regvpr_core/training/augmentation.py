@@ -1,8 +1,9 @@
-"""Random changes of a batch of pictures, on its device, each picture its own.
+"""Random augmentation of a batch of images on its device, different for each image.
 
 RandAugment (Cubuk et al., 2020, arXiv:1909.13719) with torchvision's operations and strengths;
-then larger changes of view and light. All moves of one picture become one warp, done first, so
-that it is resampled once; pixels from outside are black. Photometric operations are kornia's.
+then larger changes of view and light. All geometric changes of an image are combined into one
+warp, so that it is resampled once; pixels from outside are black. Photometric operations are those
+of kornia.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ OPERATIONS = ('identity', *MOVES, *LIGHTS)
 
 
 class Augmenter:
-    """Changes pictures; the same seed gives the same changes on every device."""
+    """Augments images; the same seed gives the same changes on every device."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         try:
@@ -36,11 +37,11 @@ class Augmenter:
         self._kornia: Any = kornia
 
     def __call__(self, pictures: Tensor, random: torch.Generator) -> Tensor:
-        """Pictures (B, 3, H, W) float in 0..1 to changed ones of the same shape.
+        """Augment images (B, 3, H, W), float in 0..1.
 
         Args:
             pictures: of the batch.
-            random: on the CPU; everything that is drawn comes from it.
+            random: generator on the CPU for all random numbers.
         """
         config, count = self._config, len(pictures)
         chosen = torch.randint(len(OPERATIONS), (count, config.operations), generator=random)
@@ -64,7 +65,7 @@ class Augmenter:
         return (torch.rand(count, generator=random) < share).nonzero()[:, 0]
 
     def _homographies(self, chosen: Tensor, signs: Tensor, random: torch.Generator) -> Tensor:
-        """(B, 3, 3) from pixels of a changed picture to those of the picture, in -1..1."""
+        """Homographies (B, 3, 3) from augmented to original images, coordinates in -1..1."""
         config, count = self._config, len(chosen)
         H = torch.eye(3).repeat(count, 1, 1)
         for turn in range(config.operations):
@@ -82,7 +83,7 @@ class Augmenter:
         return H
 
     def _move(self, name: str, signs: Tensor) -> Tensor:
-        """(B, 3, 3) of one kind of RandAugment's moves."""
+        """Homographies (B, 3, 3) of one geometric operation of RandAugment."""
         size = signs * self._config.magnitude / MAX_MAGNITUDE
         H = torch.eye(3).repeat(len(signs), 1, 1)
         if name == 'rotate':
@@ -97,7 +98,7 @@ class Augmenter:
         return H
 
     def _warped(self, pictures: Tensor, H: Tensor) -> Tensor:
-        """Pictures seen through homographies; those that stay are not resampled."""
+        """Warp images by homographies; images with the identity are not resampled."""
         rows = (H - torch.eye(3)).abs().amax(dim=(1, 2)).nonzero()[:, 0]
         if not len(rows):
             return pictures
@@ -127,24 +128,24 @@ class Augmenter:
 
 
 def grey(x: Tensor) -> Tensor:
-    """Luminance (B, 1, H, W) of pictures (B, 3, H, W)."""
+    """Luminance (B, 1, H, W) of images (B, 3, H, W)."""
     weights = x.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (x * weights).sum(dim=1, keepdim=True)
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    """`base` for a factor of 0, x for 1, beyond x above; clipped to 0..1."""
+    """Interpolate from `base` (factor 0) to x (factor 1) and beyond, clipped to 0..1."""
     return (base + (x - base) * factor.view(-1, 1, 1, 1)).clamp(0.0, 1.0)
 
 
 def stretched(x: Tensor) -> Tensor:
-    """Each channel stretched to 0..1; a flat one stays."""
+    """Stretch each channel to 0..1; a constant channel is unchanged."""
     low, high = x.amin(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)
     return torch.where(high > low, (x - low) / (high - low).clamp(min=1e-6), x)
 
 
 def crops(count: int, smallest: float, random: torch.Generator) -> Tensor:
-    """(count, 3, 3): windows of `smallest` to 1 of each side, anywhere inside."""
+    """Random crops as homographies (count, 3, 3), with `smallest` to 1 of each side."""
     sides = smallest + (1.0 - smallest) * torch.rand(count, 2, generator=random)
     centres = (torch.rand(count, 2, generator=random) * 2 - 1) * (1.0 - sides)
     H = torch.eye(3).repeat(count, 1, 1)
@@ -154,5 +155,5 @@ def crops(count: int, smallest: float, random: torch.Generator) -> Tensor:
 
 
 def corner_positions() -> Tensor:
-    """Corners (1, 4, 2) of a picture in -1..1, x first."""
+    """Corners (1, 4, 2) of an image in -1..1, x first."""
     return torch.tensor([[[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]])

@@ -1,4 +1,4 @@
-"""Which pictures each step sees: P places of K pictures, from the seed and the epoch alone."""
+"""Selects the images of each step: P places of K images, by the seed and the epoch."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from regvpr_core.datasets.place_set import PlaceSet
 from regvpr_core.training.config import BatchConfig
 
 NEAREST_LOOK_AHEAD = 512
-"""So many places are looked at to find one that is far enough from the others of a batch."""
+"""Number of places tried to find one that is far enough from the others of a batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One step's pictures. images: (B) numbers in the set; copies: (B) which copy of each, 0 the
-    plain one; places: (B) labels. Pictures of a place follow one another.
+    """The images of one step. images: (B) indices in the set; copies: (B) augmented copy, 0 for
+    none; places: (B) labels. Images of a place are adjacent.
     """
 
     images: Int64
@@ -24,14 +24,14 @@ class Batch:
     places: Int64
 
     def share(self, rank: int, processes: int) -> 'Batch':
-        """The part of one process: whole places, as many in each."""
+        """The part of one process: an equal number of whole places."""
         part = slice(rank * len(self.images) // processes,
                      (rank + 1) * len(self.images) // processes)
         return Batch(self.images[part], self.copies[part], self.places[part])
 
 
 class Batches:
-    """The batches of any epoch. Two runs with one seed see the same, whatever came before."""
+    """The batches of any epoch; they depend only on the seed and the epoch."""
 
     def __init__(
         self, places: PlaceSet, config: BatchConfig, seed: int, copies: int = 1,
@@ -45,7 +45,7 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch. The last one may be smaller; below two places it is left out."""
+        """Number of batches of an epoch. The last may be smaller, but has at least two places."""
         count, P = int(self._places.repeats.sum()), self._config.places
         rest = count % P - count % P % self._processes
         return count // P + (rest >= 2 * self._processes)
@@ -71,7 +71,7 @@ class Batches:
         return [int(place) for members in of_group.values() for place in rng.permutation(members)]
 
     def _take(self, queue: deque[int]) -> list[int]:
-        """The next places that are not too near to one another; the others wait."""
+        """The next places that are far enough from each other; others are postponed."""
         chosen: list[int] = []
         waiting: list[int] = []
         while queue and len(chosen) < self._config.places and len(waiting) < NEAREST_LOOK_AHEAD:
@@ -81,7 +81,7 @@ class Batches:
         return chosen
 
     def _too_near(self, place: int, chosen: list[int]) -> bool:
-        if place in chosen:  # one that is repeated
+        if place in chosen:  # a repeated place
             return True
         position, apart = self._places.positions[place], self._places.apart[place]
         if not chosen or not apart or np.isnan(position[0]):
@@ -92,13 +92,13 @@ class Batches:
         return bool((same & near).any())
 
     def _draw(self, chosen: list[int], rng: np.random.Generator) -> Batch:
-        """K pictures of each place, each once while there are enough."""
+        """K images of each place, without repetition if there are enough."""
         K = self._config.images
         images, copies = [], []
         for place in chosen:
             members = self._places.members[place]
             count = len(members)
-            # Every picture once before any comes again, and then in another copy.
+            # Use every image once before repeating any, and repeat in another copy.
             order = np.concatenate([rng.permutation(count) for _ in range(-(-K // count))])[:K]
             versions = np.minimum(1 + self._places.copies[members], self._copies)
             of_member = [rng.permutation(number) for number in versions]

@@ -15,7 +15,7 @@ PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    """How a batch is put together."""
+    """Settings of batches."""
 
     places: int = setting(60, 'Places P in a batch.', 2, 4096)
     images: int = setting(4, 'Images K of each place.', 2, 64)
@@ -35,7 +35,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentationConfig:
-    """What is done to the pictures of a batch, on the device. Shares are 0 to 1 of all images."""
+    """Augmentation of the images of a batch, on the device. Shares are fractions of all images."""
 
     operations: int = setting(3, 'RandAugment: random changes to each image (SALAD: 3).', 0, 14)
     magnitude: float = setting(9.0, 'RandAugment: strength of the changes (SALAD: 9).', 0.0, 30.0)
@@ -67,7 +67,7 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW, a group each for adapters, head and trained blocks."""
+    """Settings of AdamW, with groups for adapters, head and trained blocks."""
 
     lr: float = setting(6e-05, 'Learning rate.', 0.0, 10.0)
     lr_adapters: float | None = setting(
@@ -85,7 +85,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate over steps, as a factor."""
+    """Schedule of the learning rate, as a factor over steps."""
 
     kind: str = setting(
         'linear',
@@ -123,7 +123,7 @@ class TokensConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadStartConfig:
-    """A register or SALAD head starts from what tokens look like (training/head_start.py)."""
+    """Initialisation of a register or SALAD head from tokens (training/head_start.py)."""
 
     pictures: int = setting(600, 'Images in the sample.', 8, 100000)
     patches: int = setting(48, 'Patches of each image in the sample.', 1, 4096)
@@ -137,7 +137,7 @@ class HeadStartConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilConfig:
-    """Another model teaches which images resemble one another."""
+    """Distillation of the similarities of images from another model."""
 
     teacher: str = setting(
         'efficientnet_lite0_gem', 'Model that teaches, as `regvpr evaluate --model` names it.')
@@ -149,7 +149,7 @@ class DistilConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """A training run.
+    """Settings of a training run.
 
     The head starts from token statistics with `head_start` (not together with `start`), else at
     random; `distil` names a teacher, `tokens` trains on kept tokens.
@@ -210,7 +210,7 @@ class TrainConfig:
             self._check_tokens(self.tokens)
 
     def _check_tokens(self, tokens: TokensConfig) -> None:
-        """Refuse settings that would change the block whose tokens are kept."""
+        """Refuse settings that would train the block whose tokens are stored."""
         depth = self.model.depth
         check_range('tokens.block', tokens.block, 0, depth - 1)
         adapter, trained = self.model.adapter, self.model.trained_blocks

@@ -1,4 +1,4 @@
-"""Every kind of data set by name, and the training and validation sets of a run."""
+"""Kinds of data sets by name, and the training and validation sets of a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[[Path, DataConfig], PlaceSet]] = {
 
 
 def training_set(config: TrainConfig) -> PlaceSet:
-    """The data of a run in one set, places with too few pictures dropped.
+    """The training data of a run as one set, without places with too few images.
 
     Raises:
         TrainingError: a folder is missing, or there are fewer places than a batch has.
@@ -46,7 +46,7 @@ def training_set(config: TrainConfig) -> PlaceSet:
 
 
 def validation_sets(config: TrainConfig) -> list[Dataset]:
-    """The sets that recall is measured on."""
+    """The validation sets of a run."""
     return [validation_set(find(config, one.folder), one) for one in config.validation]
 
 
@@ -54,7 +54,7 @@ def validation_set(root: Path, config: ValidationConfig) -> Dataset:
     """One set for validation.
 
     Raises:
-        TrainingError, EvaluationError: it is not there or lacks something.
+        TrainingError, EvaluationError: it is missing or incomplete.
     """
     if config.kind == 'msls':
         return load_validation(root, 'MSLS-val', 'MSLS-val-740')

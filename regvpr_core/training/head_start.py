@@ -1,8 +1,8 @@
-"""Where a head starts: not at random weights but at what tokens look like.
+"""Initialisation of a head from token statistics instead of random weights.
 
-A random head of 8448 numbers is worse than the plain average of the tokens until it has seen many
-batches. Started here, it is a VLAD of whitened tokens with soft assignment (Jegou et al., CVPR
-2010; AnyLoc, arXiv:2308.00688) before its first step. The paper says nothing about it.
+A random head of 8448 numbers is worse than the average of the tokens for many batches. With this
+initialisation it is a VLAD of whitened tokens with soft assignment (Jegou et al., CVPR 2010;
+AnyLoc, arXiv:2308.00688) before its first step. The paper does not describe the initialisation.
 """
 
 import numpy as np
@@ -19,20 +19,20 @@ from regvpr_core.training.randomness import generator
 from regvpr_core.training.sources import Source
 
 HEAD_START = 3
-"""What is drawn here is drawn by nobody else."""
+"""Stream number of the random generator, unique to this module."""
 
 PASS = 32
-"""Pictures at once."""
+"""Images per pass."""
 
 
 @torch.no_grad()
 def start_head(
     train: TrainConfig, config: HeadStartConfig, model: DescriptorModel, source: Source
 ) -> None:
-    """Start the head of a run from a sample of its pictures.
+    """Initialise the head of a run from a sample of its images.
 
     Raises:
-        TrainingError: the head cannot, or the data is too small.
+        TrainingError: the head does not support it, or there is too little data.
     """
     random = generator(train.seed, HEAD_START)
     found = torch.randperm(len(source.places.paths), generator=random)[:config.pictures].numpy()
@@ -56,9 +56,9 @@ def start_from_tokens(
     the scene token the components of the class token. Encoder layers start as identities.
 
     Args:
-        head: to start.
-        class_tokens: (M, width); patch_tokens: (N, width), of many pictures.
-        config: how.
+        head: to initialise.
+        class_tokens: (M, width); patch_tokens: (N, width), of many images.
+        config: settings.
         seed: of k-means.
 
     Raises:
@@ -92,7 +92,7 @@ def start_from_tokens(
 def components(rows: Float64, count: int, whitening: float) -> tuple[Float64, Float64]:
     """Mean (width,) and scaled principal components (count, width), strongest first.
 
-    The scale makes the mean variance of what they give 1.
+    Scaled so that the mean variance of the projections is 1.
     """
     mean = rows.mean(axis=0)
     variances, vectors = np.linalg.eigh(np.cov(rows.T))

@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Inside `with` the signals only set `asked`. In other threads than the main one: nothing."""
+    """Context in which the signals only set `asked`. No effect outside the main thread."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -31,4 +31,4 @@ class Interrupts:
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the user asked
-    """Raised where a long piece of work is left because an interrupt asks for it."""
+    """Raised to leave a long operation after an interrupt."""

@@ -1,4 +1,4 @@
-"""The pictures of batches; what cannot be read is replaced, counted and named."""
+"""Loads the images of batches; unreadable ones are replaced, counted and named."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from regvpr_core.training.pictures import read_groups
 
 @dataclass(slots=True)
 class PictureLoader:
-    """Reads pictures at the network's input size.
+    """Reads images at the network's input size.
 
-    unreadable: names of pictures that could not be read so far, and why.
+    unreadable: reasons of unreadable images by name.
     """
 
     places: PlaceSet
@@ -28,13 +28,13 @@ class PictureLoader:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-        """Each batch with its pictures (B, 3, height, width) uint8.
+        """Each batch with its images (B, 3, height, width) uint8.
 
-        A picture that cannot be read gives way to another one of its place, or, where none of them
-        can be read, to another one of the batch, with its label.
+        An unreadable image is replaced by another one of its place or, if all of these are
+        unreadable, by another image of the batch with its label.
 
         Raises:
-            TrainingError: no picture of a batch can be read.
+            TrainingError: no image of a batch can be read.
         """
         groups = [[self.places.paths[i] for i in batch.images] for batch in batches]
         for batch, found in zip(batches, read_groups(groups, self.preprocessing, self.threads),
@@ -52,7 +52,7 @@ class PictureLoader:
 
 
 def fillers(places: Int64, there: Sequence[int]) -> Int64:
-    """For each slot of a batch the slot that fills it: itself, one of its place, or any."""
+    """Index of the replacement of each image of a batch: itself, one of its place, or any."""
     source = np.arange(len(places))
     good = np.asarray(there)
     for slot in np.setdiff1d(source, good):

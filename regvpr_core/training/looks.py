@@ -1,10 +1,10 @@
-"""Looks: what a whole session has in common and a place must not be known by.
+"""Simulated sessions: appearances that a session shares, which descriptors must ignore.
 
-A session is seen by one camera, in one light and one season. `draw_look` draws such a session,
+A session has one camera, one light and one season. `draw_look` draws such a session,
 `Look.change` shows images in it: hour, snow, tone curve, colours, resolution, noise, and the
 appearance of another image by its low frequencies (Yang and Soatto, FDA, CVPR 2020,
 arXiv:2004.05498) and by the colours of its upper, middle and lower part. Every image of a session
-gets the same look with a small change of its own. Rough on purpose, as `weather`.
+gets the same look with a small individual change. The simulation is deliberately rough.
 """
 
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ import torch.nn.functional as F
 from regvpr_core.training.weather import at_night, uniform
 
 KINDS = ('camera', 'transfer', 'night', 'snow', 'sun')
-"""What a session is: the same hour through another camera, the appearance of another image, night,
-snow, or light from another side."""
+"""Kinds of sessions: another camera, the appearance of another image, night, snow, or light from
+another side."""
 
 BANDS = 3
 OWN = 0.15
-"""How far an image strays from its session's look, as a share."""
+"""Relative deviation of an image from its session's look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Look:
-    """One session's appearance.
+    """Appearance of one session.
 
     kind: one of `KINDS`. gamma, gain: of the tone curve; cast: (3) gain of each channel.
-    saturation: 0 grey, 1 as it is. contrast: about the image's mean. width: pixels of a row that
+    saturation: 0 grey, 1 unchanged. contrast: about the image's mean. width: pixels of a row that
     the camera resolves. noise: deviation, of 0..1. vignette: share of light lost in the corners.
     share: of the other image's appearance, 0 to 1. radius: of the frequencies it gives, as a share
-    of the lowest 0.5 cycles a pixel. light: (2) where the sun's side is. snow: 0 to 1.
+    of the lowest 0.5 cycles per pixel. light: (2) direction of the sun. snow: 0 to 1.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Look:
         Args:
             x: the images.
             other: (3, H, W) the image whose appearance `transfer` gives.
-            random: on the CPU; draws what each image has of its own.
+            random: generator on the CPU for the individual changes.
         """
         if self.kind == 'transfer':
             x = transferred(x, other, self.share, self.radius)
@@ -69,7 +69,7 @@ class Look:
         return self.seen(x, random)
 
     def seen(self, x: Tensor, random: torch.Generator) -> Tensor:
-        """Through the session's camera."""
+        """Apply the session's camera: tone, colours, resolution, noise and vignette."""
         count, (H, W) = len(x), x.shape[-2:]
         if self.width < W:
             height = max(8, round(self.width * H / W))
@@ -87,7 +87,7 @@ class Look:
 
 
 def draw_look(random: torch.Generator, kind: str | None = None) -> Look:
-    """A session's look; `kind` None: any.
+    """Draw a session's look; `kind` None: any.
 
     Args:
         random: on the CPU.
@@ -111,8 +111,8 @@ def draw_look(random: torch.Generator, kind: str | None = None) -> Look:
 def transferred(x: Tensor, other: Tensor, share: float, radius: float) -> Tensor:
     """Images (B, 3, H, W) with the appearance of another (3, H, W).
 
-    Amplitudes of the lowest frequencies are the other's, phases stay (FDA); then mean and
-    deviation of each channel are moved to the other's in three parts from top to bottom.
+    Amplitudes of the lowest frequencies are replaced, phases are kept (FDA). Then mean and
+    standard deviation of each channel are adapted in three parts from top to bottom.
     """
     H, W = x.shape[-2:]
     spectrum, theirs = torch.fft.rfft2(x), torch.fft.rfft2(other.to(x)[None])
@@ -128,7 +128,7 @@ def transferred(x: Tensor, other: Tensor, share: float, radius: float) -> Tensor
 
 
 def bands(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (B, 3, H, 1) of each channel, smooth between three parts from above."""
+    """Mean and deviation (B, 3, H, 1) of each channel, interpolated between three parts."""
     rows = F.adaptive_avg_pool2d(x, (BANDS, 1))
     squares = F.adaptive_avg_pool2d(x**2, (BANDS, 1))
     deviation = (squares - rows**2).clamp(min=1e-6).sqrt()
@@ -138,7 +138,7 @@ def bands(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_snow(x: Tensor, depth: float, random: torch.Generator) -> Tensor:
-    """Snow on what is below and flat, a pale sky, less colour, flakes."""
+    """Snow on flat regions in the lower part, a pale sky, less colour, flakes."""
     count, (H, W) = len(x), x.shape[-2:]
     grey = x.mean(dim=1, keepdim=True)
     rough = (grey - F.avg_pool2d(grey, 9, 1, 4, count_include_pad=False)).abs()
@@ -153,7 +153,7 @@ def in_snow(x: Tensor, depth: float, random: torch.Generator) -> Tensor:
 
 
 def relit(x: Tensor, light: Tensor, random: torch.Generator) -> Tensor:
-    """Lit from one side, with bright and dark parts of each image's own."""
+    """Light from one side, with bright and dark parts that differ for each image."""
     count, (H, W) = len(x), x.shape[-2:]
     ys, xs = torch.linspace(-1, 1, H).to(x), torch.linspace(-1, 1, W).to(x)
     side = 0.4 * (float(light[1]) * ys[:, None] + float(light[0]) * xs)

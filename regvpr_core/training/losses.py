@@ -32,4 +32,4 @@ class PlaceLoss(nn.Module):
         with full_precision(descriptors.device):
             rows = descriptors.float()
             loss: Tensor = self._loss(rows, places, self._miner(rows, places))
-            return loss + 0.0 * rows.sum()  # a gradient (of zero) also where there is no pair
+            return loss + 0.0 * rows.sum()  # a zero gradient if there is no pair

@@ -1,4 +1,4 @@
-"""What is trained, seen from its input: the whole model, or what lies behind kept tokens."""
+"""Trained networks: the whole model, or its part after stored tokens."""
 
 from collections.abc import Callable
 import math
@@ -21,7 +21,7 @@ from regvpr_core.training.config import TrainConfig
 
 
 class TokenNetwork(nn.Module):
-    """The part of a model behind one block."""
+    """The part of a model after one block."""
 
     def __init__(self, model: DescriptorModel, block: int) -> None:
         super().__init__()
@@ -29,15 +29,15 @@ class TokenNetwork(nn.Module):
         self.block = block
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, 1 + h * w, width) that the block gives, to unit rows (B, D).
+        """Tokens (B, 1 + h * w, width) after the block to unit rows (B, D).
 
-        The patches are those of the whole grid, or of a square window of it.
+        The patches are those of the whole grid or of a square window.
         """
         descriptors: Tensor = self.model.aggregator(*self.tokens(tokens))
         return descriptors
 
     def tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What the aggregator is given: (B, width) and (B, width, h, w)."""
+        """Input of the aggregator: (B, width) and (B, width, h, w)."""
         size, vit = self.model.config.preprocessing, self.model.backbone
         grid = (size.height // 14, size.width // 14)
         if tokens.shape[1] - 1 != grid[0] * grid[1]:
@@ -55,7 +55,7 @@ def build_model(
     config: TrainConfig, progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> tuple[DescriptorModel, BackboneWeights]:
-    """The model at its start: backbone weights, and a new head or that of a checkpoint.
+    """The initial model: backbone weights, and a new head or that of a checkpoint.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
@@ -74,7 +74,7 @@ def build_model(
         start = load_model(config.start, path).backboned('start')
         tensors = start.state_dict()
         own = model.state_dict()
-        # Adapters may be new: they start at zero, so the model begins as the checkpoint is.
+        # Adapters may be new: they start at zero, so the initial model equals the checkpoint.
         added = {key: value for key, value in own.items()
                  if '.adapter.' in key and key not in tensors}
         tensors |= added

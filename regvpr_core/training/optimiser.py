@@ -14,10 +14,10 @@ GROUPS = ('adapters', 'head', 'backbone')
 
 
 def named_trainable(model: DescriptorModel) -> dict[str, dict[str, nn.Parameter]]:
-    """Let gradients flow to what the model's config wants trained; by group and key.
+    """Enable gradients for the parameters selected by the model's config; by group and key.
 
     Raises:
-        TrainingError: nothing is trained.
+        TrainingError: no parameter is trained.
     """
     groups = freeze_the_rest(model)
     keys = {id(parameter): key for key, parameter in model.named_parameters()}
@@ -30,7 +30,7 @@ def named_trainable(model: DescriptorModel) -> dict[str, dict[str, nn.Parameter]
 
 
 def adamw(named: dict[str, dict[str, nn.Parameter]], config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW with a group each for adapters, head and trained blocks; empty ones are left out."""
+    """AdamW with groups for adapters, head and trained blocks; empty ones are omitted."""
     groups = []
     for group, parameters in named.items():
         own = getattr(config, f'lr_{group}')
@@ -42,7 +42,7 @@ def adamw(named: dict[str, dict[str, nn.Parameter]], config: OptimiserConfig) ->
 
 
 def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group's learning rate to a share of its full one."""
+    """Set each group's learning rate to a fraction of its full value."""
     for group in optimiser.param_groups:
         group['lr'] = group['full_lr'] * factor
 

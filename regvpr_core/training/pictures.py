@@ -1,4 +1,4 @@
-"""Picture files to network input, many at a time."""
+"""Converts image files to network input in batches."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ AHEAD_GROUPS = 3
 
 
 def resized(path: Path, preprocessing: Preprocessing) -> Tensor:
-    """A picture file as (3, height, width) uint8, stretched with antialiasing.
+    """An image file as (3, height, width) uint8, resized with antialiasing.
 
     Raises:
         ImageError: it cannot be read.
@@ -31,8 +31,8 @@ def resized(path: Path, preprocessing: Preprocessing) -> Tensor:
 def read_groups(
     groups: Sequence[Sequence[Path]], preprocessing: Preprocessing, threads: int
 ) -> Iterator[list[Tensor | ImageError]]:
-    """The pictures of each group of files, in order, decoded ahead of use; errors in place of
-    those that cannot be read.
+    """The images of each group of files, in order, decoded ahead; errors replace unreadable
+    ones.
     """
     def load(path: Path) -> Tensor | ImageError:
         try:
@@ -55,14 +55,14 @@ def read_groups(
 
 
 def unit_range(pictures: Tensor, device: torch.device) -> Tensor:
-    """Pictures (B, 3, H, W) uint8 to float32 in 0..1 on a device."""
+    """Images (B, 3, H, W) uint8 to float32 in 0..1 on a device."""
     if device.type == 'cuda':
         pictures = pictures.pin_memory()
     return pictures.to(device, non_blocking=True).float() / 255.0
 
 
 def normalised(x: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pictures in 0..1 to network input."""
+    """Images in 0..1 to network input."""
     mean = x.new_tensor(preprocessing.mean).view(1, 3, 1, 1)
     std = x.new_tensor(preprocessing.std).view(1, 3, 1, 1)
     return (x - mean) / std

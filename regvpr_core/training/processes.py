@@ -1,4 +1,4 @@
-"""One process or several (torchrun): what they share, and how their gradients become one."""
+"""Communication between the processes of a run (torchrun): descriptors and gradients."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -14,19 +14,19 @@ import torch.distributed as dist
 from regvpr_core.errors import TrainingError
 
 PATIENCE = datetime.timedelta(hours=6)
-"""So long may the others wait while the first one validates or computes tokens."""
+"""Timeout of other processes while the first one validates or computes tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among all. The first writes files and tells how far the run is."""
+    """This process among all. The first one writes files and reports progress."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the first process, which writes files."""
         return self.rank == 0
 
     def gathered(self, rows: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Processes:
         """Make the gradient of each parameter the sum over processes."""
         if self.count == 1:
             return
-        for parameter in parameters:  # one may be unused here and used elsewhere
+        for parameter in parameters:  # a parameter may be unused in this process only
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
@@ -79,7 +79,7 @@ class Processes:
                 dist.broadcast(tensor, 0)
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait for all processes."""
         if self.count > 1:
             dist.barrier()
 
@@ -90,7 +90,8 @@ def is_first_process() -> bool:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows forward; backward this process's part of the gradient, nothing is sent."""
+    """Gathers all rows; backward returns the gradient of this process's rows without
+    communication."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rank: int, count: int) -> Tensor:
@@ -109,7 +110,7 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     """The group that torchrun made, or this process alone.
 
     Raises:
-        TrainingError: torchrun's variables are there, but the group cannot be joined.
+        TrainingError: torchrun's variables are set, but the group cannot be joined.
     """
     text = os.environ.get('WORLD_SIZE', '1')
     count = int(text) if text.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the step alone, so that a run can be taken up."""
+"""Random numbers that depend only on seed and step, so that a run can be resumed."""
 
 import numpy as np
 import torch

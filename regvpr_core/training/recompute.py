@@ -10,9 +10,9 @@ from regvpr_core.models.vit import DinoVisionTransformer
 
 
 def recompute(vit: DinoVisionTransformer, blocks: int, last_block: int | None = None) -> None:
-    """Let the last `blocks` that are run keep their input only; the rest is computed again.
+    """Make the last `blocks` blocks store only their input; the rest is recomputed.
 
-    Weights and key names stay. Blocks hold nothing random, so no random state is kept.
+    Weights and key names do not change. Blocks are deterministic, so no random state is stored.
     """
     run = list(vit.blocks)[: None if last_block is None else last_block + 1]
     for block in run[len(run) - min(blocks, len(run)):]:
@@ -21,6 +21,6 @@ def recompute(vit: DinoVisionTransformer, blocks: int, last_block: int | None = 
 
 def _keep_input_only(block: nn.Module) -> None:
     forward: Any = block.forward
-    # On the instance: a module around the block would change the names of its weights.
+    # On the instance, because a wrapping module would change the names of the weights.
     setattr(block, 'forward', functools.partial(  # noqa: B010
         checkpoint, forward, use_reentrant=False, preserve_rng_state=False))

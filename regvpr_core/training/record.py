@@ -1,4 +1,4 @@
-"""One JSON record of a run: what was trained on what, with which versions, and how it went."""
+"""JSON record of a run: config, data, versions and curve."""
 
 from collections.abc import Sequence
 import contextlib

@@ -1,4 +1,4 @@
-"""The files of a run: state to go on from, checkpoints, record. Whole or not at all.
+"""The files of a run: state for resuming, checkpoints, record. Written atomically.
 
     RUN/config.yaml            settings as they were used
     RUN/state.safetensors      everything that resuming needs
@@ -28,7 +28,7 @@ STATE_VERSION = 1
 
 
 class RunFolder:
-    """One run's folder."""
+    """The folder of a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,10 +38,10 @@ class RunFolder:
         self.record = path / 'record.json'
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            TrainingError: it holds a run already, or cannot be written.
+            TrainingError: it contains a run already, or cannot be written.
         """
         if self.state.exists():
             raise TrainingError(f'{self.path} holds a run already: go on with --resume, or choose '
@@ -52,10 +52,10 @@ class RunFolder:
                         yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False).encode())
 
     def write_state(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Replace the state. A state that cannot be written leaves the one before.
+        """Replace the state; after an error the previous one is kept.
 
         Raises:
-            TrainingError: the disk is full or refuses.
+            TrainingError: the disk is full or not writable.
         """
         text = json.dumps({'version': STATE_VERSION, **about})
         held = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -63,10 +63,10 @@ class RunFolder:
             write_whole(self.state, save(held, metadata={STATE_KEY: text}))
 
     def read_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and what is said of them.
+        """Read the tensors of the state and their metadata.
 
         Raises:
-            TrainingError: there is none, or it is damaged or of a newer version.
+            TrainingError: the state is missing, damaged or of a newer version.
         """
         if not self.state.is_file():
             raise TrainingError(f'{self.path} holds no run to resume ({self.state.name} is '
@@ -88,11 +88,10 @@ class RunFolder:
         self, path: Path, model: DescriptorModel, name: str, backbone: BackboneWeights,
         record: dict[str, Any],
     ) -> None:
-        """Replace a checkpoint by one of what was trained. One that cannot be written leaves the
-        one before.
+        """Replace a checkpoint; after an error the previous one is kept.
 
         Raises:
-            TrainingError: the disk is full or refuses.
+            TrainingError: the disk is full or not writable.
         """
         part = path.with_name(f'{path.name}.part')
         with saving(path):
@@ -111,10 +110,10 @@ class RunFolder:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, force to disk, then take the name: the old file stays until the new is whole.
+    """Write a temporary file, sync it and rename it.
 
     Raises:
-        OSError: as it comes; nothing is left behind.
+        OSError: as raised; the temporary file is deleted.
     """
     part = path.with_name(f'{path.name}.part')
     try:
@@ -128,7 +127,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def take_name(part: Path, path: Path) -> None:
-    """Give a whole file its name, and force the name to disk."""
+    """Rename a finished file and sync its folder."""
     part.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -139,10 +138,10 @@ def take_name(part: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Turn what a disk says into one line.
+    """Convert an OSError to a message of one line.
 
     Raises:
-        TrainingError: names the file and says that the one before is kept.
+        TrainingError: names the file and says that the previous one is kept.
     """
     try:
         yield

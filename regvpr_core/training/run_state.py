@@ -1,6 +1,6 @@
-"""All that a run needs to go on: trained tensors, moments of AdamW, scaler, step, curve.
+"""State for resuming a run: trained tensors, moments of AdamW, scaler, step, curve.
 
-Random numbers need no saving: batches, augmentation and dropout depend on seed and step alone.
+No random state is saved: batches, augmentation and dropout depend only on seed and step.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -19,15 +19,15 @@ MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
 MAY_CHANGE = frozenset({
     'backbone_path', 'data_root', 'device', 'epochs', 'recompute_blocks', 'save_steps', 'start',
     'steps', 'validate_batch', 'validate_epochs', 'workers'})
-"""Settings of which a resumed run may have others; lengths only with a schedule of its own."""
+"""Settings that may differ in a resumed run; lengths only if the schedule has its own steps."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
-    step: steps done. best, best_step: of the mean recall@1. seconds: of steps alone.
-    curve: what was measured at which step. pending: losses that are not in the curve yet.
+    step: steps done. best, best_step: of the mean recall@1. seconds: time of the steps.
+    curve: measurements by step. pending: losses that are not in the curve yet.
     """
 
     step: int = 0
@@ -40,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What changes in training: parameters by key, buffers by key, optimiser, scaler."""
+    """Tensors that change in training: parameters and buffers by key, optimiser, scaler."""
 
     parameters: dict[str, nn.Parameter]
     buffers: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Trained:
     scaler: torch.amp.GradScaler
 
     def tensors(self) -> dict[str, Tensor]:
-        """As they are saved."""
+        """Tensors to save, by key."""
         out: dict[str, Tensor] = {f'model.{key}': value.data
                                   for key, value in self.parameters.items()}
         out |= {f'buffer.{key}': value for key, value in self.buffers.items()}
@@ -58,14 +58,14 @@ class Trained:
         return out
 
     def about(self, config: TrainConfig, data_digest: str, progress: Progress) -> dict[str, Any]:
-        """What is said beside them."""
+        """Metadata to save with the tensors."""
         return {'config': to_mapping(config), 'data': data_digest, 'scaler': {
                     key: float(value) for key, value in self.scaler.state_dict().items()},
                 'progress': asdict(progress)}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], about: dict[str, Any], where: str) -> Progress:
-        """Put a saved state back.
+        """Restore a saved state.
 
         Raises:
             CheckpointError: it is of another architecture.
@@ -98,10 +98,10 @@ class Trained:
 def check_same_run(
     about: dict[str, Any], config: TrainConfig, data_digest: str, where: str
 ) -> None:
-    """Refuse to go on with other settings or other data than the run was begun with.
+    """Refuse to resume a run with other settings or other data.
 
     Raises:
-        TrainingError: names what differs.
+        TrainingError: the message names the difference.
     """
     was, now = about.get('config'), to_mapping(config)
     if not isinstance(was, dict):
@@ -124,7 +124,7 @@ def check_same_run(
 
 
 def plain(value: Any) -> Any:
-    """As JSON gives it back: lists for tuples."""
+    """Convert to the form that JSON returns: lists for tuples."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,11 +1,10 @@
-"""The linear part of a joined head, learnt in closed form from pictures in several sessions.
+"""The linear part of a joined head, learnt in closed form from images in several sessions.
 
-Pictures are described as they are and in several looks (training/looks.py). What one look does to
-all of them is a shift of the session; what it does to each of them beyond that is spread about
-its place. Directions that hold most of both count for less: x - U diag(g) U^T x, with
-g = 1 - (1 + v / ridge)^-1/2 for the variance v along each. It is within-class whitening
-(Mikolajczyk and Matas, ICCV 2007) of the largest directions alone: all others, also those that the
-few pictures at hand never show, stay as they are.
+Images are described unchanged and in several looks (training/looks.py). A look shifts all
+descriptors of a session alike, and each of them differently in addition. Directions of large
+variance of both kinds are reduced: x - U diag(g) U^T x, with g = 1 - (1 + v / ridge)^-1/2 for the
+variance v along each. This is within-class whitening (Mikolajczyk and Matas, ICCV 2007), limited
+to the directions of largest variance; all other directions are unchanged.
 """
 
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ POWER_STEPS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinedFitConfig:
-    """How the linear part of a joined head is learnt."""
+    """Settings of learning the linear part of a joined head."""
 
     whitening: float = setting(
         0.25, 'Principal components of the channels are divided by their variance to this power.',
@@ -42,7 +41,7 @@ class JoinedFitConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionFeatures:
-    """What the parts of a joined head are given for N pictures of one session, float16.
+    """Inputs of a joined head for N images of one session, float16.
 
     head_rows: (N, D) of the register head. maps: for each pool (N, C, h, w).
     """
@@ -58,12 +57,12 @@ def fit_joined(
 
     Args:
         head: to set.
-        sessions: the same pictures in each.
-        config: how.
+        sessions: the same images in each.
+        config: settings.
         seed: of the decomposition's random start.
 
     Raises:
-        TrainingError: fewer than two sessions where there are shifts to learn.
+        TrainingError: fewer than two sessions, but shifts are to be learnt.
     """
     if head.config.shifts and len(sessions) < 2:
         raise TrainingError(f'{len(sessions)} session cannot show how sessions differ; give two '
@@ -99,15 +98,15 @@ def joined_rows(head: JoinedHeads, session: SessionFeatures) -> Tensor:
 def session_shifts(
     rows: Tensor, count: int, config: JoinedFitConfig, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Directions in which sessions of the same pictures differ most, and how much to take off.
+    """Directions in which sessions of the same images differ most, and their reduction.
 
     Args:
-        rows: (S, N, D) picture n in session s.
+        rows: (S, N, D) image n in session s.
         count: of directions.
         config, seed: as `fit_joined`.
 
     Returns:
-        basis (D, count) with orthonormal columns, and gain (count,), 0 (kept) to 1 (gone).
+        basis (D, count) with orthonormal columns, and gain (count,), 0 (kept) to 1 (removed).
     """
     sessions, pictures, _ = rows.shape
     means = rows.mean(dim=1)  # (S, D)
@@ -133,7 +132,7 @@ def strongest(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def strongest_rows(vectors: Tensor, count: int) -> Tensor:
-    """Orthonormal rows (count, l) that keep most of vectors (M, l): PCA, not centred."""
+    """Orthonormal rows (count, l) of the largest components of vectors (M, l): uncentred PCA."""
     _, basis = torch.linalg.eigh(vectors.T.double() @ vectors.double())
     rows: Tensor = basis.flip(1)[:, :count].T.float()
     return rows

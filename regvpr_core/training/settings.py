@@ -1,4 +1,4 @@
-"""Settings of a run from a preset or a file; the model may be a file or preset of its own."""
+"""Reads the settings of a run from a preset or file; the model may be a separate one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from regvpr_core.training.config import TrainConfig
 def read_train_config(name: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read `TrainConfig` from a YAML file or a preset of the package.
 
-    `model` is a table or the path of a file of one, relative to this file. An override
-    `model=FILE` is relative to the working folder, or a preset of a model. Data folders are
-    relative to `data_root`.
+    `model` is a table, or the path of a file relative to this file. An override `model=FILE` is
+    relative to the working folder, or the name of a model preset. Data folders are relative to
+    `data_root`.
 
     Raises:
         ConfigError: a file, a key or a value is wrong.

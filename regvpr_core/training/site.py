@@ -1,4 +1,4 @@
-"""A model goes on learning on one's own site, and shows what it won there and lost elsewhere."""
+"""Fine-tunes a model on the user's own site, with recall there and on other data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,15 +18,15 @@ from regvpr_core.training.site_data import Images, SiteData, SiteDataConfig, wri
 from regvpr_core.training.trainer import train, Watch
 
 LEAST_GALLERY = 10
-"""Fewer images of the held-out stretch tell nothing."""
+"""Least number of images of the held-out stretch for a recall."""
 
 DISTIL_WEIGHT = 10.0
-"""Weight of a teacher's loss where it is all that is learnt from."""
+"""Weight of the teacher's loss if there is no other loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRecall:
-    """Recall@1 on one set, plain and with the queries' mean taken off, before and after."""
+    """Recall@1 on one set, plain and centred by the queries' mean, before and after."""
 
     name: str
     queries: int
@@ -38,7 +38,7 @@ class SiteRecall:
 
 @dataclass(slots=True, kw_only=True)
 class SiteReport:
-    """What came of it. checkpoint: the new model. recalls: of the held-out stretch first."""
+    """Result of a run. checkpoint: the new model. recalls: first of the held-out stretch."""
 
     checkpoint: Path
     data: SiteData
@@ -54,16 +54,16 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
     Args:
         config: of the run; its data are replaced.
         out: folder of the run.
-        maps: of the site, in one frame; the first gives the held-out stretch.
-        images: original images of the keyframes of a map, as far as they are at hand.
-        watch: told of the run.
-        site: what a place is; its defaults where None.
-        teacher: model whose similarities are learnt in place of places; '' for none.
-        others: maps of another site, in one frame: what is lost there is measured.
-        resume: go on with the run in `out`.
+        maps: of the site, in one frame; the held-out stretch is part of the first.
+        images: available original images of the keyframes of a map.
+        watch: watcher of the run.
+        site: definition of places; None: defaults.
+        teacher: model whose similarities are learnt instead of places; '' for none.
+        others: maps of another site, in one frame, for recall on other data.
+        resume: continue the run in `out`.
 
     Raises:
-        TrainingError: the maps hold no images, or too few places.
+        TrainingError: the maps contain no images, or too few places.
     """
     site = site or SiteDataConfig()
     if config.start is None:
@@ -108,7 +108,7 @@ def _read(folder: Path, resume: bool) -> SiteData:
 
 
 def _dataset(data: SiteData, name: str, site: SiteDataConfig) -> Dataset | None:
-    """The gallery and queries of a site; None where there are too few."""
+    """The gallery and queries of a site; None if there are too few."""
     if data.gallery < LEAST_GALLERY or not data.queries:
         return None
     return replace(manifest_validation(data.table, ValidationConfig(

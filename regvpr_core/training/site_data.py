@@ -1,8 +1,8 @@
-"""Maps of one's own site as training data: images by place, and a stretch held out.
+"""Training data from maps of the user's own site: images by place, and a held-out stretch.
 
-A place is a square of the map frame and a direction; its images come from all maps, so that
-positives span sessions. A stretch of the first map is held out with what other maps show of it:
-its first map is the gallery, the others ask.
+A place is a square of the map frame and a direction. Its images come from all maps, so that
+positives span sessions. A stretch of the first map and all images of other maps there are held
+out: the first map is the gallery, the others are queries.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from regvpr_core.images import RGB
 from regvpr_core.maps.place_map import PlaceMap
 
 LONGEST_PX = 512
-"""Longer side of the kept images; networks see them smaller."""
+"""Longer side of the stored images, pixels; larger than the input of networks."""
 
 QUALITY = 90
 
@@ -31,7 +31,7 @@ Images = Callable[[PlaceMap], Iterable[tuple[int, Callable[[], RGB | None]]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteDataConfig:
-    """How maps become places."""
+    """Definition of places."""
 
     cell_m: float = setting(4.0, 'Side of the square of a place.', 0.1, 1000.0, unit='m')
     heading_bins: int = setting(8, 'Directions of a square that are separate places.', 1, 36)
@@ -44,7 +44,7 @@ class SiteDataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteData:
-    """What was written.
+    """Written data.
 
     table: manifest with the splits train, gallery and query. images, places: for training.
     gallery, queries: images of the held-out stretch; 0 where nothing is held out.
@@ -63,14 +63,14 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
     """Write images and a manifest.
 
     Args:
-        maps: of one frame, the first one gives the held-out stretch; may be open with the index
+        maps: in one frame; the held-out stretch is part of the first. May be open with the index
             `none`.
-        images: original images of the keyframes of a map, as far as they are at hand; stored
-            thumbnails stand for the others.
+        images: available original images of the keyframes of a map; others use their
+            thumbnails.
         folder: new folder.
-        config: what a place is.
-        places: False makes each image a place of its own, for learning from a teacher alone.
-        asking_only: all is held out, nothing is for training.
+        config: definition of places.
+        places: False makes each image its own place, to learn from a teacher only.
+        asking_only: hold out everything, for evaluation only.
 
     Raises:
         TrainingError: the folder exists, or no keyframe has an image.
@@ -86,12 +86,12 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
             T = place_map.T_map_cam[i]
             split = 'train'
             if asking_only or held[number][i]:
-                # The first drive is the gallery; of a single drive every second image asks.
+                # The first drive is the gallery; in a single drive every second image is a query.
                 asks = i % 2 == 1 if one_drive else (
                     number > 0 or place_map.sources[i] != place_map.sources[0])
                 split = 'query' if asks else 'gallery'
             elif near[number][i]:
-                continue  # beside the held-out stretch: neither learnt nor asked
+                continue  # a margin beside the held-out stretch is not used
             name = f'map{number}/{i:07d}.jpg'
             _write(folder / name, rgb)
             rows.append({
@@ -112,7 +112,7 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
 
 def _held_out(maps: Sequence[PlaceMap], config: SiteDataConfig
               ) -> tuple[list[Mask], list[Mask]]:
-    """Keyframes of each map within the held-out stretch, and within two cells beside it."""
+    """Masks of each map's keyframes: in the held-out stretch, and within two cells of it."""
     first = maps[0].T_map_cam[:, :3, 3]
     steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(first, axis=0), axis=1))])
     if not config.held_out:
@@ -138,7 +138,7 @@ def _place(T: Array, config: SiteDataConfig) -> str:
 
 
 def _images(place_map: PlaceMap, images: Images) -> Iterable[tuple[int, RGB]]:
-    """Each keyframe's original image, else its thumbnail; those without either are left out."""
+    """Each keyframe's original image or thumbnail; keyframes without either are omitted."""
     given = np.zeros(len(place_map), dtype=bool)
     for i, picture in images(place_map):
         try:

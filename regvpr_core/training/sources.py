@@ -1,4 +1,4 @@
-"""Where a run's input comes from: picture files, or kept tokens."""
+"""Sources of a run's input: image files, or stored tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from regvpr_core.training.recompute import recompute
 from regvpr_core.training.tokens import keep_tokens, TokenPlan, TokenStore
 
 Told = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much. It may raise, to stop."""
+"""Called with the operation, the number done and the total; may raise to stop."""
 
 NOTHING = AugmentationConfig(operations=0)
 
 
 class Source(Protocol):
-    """Input of training and validation, and the network that takes it.
+    """Input of training and validation, and the network for it.
 
-    copies: of each picture, augmented beforehand, the plain one counted.
-    unreadable: names of pictures that could not be read so far, and why.
+    copies: number of stored copies per image, including the unaugmented one.
+    unreadable: reasons of unreadable images by name.
     """
 
     network: nn.Module
@@ -44,22 +44,22 @@ class Source(Protocol):
     unreadable: dict[str, str]
 
     def batches(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-        """Each batch with what is read for it."""
+        """Each batch with its data."""
 
     def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
-        """What was read, as network input on the device."""
+        """Convert the data of a batch to network input on the device."""
 
     def validation_inputs(
         self, number: int, chosen: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
-        """Network input of pictures of one validation set (references first), batch by batch."""
+        """Network input of the images of a validation set (references first), in batches."""
 
     def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
-        """What the head is given for plain pictures: (B, width) and (B, width, h, w)."""
+        """Input of the head for unaugmented images: (B, width) and (B, width, h, w)."""
 
 
 class PictureSource:
-    """Pictures are read for each batch and augmented on the device."""
+    """Reads images for each batch and augments them on the device."""
 
     def __init__(
         self, network: DescriptorModel, loader: PictureLoader, augmentation: AugmentationConfig,
@@ -86,10 +86,10 @@ class PictureSource:
     def validation_inputs(
         self, number: int, chosen: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
-        """Pictures as an encoder is shown them.
+        """Preprocessed images.
 
         Raises:
-            ImageError: one cannot be read: recall would mean something else without it.
+            ImageError: one is unreadable, so recall cannot be computed.
         """
         paths = [self._validation[number][i] for i in chosen]
         groups = [paths[start:start + batch] for start in range(0, len(paths), batch)]
@@ -101,7 +101,7 @@ class PictureSource:
             yield normalised(unit_range(pictures, self._device), self._loader.preprocessing)
 
     def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
-        """Of those that can be read."""
+        """Input of the head for the readable images."""
         found = next(read_groups([[self.places.paths[i] for i in images]],
                                  self._loader.preprocessing, self._loader.threads))
         pictures = torch.stack([p for p in found if isinstance(p, Tensor)])
@@ -112,7 +112,7 @@ class PictureSource:
 
 
 class TokenSource:
-    """Tokens that were computed before; their copies are augmented already."""
+    """Reads stored tokens of augmented copies."""
 
     def __init__(
         self, network: TokenNetwork, places: PlaceSet, store: TokenStore,
@@ -131,19 +131,19 @@ class TokenSource:
         self._grid = (size.height // 14, size.width // 14)
 
     def inputs(self, read: Tensor, random: torch.Generator) -> Tensor:
-        """As float32, and of each picture a window of the grid where that is asked for."""
+        """Convert to float32, and cut a window of the grid if configured."""
         x = read.to(self._device).float()
         return windows(x, self._grid, self._window, random) if self._window else x
 
     def tokens(self, images: Int64) -> tuple[Tensor, Tensor]:
-        """Through the blocks behind the kept ones."""
+        """Apply the blocks after the stored tokens."""
         read = self._store.read(images, np.zeros_like(images))
         return self._behind.tokens(read.to(self._device).float())
 
     def validation_inputs(
         self, number: int, chosen: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
-        """Tokens of the plain pictures."""
+        """Input of the head from tokens of the unaugmented images."""
         for start in range(0, len(chosen), batch):
             images = np.asarray(chosen[start:start + batch], dtype=np.int64)
             read = self._validation[number].read(images, np.zeros_like(images))
@@ -152,7 +152,7 @@ class TokenSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceParts:
-    """What a source is made of. folder: of the run. told: how far reading ahead is."""
+    """Arguments of a source. folder: of the run. told: called with the progress."""
 
     config: TrainConfig
     folder: Path
@@ -166,7 +166,7 @@ class SourceParts:
 
 
 def open_source(parts: SourceParts) -> Source:
-    """Pictures, or tokens where the config asks for them (computed here if need be)."""
+    """Make the source: images, or tokens if configured (computed here if missing)."""
     config, model = parts.config, parts.model
     files = [validation_files(dataset) for dataset in parts.validation]
     if config.tokens is None:
@@ -193,7 +193,7 @@ def open_source(parts: SourceParts) -> Source:
 def windows(
     tokens: Tensor, grid: tuple[int, int], side: int, random: torch.Generator
 ) -> Tensor:
-    """A random square of patches of each picture: (B, 1 + h * w, width) to (B, 1 + side^2, width).
+    """A random square of patches of each image: (B, 1 + h * w, width) to (B, 1 + side^2, width).
 
     Raises:
         TrainingError: the square is larger than the grid.
@@ -214,7 +214,7 @@ def keep(
     parts: SourceParts, tokens: TokensConfig, folder: Path, paths: Sequence[Path],
     names: Sequence[str], copies: int, most: Int64 | None = None,
 ) -> TokenStore:
-    """Tokens of some pictures; the first process computes them, the others wait."""
+    """Tokens of images; the first process computes them, the others wait."""
     config = parts.config
     plan = TokenPlan(paths=paths, names=names, model=config.model, block=tokens.block,
                      augmentation=config.augmentation, copies=copies, seed=config.seed, most=most)

@@ -1,7 +1,7 @@
-"""Distillation: which pictures resemble one another, as another model sees it.
+"""Distillation of the similarities of images from another model, the teacher.
 
-Only similarities inside a batch are taught, not features: the teacher may have any width. Its view
-of a picture is that of the plain one, whatever was done to it for the network that learns.
+Only similarities within a batch are learnt, so the teacher may have any descriptor length. The
+teacher describes the unaugmented images.
 """
 
 from collections.abc import Callable
@@ -24,23 +24,23 @@ from regvpr_core.training.config import DistilConfig
 from regvpr_core.training.processes import Processes
 
 BLOCK = 4096
-"""Descriptors read at once for their mean."""
+"""Number of descriptors read at once to compute their mean."""
 
 
 class Lesson(Protocol):
-    """A loss beside that of the places."""
+    """An additional loss."""
 
     def __call__(self, descriptors: Tensor, images: Tensor) -> Tensor:
-        """Of unit rows (B, D) and the numbers (B) of their pictures."""
+        """Loss of unit rows (B, D) and the indices (B) of their images."""
 
 
 def no_lesson(descriptors: Tensor, images: Tensor) -> Tensor:
-    """Nothing is taught."""
+    """No additional loss."""
     return descriptors.new_zeros(())
 
 
 class Teacher:
-    """Compares the similarities of a batch with those that the teacher gives.
+    """Compares the similarities of a batch with those of the teacher.
 
     The loss is 1 - r, r being the correlation of a row of similarities with the teacher's, without
     the diagonal, averaged over rows (relational distillation as in Park et al., 2019,
@@ -54,7 +54,7 @@ class Teacher:
         self._centre = centre(rows)
 
     def __call__(self, descriptors: Tensor, images: Tensor) -> Tensor:
-        """The weighted loss of unit rows (B, D) of pictures with these numbers (B)."""
+        """The weighted loss of unit rows (B, D) of images with these indices (B)."""
         taught = self.similarities(images.cpu().numpy()).to(descriptors.device)
         rows = descriptors.float()
         learnt = rows @ rows.T
@@ -71,7 +71,7 @@ class Teacher:
 
 
 def centre(rows: Rows) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Mean descriptor of the pictures that have one."""
+    """Mean descriptor of the images that have one."""
     known = rows.select(np.flatnonzero(rows.numbers >= 0))
     total = sum(known.block(start, start + BLOCK).sum(axis=0, dtype=np.float64)
                 for start in range(0, len(known), BLOCK))
@@ -82,18 +82,18 @@ def open_teacher(
     config: DistilConfig | None, places: PlaceSet, folder: Path, device: torch.device,
     processes: Processes, told: Callable[[str, int, int], None],
 ) -> tuple[Lesson, PlaceSet]:
-    """The teacher with its descriptors of all pictures, and the places it can teach.
+    """The teacher with its descriptors of all images, and the places with descriptors.
 
     Args:
-        config: which model; None: nobody teaches.
+        config: settings; None: no teacher.
         places: of the run.
-        folder: to keep descriptors in; what is there already is not computed again.
+        folder: cache of descriptors.
         device: to run the teacher on.
-        processes: one after another; what the first computed the others find.
-        told: how far it is. It may raise, to stop.
+        processes: run one after another, so that the first fills the cache.
+        told: called with the progress; may raise to stop.
 
     Raises:
-        TrainingError: the teacher cannot read a picture.
+        TrainingError: the teacher cannot read an image.
         EvaluationError, CheckpointError: there is no such model.
     """
     if config is None:
@@ -101,7 +101,7 @@ def open_teacher(
     describer = open_describer(config.teacher, device=str(device))
     files = [PictureFile(name, path)
              for name, path in zip(places.names, places.paths, strict=True)]
-    for turn in range(processes.count):  # a cache is open to one process at a time
+    for turn in range(processes.count):  # the cache can be open in one process at a time
         if turn == processes.rank:
             rows, unreadable = described(files, describer, folder, told)
         processes.wait()

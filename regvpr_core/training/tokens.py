@@ -1,7 +1,7 @@
-"""Tokens of a frozen block, computed once and kept on disk, with augmented copies.
+"""Tokens of a frozen block, computed once and stored on disk, with augmented copies.
 
-A folder: `tokens.f16` (copies x pictures x (1 + h * w) x width, class token first, memory-mapped)
-and `tokens.json`: what they are of, how many pictures are done, which cannot be read.
+A folder with `tokens.f16` (copies x images x (1 + h * w) x width, class token first,
+memory-mapped) and `tokens.json` (description, number of finished images, unreadable images).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ from regvpr_core.training.randomness import generator
 from regvpr_core.training.run_folder import saving, write_whole
 
 PASS = 32
-"""Pictures a pass. What is drawn for a copy depends on it, so it is no setting."""
+"""Images per pass. No setting, because the random numbers of copies depend on it."""
 
 LARGEST_FLOAT16 = 65504.0
 MAX_JOURNAL_BYTES = 100_000_000
@@ -40,11 +40,11 @@ MAX_JOURNAL_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPlan:
-    """Which tokens are kept.
+    """Description of stored tokens.
 
-    paths, names: of the pictures. model, block: whose tokens, from 0.
-    augmentation, copies, seed: of the augmented copies beside the plain one, which is copy 0.
-    most: (N) copies of each picture where they are fewer; None: all have as many.
+    paths, names: of the images. model, block: whose tokens, block counted from 0.
+    augmentation, copies, seed: of the augmented copies; copy 0 is unaugmented.
+    most: (N) limits on the copies of each image; None: no limits.
     """
 
     paths: Sequence[Path]
@@ -58,13 +58,13 @@ class TokenPlan:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Copies, pictures, tokens of a picture, width."""
+        """Copies, images, tokens per image, width."""
         size = self.model.preprocessing
         return (1 + self.copies, len(self.paths), 1 + size.height // 14 * (size.width // 14),
                 VIT_CONFIGS[self.model.backbone].width)
 
     def about(self, backbone: BackboneWeights) -> dict[str, Any]:
-        """What tells these tokens from others."""
+        """Key of these tokens."""
         return {
             'backbone_sha256': backbone.source.sha256, 'block': self.block,
             'pictures_sha256': hashlib.sha256('\0'.join(self.names).encode()).hexdigest(),
@@ -76,9 +76,9 @@ class TokenPlan:
 
 
 class TokenStore:
-    """Kept tokens, read a batch at a time.
+    """Stored tokens, read in batches.
 
-    unreadable: numbers of pictures that have none, and why.
+    unreadable: reasons of images without tokens, by index.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], unreadable: dict[int, str]) -> None:
@@ -87,7 +87,7 @@ class TokenStore:
                                shape=tuple(shape))
 
     def read(self, images: Int64, copies: Int64) -> Tensor:
-        """Tokens (B, 1 + h * w, width) float16 of pictures, each in a copy."""
+        """Tokens (B, 1 + h * w, width) float16 of images, each of one copy."""
         return torch.from_numpy(np.stack(
             [self._rows[copy, image] for image, copy in zip(images, copies, strict=True)]))
 
@@ -101,17 +101,17 @@ def keep_tokens(
     folder: Path, plan: TokenPlan, backbone: BackboneWeights, device: torch.device,
     threads: int, told: Callable[[int, int], None],
 ) -> TokenStore:
-    """Compute the tokens that are not there yet; what was cut off is gone on with.
+    """Compute the missing tokens; an interrupted computation is resumed.
 
     Args:
-        folder: to keep them in.
-        plan: which ones.
+        folder: for the tokens.
+        plan: description of the tokens.
         backbone: weights of the network.
         device: to compute on. threads: that read pictures.
-        told: pictures done and in all, after each pass. It may raise, to stop.
+        told: called with images done and in total after each pass; may raise to stop.
 
     Raises:
-        TrainingError: the folder holds other tokens, or the disk has no room.
+        TrainingError: the folder contains other tokens, or the disk is too small.
     """
     journal = folder / 'tokens.json'
     state = read_journal(journal, plan.about(backbone))
@@ -125,10 +125,10 @@ def keep_tokens(
 
 
 def read_journal(journal: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """How far an earlier run came; None where there was none.
+    """Progress of an earlier run; None if there was none.
 
     Raises:
-        TrainingError: it is damaged, or of other tokens.
+        TrainingError: its files are damaged or of other tokens.
     """
     if not journal.exists():
         return None
@@ -150,7 +150,7 @@ def read_journal(journal: Path, about: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Make room for the file of tokens.
+    """Allocate the file of tokens.
 
     Raises:
         TrainingError: the disk is too small.
@@ -169,7 +169,7 @@ def fill(
     folder: Path, plan: TokenPlan, state: dict[str, Any], tokens: Callable[[Tensor], Tensor],
     device: torch.device, threads: int, told: Callable[[int, int], None],
 ) -> None:
-    """Compute the rows that are missing; the journal is written behind them."""
+    """Compute the missing rows; the journal is written after them."""
     augment = Augmenter(plan.augmentation) if plan.copies else None
     size = plan.model.preprocessing
     starts = range(state['done'], len(plan.paths), PASS)
@@ -201,7 +201,7 @@ def fill(
 def tokens_of(
     plan: TokenPlan, backbone: BackboneWeights, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Network input (B, 3, H, W) to tokens (B, 1 + h * w, width), in the fastest form here."""
+    """Make the function from network input (B, 3, H, W) to tokens (B, 1 + h * w, width)."""
     model = DescriptorModel(ModelConfig(backbone=plan.model.backbone, last_block=plan.block))
     load_backbone_weights(model.backbone, backbone.tensors, str(backbone.path))
     model.eval().requires_grad_(False)

@@ -37,19 +37,19 @@ from regvpr_core.training.teacher import Lesson, open_teacher
 from regvpr_core.training.validation import Validation
 
 LOG_STEPS = 10
-"""The curve holds the mean loss of so many steps."""
+"""Number of steps whose mean loss is one point of the curve."""
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class Watch(Protocol):
-    """Told how a run goes; what it does with it is its own business."""
+    """Interface of watchers, which are called during a run."""
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """What is trained, on what, for how many steps."""
+        """Start of a run: model, data and number of steps."""
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Work before or beside the steps."""
+        """Progress of work other than steps."""
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
         """A step is done."""
@@ -59,12 +59,12 @@ class Watch(Protocol):
 
 
 def train(config: TrainConfig, folder: Path, watch: Watch, *, resume: bool = False) -> Progress:
-    """Train, or go on with a run; checkpoints, state and record are in the folder.
+    """Train, or resume a run; checkpoints, state and record are written to the folder.
 
     Raises:
-        TrainingError: data, folder or loss that it cannot go on with.
+        TrainingError: unusable data, folder or loss.
         CheckpointError: weights are missing or of another architecture.
-        Stopped: an interrupt asked for it; the state is saved.
+        Stopped: after an interrupt; the state is saved.
     """
     device = process_device(config.device)
     with joined_processes(device) as processes, Interrupts() as interrupts:
@@ -85,7 +85,7 @@ def train(config: TrainConfig, folder: Path, watch: Watch, *, resume: bool = Fal
 
 
 class Run:
-    """One run: what changes while it trains, and how one step is done."""
+    """A run: its state, and the training step."""
 
     def __init__(
         self, config: TrainConfig, files: RunFolder, watch: Watch, processes: Processes,
@@ -113,7 +113,7 @@ class Run:
         self.steps = 0
 
     def open(self, resume: bool) -> None:
-        """Take up the state or make the folder, then open the data."""
+        """Restore the state or create the folder, then open the data."""
         check_shares(self.config, self.processes)
         if resume:
             tensors, about = self.files.read_state()
@@ -142,7 +142,7 @@ class Run:
             self.write_record('running')
 
     def train(self) -> None:
-        """Epoch by epoch, from wherever the run is."""
+        """Train the remaining epochs."""
         every = self.batches.steps
         while True:
             if self.validation_is_due():
@@ -168,7 +168,7 @@ class Run:
         step, rank = self.progress.step, self.processes.rank
         factor = rate_factor(self.config.schedule, step, self.steps)
         set_rates(self.optimiser, factor)
-        # Dropout too depends on nothing but seed, step and process.
+        # Dropout depends only on seed, step and process.
         torch.manual_seed(step_seed(self.config.seed, step, rank, 1))
         self.model.train()
         inputs = self.source.inputs(read, generator(self.config.seed, step, rank, 2))
@@ -195,7 +195,7 @@ class Run:
         self.note(value, factor)
 
     def note(self, loss: float, factor: float) -> None:
-        """Keep the loss for the curve, and tell."""
+        """Add the loss to the curve, and notify the watcher."""
         pending = self.progress.pending
         pending.append(loss)
         step, rate = self.progress.step, self.config.optimiser.lr * factor
@@ -207,7 +207,7 @@ class Run:
             self.watch.step(step, self.steps, loss, rate)
 
     def validation_is_due(self) -> bool:
-        """At the end of the run, and of each epoch that the config asks for; once each."""
+        """Validate at the end of the run and of the configured epochs, once per step."""
         step, every = self.progress.step, self.batches.steps
         due = step >= self.steps or (step > 0 and step % (
             every * self.config.validate_epochs) == 0)
@@ -216,7 +216,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Recall of each set; the best mean recall@1 is kept. The first process does it."""
+        """Measure recall on each set in the first process; store the best mean recall@1."""
         if self.processes.first:
             self.model.eval()
             recalls = {validation.dataset.title: validation.recalls(
@@ -237,7 +237,7 @@ class Run:
         self.processes.wait()
 
     def describe(self, number: int, chosen: Sequence[int]) -> np.ndarray[Any, Any]:
-        """Descriptors (N, D) of pictures of one validation set."""
+        """Descriptors (N, D) of images of a validation set."""
         parts = []
         for inputs in self.source.validation_inputs(number, chosen, self.config.validate_batch):
             with self.autocast():
@@ -246,10 +246,10 @@ class Run:
         return np.concatenate(parts)
 
     def save(self) -> None:
-        """State, last checkpoint and record.
+        """Save state, last checkpoint and record.
 
         Raises:
-            TrainingError: a weight is not finite; the files of the save before stay.
+            TrainingError: a weight is not finite; the previous files are kept.
         """
         for key, parameter in self.parameters.items():
             if not bool(parameter.isfinite().all()):
@@ -265,12 +265,12 @@ class Run:
         self.processes.wait()
 
     def write_state(self) -> None:
-        """What resuming needs."""
+        """Save the state for resuming."""
         self.files.write_state(self.trained.tensors(), self.trained.about(
             self.config, self.digest, self.progress))
 
     def write_checkpoint(self, path: Path) -> None:
-        """A checkpoint of what was trained."""
+        """Save a checkpoint."""
         self.files.write_checkpoint(path, self.model, self.config.name, self.backbone,
                                     checkpoint_record(self.record('running')))
 
@@ -288,7 +288,7 @@ class Run:
             self.files.write_record(self.record(status))
 
     def facts(self) -> dict[str, Any]:
-        """What is trained, in a few numbers."""
+        """Summary of the run in numbers."""
         groups = {group['name']: sum(p.numel() for p in group['params'])
                   for group in self.optimiser.param_groups}
         return {'places': len(self.source.places.members), 'dropped': self.source.places.dropped,
@@ -299,19 +299,19 @@ class Run:
                 'from_step': self.progress.step}
 
     def told(self, what: str, done: int, total: int) -> None:
-        """Tell of work beside the steps, and leave it where an interrupt asks for it."""
+        """Report the progress of other work, and stop it after an interrupt."""
         if self.processes.first:
             self.watch.reading(what, done, total)
         if self.interrupts.asked and self.processes.count == 1:
             raise Stopped(f'stopped during {what}; what was done is kept')
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of the network; transport, norms and loss are float32 in any case."""
+        """The autocast context of the network; transport, norms and loss are always float32."""
         return torch.autocast(self.device.type, DTYPES[self.precision],
                               enabled=self.precision != 'fp32')
 
     def broken(self, value: float, batch: Batch, factor: float) -> TrainingError:
-        """What to say where the loss is not finite; the batch's pictures are listed in a file."""
+        """Message for a non-finite loss; the batch's images are listed in a file."""
         names = [self.source.places.names[i] for i in batch.images]
         listed = self.files.path / f'broken_batch_{self.processes.rank}.txt'
         with saving(listed):
@@ -327,7 +327,7 @@ def check_shares(config: TrainConfig, processes: Processes) -> None:
     """Refuse a batch that cannot be shared evenly.
 
     Raises:
-        TrainingError: names both numbers.
+        TrainingError: the message has both numbers.
     """
     if config.batch.places % processes.count:
         raise TrainingError(f'batch.places is {config.batch.places}, which {processes.count} '
@@ -335,7 +335,7 @@ def check_shares(config: TrainConfig, processes: Processes) -> None:
 
 
 def process_device(name: str) -> torch.device:
-    """The device of this process; of several on one host each takes the GPU of its number."""
+    """The device of this process; with several on one host, the GPU of its local rank."""
     device = choose_device(name)
     if device.type == 'cuda' and ':' not in name:
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
@@ -344,7 +344,7 @@ def process_device(name: str) -> torch.device:
 
 
 def chosen_precision(precision: str, device: torch.device) -> str:
-    """`auto`: bf16 on CUDA where it is native, else fp16; fp32 elsewhere."""
+    """`auto`: bf16 on CUDA if native, else fp16; fp32 on other devices."""
     if precision != 'auto':
         return precision
     if device.type != 'cuda':

@@ -18,7 +18,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """One set; its pictures are numbered, references first."""
+    """A validation set; its images are numbered, references first."""
 
     dataset: Dataset
 
@@ -35,7 +35,7 @@ class Validation:
         """Recall at 1, 5 and 10.
 
         Args:
-            describe: numbers of pictures to unit rows.
+            describe: function from indices of images to unit rows.
         """
         count, queries = len(self.dataset.references), len(self.dataset.queries)
         references = describe(range(count))

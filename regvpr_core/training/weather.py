@@ -1,7 +1,7 @@
-"""Blur, night, rain and things in the way: pictures (B, 3, H, W) in 0..1 to changed ones.
+"""Augmentation of images (B, 3, H, W) in 0..1 by blur, night, rain and occlusion.
 
-Rough on purpose: what they teach is to take no notice. All random numbers come from a generator
-on the CPU.
+The simulation is deliberately rough: it only teaches invariance. All random numbers come from a
+generator on the CPU.
 """
 
 import math
@@ -11,16 +11,16 @@ from torch import Tensor
 import torch.nn.functional as F
 
 LIGHTS = 6
-"""Lamps in a night picture, at most."""
+"""Largest number of lamps in a night image."""
 
 
 def uniform(count: int, low: float, high: float, random: torch.Generator, like: Tensor) -> Tensor:
-    """(count, 1, 1, 1) numbers between low and high."""
+    """Random numbers (count, 1, 1, 1) between low and high."""
     return (low + (high - low) * torch.rand(count, 1, 1, 1, generator=random)).to(like)
 
 
 def blurred(x: Tensor, random: torch.Generator) -> Tensor:
-    """Out of focus (Gaussian) or moved (a line of any direction), half of the pictures each."""
+    """Defocus (Gaussian) or motion blur (a line of random direction), half of the images each."""
     count, side = len(x), 11
     ys, xs = torch.meshgrid(*[torch.arange(side) - side // 2] * 2, indexing='ij')
     sigma = 0.6 + 2.0 * torch.rand(count, 1, 1, generator=random)
@@ -35,7 +35,7 @@ def blurred(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def at_night(x: Tensor, random: torch.Generator) -> Tensor:
-    """Dark, of a lamp's or the moon's colour, with a few lamps, noisy."""
+    """Night: dark, in the colour of lamps or the moon, with a few lamps and noise."""
     count, (H, W) = len(x), x.shape[-2:]
     dark = x.clamp(min=1e-4) ** uniform(count, 1.2, 2.6, random, x)
     cast = 0.8 + 0.4 * torch.rand(count, 3, 1, 1, generator=random).to(x)
@@ -53,7 +53,7 @@ def at_night(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def in_rain(x: Tensor, random: torch.Generator) -> Tensor:
-    """Pale, with streaks that fall in one direction."""
+    """Rain: pale, with streaks in one direction."""
     count, (H, W) = len(x), x.shape[-2:]
     side = 15
     ys, xs = torch.meshgrid(*[torch.arange(side) - side // 2] * 2, indexing='ij')
@@ -69,7 +69,7 @@ def in_rain(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def erased(x: Tensor, random: torch.Generator) -> Tensor:
-    """A box of one colour before a tenth to a quarter of the picture."""
+    """Occlusion by a box of one colour, over a tenth to a quarter of the image."""
     count, (H, W) = len(x), x.shape[-2:]
     sides = 0.3 + 0.2 * torch.rand(count, 2, generator=random)
     start = torch.rand(count, 2, generator=random) * (1 - sides)
@@ -81,7 +81,7 @@ def erased(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def filtered(x: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture (B, C, H, W) with its own kernel (B, k, k); edges are mirrored."""
+    """Convolve each image (B, C, H, W) with its own kernel (B, k, k); edges are mirrored."""
     count, channels, H, W = x.shape
     pad = min(kernels.shape[-1] // 2, H - 1, W - 1)
     wide = F.pad(x, (pad, pad, pad, pad), mode='reflect').reshape(1, count * channels, H + 2 * pad,

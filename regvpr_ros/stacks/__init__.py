@@ -1,4 +1,4 @@
-"""Outputs in the words of SLAM stacks, by the names that the parameter `outputs` takes."""
+"""Outputs for SLAM stacks, by the values of the parameter `outputs`."""
 
 from typing import Any, Protocol
 
@@ -15,16 +15,16 @@ from regvpr_ros.stacks.swarm_slam import SwarmSlam
 
 
 class Stack(Protocol):
-    """One output. Made when the node is configured; told only while it is active."""
+    """One output, created by configure; called only while the node is active."""
 
     def loop_closure(self, closure: Closure) -> None:
-        """The robot is where it was."""
+        """Publish a loop closure."""
 
     def pose_prior(self, message: Any) -> None:
-        """Pose of the base frame in the map, as a PoseWithCovarianceStamped."""
+        """Publish the pose of the base frame in the map, a PoseWithCovarianceStamped."""
 
     def close(self) -> None:
-        """Let publishers, subscriptions and clients go."""
+        """Destroy publishers, subscriptions and clients."""
 
 
 STACKS: dict[str, Any] = {
@@ -38,7 +38,7 @@ STACKS: dict[str, Any] = {
 
 
 def make_stacks(names: tuple[str, ...], node: Any, trail: Trail) -> list[Stack]:
-    """Make the outputs that a user chose; none is left behind where one fails.
+    """Create the chosen outputs; if one fails, all are destroyed.
 
     Raises:
         ConfigError: an unknown name, or messages that are not installed.

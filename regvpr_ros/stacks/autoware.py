@@ -1,4 +1,4 @@
-"""Autoware: poses where its pose initializer looks for those of a GNSS receiver."""
+"""Autoware: pose priors on the GNSS pose topic of its pose initializer."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ TOPIC = 'sensing/gnss/pose_with_covariance'
 
 
 class Autoware:
-    """Each pose prior once more, under the name of a GNSS pose."""
+    """Publishes each pose prior as a GNSS pose."""
 
     def __init__(self, node: Any, trail: Trail) -> None:
         self._node = node
         self._publisher = node.create_publisher(PoseWithCovarianceStamped, TOPIC, 10)
 
     def loop_closure(self, closure: Closure) -> None:
-        """It has no input for edges."""
+        """Ignored: Autoware has no input for loop closures."""
 
     def pose_prior(self, message: Any) -> None:
-        """The initializer takes the newest one when it is asked to initialize."""
+        """Publish a pose; the initializer uses the newest one on request."""
         self._publisher.publish(message)
 
     def close(self) -> None:
-        """Take the publisher back."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)

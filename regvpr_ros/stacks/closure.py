@@ -1,4 +1,4 @@
-"""A loop closure as SLAM stacks are told it: between poses of the base frame."""
+"""A loop closure between poses of the base frame, for SLAM stacks."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from regvpr_core.geometry import Array
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Closure:
-    """The robot is where it was: two stamps of the running session.
+    """A loop closure between two stamps of the running session.
 
     T_reference_query: (4, 4) pose of the base at the query stamp in the base at the reference
-    stamp, None where only the place is known. covariance: (6, 6) of it, over x, y, z (m^2) and
+    stamp, None if unknown. covariance: (6, 6) of it, over x, y, z (m^2) and
     rotations about the reference's axes (rad^2).
     """
 
@@ -24,7 +24,7 @@ class Closure:
 
     @property
     def metric(self) -> bool:
-        """True where the relative pose is known, with its covariance."""
+        """Whether the relative pose and its covariance are known."""
         return self.T_reference_query is not None and self.covariance is not None
 
     @property

@@ -17,7 +17,7 @@ class Hydra:
     """key_from and key_to are nanoseconds; the pose takes the first frame to the second."""
 
     def __init__(self, node: Any, trail: Trail) -> None:
-        """Publish.
+        """Create the publisher.
 
         Raises:
             ConfigError: pose_graph_tools_msgs is not installed.
@@ -28,7 +28,7 @@ class Hydra:
         self._publisher = node.create_publisher(self._graph, TOPIC, 100)
 
     def loop_closure(self, closure: Closure) -> None:
-        """Hydra does not read the covariance: a closure without a relative pose is not sent."""
+        """Publish a closure with a relative pose; Hydra does not read the covariance."""
         if not closure.metric:
             return
         stamp = split_stamp(closure.query_stamp_ns)
@@ -42,10 +42,10 @@ class Hydra:
         self._publisher.publish(graph)
 
     def pose_prior(self, message: Any) -> None:
-        """Hydra takes none."""
+        """Ignored: Hydra has no input for pose priors."""
 
     def close(self) -> None:
-        """Take the publisher back."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)
 
 

@@ -1,4 +1,4 @@
-"""Isaac ROS visual SLAM: answers its request for a hint, in the place of visual localization."""
+"""Isaac ROS visual SLAM: answers its trigger with a pose hint, like visual localization."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ POSE, TRIGGER = 'visual_localization/pose', 'visual_localization/trigger_localiz
 
 
 class IsaacVisualSlam:
-    """Publishes one pose for each trigger, by topic or by service of the same name."""
+    """Publishes one pose per trigger, which is a topic or a service of the same name."""
 
     def __init__(self, node: Any, trail: Trail) -> None:
         self._node = node
@@ -23,16 +23,16 @@ class IsaacVisualSlam:
         self._service = node.create_service(Trigger, TRIGGER, self._on_call)
 
     def loop_closure(self, closure: Closure) -> None:
-        """It has no input for edges."""
+        """Ignored: it has no input for loop closures."""
 
     def pose_prior(self, message: Any) -> None:
-        """The next pose after a trigger; its covariance is not read there."""
+        """Publish the next pose after a trigger; its covariance is not used."""
         if self._wanted:
             self._wanted = False
             self._publisher.publish(message)
 
     def close(self) -> None:
-        """Take all three back."""
+        """Destroy publisher, subscription and service."""
         self._node.destroy_service(self._service)
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_publisher(self._publisher)

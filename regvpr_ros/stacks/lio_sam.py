@@ -1,4 +1,4 @@
-"""LIO-SAM: two stamps on lio_loop/loop_closure_detection; it finds the transform by ICP."""
+"""LIO-SAM: the two stamps of a closure on lio_loop/loop_closure_detection."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ TOPIC = 'lio_loop/loop_closure_detection'
 
 
 class LioSam:
-    """Sends [stamp of now, stamp of then] in seconds, as mapOptmization.cpp takes them."""
+    """Publishes [query stamp, reference stamp], s, as mapOptmization.cpp expects."""
 
     def __init__(self, node: Any, trail: Trail) -> None:
         self._node = node
         self._publisher = node.create_publisher(Float64MultiArray, TOPIC, 5)
 
     def loop_closure(self, closure: Closure) -> None:
-        """LIO-SAM reads exactly two numbers, and drops anything else without a word."""
+        """Publish exactly two numbers; LIO-SAM ignores other messages."""
         self._publisher.publish(Float64MultiArray(
             data=[closure.query_stamp_ns / 1e9, closure.reference_stamp_ns / 1e9]))
 
     def pose_prior(self, message: Any) -> None:
-        """It takes positions from gpsTopic only (docs/slam/lio_sam.md)."""
+        """Ignored: it accepts positions on gpsTopic only (docs/slam/lio_sam.md)."""
 
     def close(self) -> None:
-        """Take the publisher back."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)

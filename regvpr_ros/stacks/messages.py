@@ -1,4 +1,4 @@
-"""Messages of other packages, imported when an output is configured."""
+"""Imports messages of other packages when an output is configured."""
 
 import importlib
 from typing import Any
@@ -7,7 +7,7 @@ from regvpr_core.errors import ConfigError
 
 
 def interface(package: str, kind: str, name: str, stack: str) -> Any:
-    """A message or service class.
+    """Import a message or service class.
 
     Args:
         package: such as rtabmap_msgs.
@@ -16,7 +16,7 @@ def interface(package: str, kind: str, name: str, stack: str) -> Any:
         stack: the output that needs it, for the error.
 
     Raises:
-        ConfigError: the package is not installed, or holds no such class.
+        ConfigError: the package is not installed, or has no such class.
     """
     try:
         return getattr(importlib.import_module(f'{package}.{kind}'), name)

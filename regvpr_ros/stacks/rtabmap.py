@@ -1,4 +1,4 @@
-"""RTAB-Map: its AddLink service, with node numbers learnt from its map data; its global_pose."""
+"""RTAB-Map: loop closures by its AddLink service, and pose priors on global_pose."""
 
 from collections import deque
 from typing import Any
@@ -15,21 +15,21 @@ from regvpr_ros.stacks.messages import interface
 MAP_DATA, ADD_LINK, GLOBAL_POSE = 'rtabmap/mapData', 'rtabmap/add_link', 'rtabmap/global_pose'
 GLOBAL_CLOSURE = 1
 TOLERANCE_NS = 1_500_000_000
-"""RTAB-Map makes a node a second; odometry bridges what is between a node and an image."""
+"""Largest time from an image to a node (RTAB-Map adds one per second), bridged by odometry."""
 SAME_NS = 20_000_000
-"""Without odometry only a node of the very image will do."""
+"""The same without odometry: the node must be of the same image."""
 WAITING = 20
 
 
 class RtabMap:
-    """Adds a link between two of RTAB-Map's nodes for each closure with a relative pose.
+    """Adds a link between two nodes of RTAB-Map for each closure with a relative pose.
 
-    And gives it each pose prior, named as it reads them: `header.frame_id` is the frame whose pose
-    in the map the message holds.
+    Node numbers come from its map data. Pose priors are published in its convention:
+    `header.frame_id` is the frame whose pose the message contains.
     """
 
     def __init__(self, node: Any, trail: Trail) -> None:
-        """Listen for nodes, and make the client.
+        """Subscribe to nodes, and create the client.
 
         Raises:
             ConfigError: rtabmap_msgs is not installed.
@@ -48,20 +48,20 @@ class RtabMap:
         self._base_frame = str(node.get_parameter('base_frame').value)
 
     def loop_closure(self, closure: Closure) -> None:
-        """A link needs a relative pose; it waits until RTAB-Map has a node past the query."""
+        """Store a closure with a relative pose until RTAB-Map has a node after the query."""
         if not closure.metric:
             return
         self._waiting.append(closure)
         self._send()
 
     def pose_prior(self, message: Any) -> None:
-        """A prior of the base; RTAB-Map ignores it unless it is told not to."""
+        """Publish a prior of the base; RTAB-Map ignores it by default."""
         prior = PoseWithCovarianceStamped(pose=message.pose)
         prior.header.stamp, prior.header.frame_id = message.header.stamp, self._base_frame
         self._publisher.publish(prior)
 
     def close(self) -> None:
-        """Take all three back."""
+        """Destroy publisher, subscription and client."""
         self._node.destroy_publisher(self._publisher)
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_client(self._client)
@@ -78,11 +78,11 @@ class RtabMap:
             self._waiting.remove(closure)
             link = self._between_nodes(closure)
             if link is not None and self._client.service_is_ready():
-                # The response is empty: RTAB-Map tells only its log whether it took the link.
+                # The response is empty: only RTAB-Map's log says whether it accepted the link.
                 self._client.call_async(self._add_link.Request(link=link))
 
     def _between_nodes(self, closure: Closure) -> Any:
-        """The link, moved by odometry from the images' stamps to those of the nodes."""
+        """Make the link, moved by odometry from the stamps of images to those of nodes."""
         query = self._ids.nearest(closure.query_stamp_ns, TOLERANCE_NS)
         reference = self._ids.nearest(closure.reference_stamp_ns, TOLERANCE_NS)
         if query is None or reference is None or query[1] == reference[1] \

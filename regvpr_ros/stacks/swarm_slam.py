@@ -1,4 +1,4 @@
-"""Swarm-SLAM (cslam): pairs of its own keyframes, which it verifies itself."""
+"""Swarm-SLAM (cslam): pairs of its keyframes, which it verifies itself."""
 
 from collections import deque
 from typing import Any
@@ -11,15 +11,15 @@ from regvpr_ros.stacks.messages import interface
 
 KEYFRAMES, MATCHES = 'cslam/keyframe_data', 'cslam/local_keyframe_match'
 TOLERANCE_NS = 500_000_000
-"""Its PnP finds the transform, so the keyframe need not be of the very image."""
+"""Largest time from an image to a keyframe; Swarm-SLAM estimates the transform by PnP."""
 WAITING = 20
 
 
 class SwarmSlam:
-    """Learns keyframe numbers from the keyframes' images, and names pairs of them."""
+    """Learns keyframe numbers from the keyframes' images, and publishes pairs of them."""
 
     def __init__(self, node: Any, trail: Trail) -> None:
-        """Listen and publish.
+        """Create the subscription and the publisher.
 
         Raises:
             ConfigError: cslam_common_interfaces is not installed.
@@ -35,15 +35,15 @@ class SwarmSlam:
             self._on_keyframe, 100)
 
     def loop_closure(self, closure: Closure) -> None:
-        """Sent once the keyframe of the query is known."""
+        """Store a closure, and publish it once the keyframe of the query is known."""
         self._waiting.append(closure)
         self._send()
 
     def pose_prior(self, message: Any) -> None:
-        """Swarm-SLAM takes none."""
+        """Ignored: Swarm-SLAM has no input for pose priors."""
 
     def close(self) -> None:
-        """Take both back."""
+        """Destroy subscription and publisher."""
         self._node.destroy_subscription(self._subscription)
         self._node.destroy_publisher(self._publisher)
 
