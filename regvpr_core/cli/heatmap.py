@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write one PNG an image."""
+    """Write one PNG per image."""
     from regvpr_core.recordings.source_kinds import check_exists
 
     check_exists(options.images)

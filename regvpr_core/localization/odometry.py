@@ -31,7 +31,7 @@ class Clock:
     """Order of the stamps of one stream."""
 
     def __init__(self, late_s: float = LATE_S) -> None:
-        """Start without a stamp. late_s: a stamp older than the newest by more jumped back."""
+        """Start without a stamp. late_s: largest age of a late stamp before the newest, s."""
         self.newest_ns: int | None = None
         self._late_ns = int(late_s * 1e9)
 

@@ -226,7 +226,7 @@ def refuse_unbuilt(name: str) -> None:
 
 
 def missing(name: str) -> CheckpointError:
-    """The error for a catalogued model that is not on this machine: how to get it."""
+    """Error with instructions for a catalogued model that is not on this machine."""
     entry = CATALOGUE[name]
     return CheckpointError(
         f'no weights for {name}: run `regvpr models fetch {name}`, or without internet get '
