@@ -2,7 +2,7 @@
 
     python -m benchmarks.node_start
 
-The shipped model on maps of 10 k places (FULL=1: 50 k too) of 8448 numbers, calibrated and with
+The shipped model on maps of 10 k places (FULL=1: 50 k too) of its dimension, calibrated and with
 their index; a camera at 10 Hz waits for the node. Five starts, medians; files are in the page
 cache. Then the memory of the node after 30 images.
 """
@@ -38,12 +38,13 @@ CONFIGURED = re.compile(r'configured: model ([\d.]+) s, map ([\d.]+) s, rest ([\
 def main() -> None:
     metrics: list[Metric] = []
     folder = Path(tempfile.mkdtemp(prefix='regvpr-start-'))
-    fingerprint = load_encoder(DEFAULT_MODEL).fingerprint
+    encoder = load_encoder(DEFAULT_MODEL)
     try:
         for name, count in {'10k': 10_000, '50k': 50_000}.items():
             if count > 10_000 and not os.environ.get('FULL'):
                 continue
-            write_map(folder / name, World(count, 41), DEFAULT_MODEL, fingerprint)
+            write_map(folder / name, World(count, 41, encoder.dimension), DEFAULT_MODEL,
+                      encoder.fingerprint)
             calibrate_and_store(folder / name)
             PlaceMap.open(folder / name).close()  # writes the index
             runs = [start(folder / name) for _ in range(STARTS)]
@@ -106,7 +107,7 @@ def start(path: Path) -> dict[str, float]:
             if heard and not cpu_s:
                 cpu_s = processor_s(node.pid)
             if node.poll() is not None or time.perf_counter() - begun > 120.0:
-                raise RuntimeError('the node does not answer')
+                raise RuntimeError(f'the node does not answer; it ended with {node.poll()}')
         memory = resident_mb(node.pid)
     finally:
         node.terminate()

@@ -133,7 +133,7 @@ def forget(place_map: PlaceMap) -> None:
 
 def milvus(path: Path, queries: Float32) -> dict[str, float]:
     """The same searches by Milvus Lite."""
-    away, uri = queries.mean(axis=0), str(path.parent / 'milvus.db')
+    away, uri = queries.mean(axis=0), str(path.parent / f'milvus_{path.name}.db')
     start = time.perf_counter()
     with PlaceMap.open(path) as place_map:
         collection = Collection(uri, place_map.model, create='FLAT')

@@ -8,6 +8,7 @@ So the time per image does not depend on the size of the map.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 import math
 
 import numpy as np
@@ -27,9 +28,6 @@ keyframes, the less likely ones, are not moved individually."""
 
 MAX_PLACES = 1024
 """Places whose keyframes are kept in memory."""
-
-DENSE = 65_536
-"""Largest map, in keyframes, in which a sum over all of them is faster than sorting."""
 
 PLACE_SPACINGS = 2.5
 """Radius of a place in spacings of the map: two keyframes before and two after."""
@@ -141,14 +139,17 @@ class Belief:
         senders = np.flatnonzero(self._above > LEAST_MASS)
         senders = senders[np.argsort(-self._above[senders], kind='stable')][:MAX_ACTIVE]
         predicted, sigma = self._moved(self._ids[senders], T_previous_current, elapsed_s)
-        pairs, receivers, weights, followed = self._reachable(predicted, sigma)
-        mass = self._above[senders[:followed]]
+        lists = self._in_reach(predicted, sigma)
+        senders, predicted = senders[:len(lists)], predicted[:len(lists)]
+        mass = self._above[senders]
         spread = float(self._above.sum() - mass.sum())
         # 2. Each passes its probability to keyframes within reach; without any, to off-map.
-        sums = np.bincount(pairs, weights, minlength=followed)
+        pairs, receivers, weights = self._reachable(predicted, lists, sigma)
+        sums = np.bincount(pairs, weights, minlength=len(senders))
         self.off_map += float(mass[sums == 0.0].sum())
         shares = mass[pairs] * weights / np.maximum(sums[pairs], 1e-300)
-        self._ids, self._above = _sums(receivers, shares, count)
+        self._ids, into = np.unique(receivers, return_inverse=True)
+        self._above = np.bincount(into, shares, minlength=len(self._ids)).astype(np.float64)
         # 3. The rest, and a share for a kidnapped robot, is spread over all keyframes.
         moved = float(self._above.sum())
         back = kidnap * self.off_map
@@ -252,31 +253,36 @@ class Belief:
         sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
         return predicted @ motion, sigma
 
-    def _reachable(
-        self, predicted: Array, sigma: float
-    ) -> tuple[Ids, Ids, Float64, int]:
-        """Pairs of a prediction's index and a keyframe within its reach, with their weights.
-
-        The last value is the number of predictions (K, 4, 4) that fit in `MAX_PAIRS`.
-        """
-        none = np.zeros(0, np.int64)
+    def _in_reach(self, predicted: Array, sigma: float) -> list[list[int]]:
+        """Keyframes near each prediction, for the first predictions, up to `MAX_PAIRS` pairs."""
         if self._tree is None or not len(predicted):
-            return none, none, np.zeros(0), 0
+            return []
         positions, radius = predicted[:, :3, 3], REACH * sigma
-        # Count no more predictions than fit where the density is half of that at the first.
-        first = int(self._tree.query_ball_point(positions[0], radius, return_length=True))
-        positions = positions[:2 * MAX_PAIRS // max(first, 1)]
-        sizes = self._tree.query_ball_point(positions, radius, return_length=True)
-        followed = int(np.searchsorted(np.cumsum(sizes), MAX_PAIRS, side='right'))
-        if not followed:
-            return none, none, np.zeros(0), 0
-        found = cKDTree(positions[:followed]).sparse_distance_matrix(
-            self._tree, radius, output_type='ndarray')
-        senders, receivers = found['i'], found['j']
+        lists: list[list[int]] = []
+        pairs, most = 0, int(self._tree.query_ball_point(positions[0], radius, return_length=True))
+        # In portions, sized for the densest neighbourhood found so far.
+        while len(lists) < len(positions) and pairs + most <= MAX_PAIRS:
+            portion = max(1, (MAX_PAIRS - pairs) // (2 * max(most, 1)))
+            found = self._tree.query_ball_point(
+                positions[len(lists):len(lists) + portion], radius, return_sorted=False)
+            lists.extend(found)
+            sizes = [len(ids) for ids in found]
+            pairs, most = pairs + sum(sizes), max(most, *sizes)
+        return lists
+
+    def _reachable(
+        self, predicted: Array, lists: list[list[int]], sigma: float
+    ) -> tuple[Ids, Ids, Float64]:
+        """Pairs of a prediction's index and a keyframe within reach, with weights."""
+        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
+        senders = np.repeat(np.arange(len(lists)), sizes)
+        receivers = np.fromiter(chain.from_iterable(lists), np.int64, int(sizes.sum()))
         turns = predicted[:, :3, :3].reshape(-1, 9)
         fits = np.einsum('ij,ij->i', self._turns[receivers], turns[senders]) >= self._least_trace
-        return (senders[fits], receivers[fits],
-                np.exp(-0.5 * (found['v'][fits] / sigma)**2), followed)
+        senders, receivers = senders[fits], receivers[fits]
+        steps = self._T[receivers, :3, 3] - predicted[senders, :3, 3]
+        squares = np.einsum('ij,ij->i', steps, steps)
+        return senders, receivers, np.exp(-0.5 * squares / sigma**2)
 
     def _near(self, T: Array, radius_m: float, any_angle: bool = False) -> Ids:
         if self._tree is None:
@@ -291,16 +297,6 @@ class Belief:
         self.floor /= total
         self._above /= total
         self.off_map /= total
-
-
-def _sums(ids: Ids, values: Float64, count: int) -> tuple[Ids, Float64]:
-    """Unique ids (M,), all below `count`, in order, with the sum of the values of each."""
-    if count <= DENSE:
-        sums = np.bincount(ids, values, minlength=count)
-        once = np.flatnonzero(sums)
-        return once, sums[once].astype(np.float64)
-    once, into = np.unique(ids, return_inverse=True)
-    return once, np.bincount(into, values, minlength=len(once)).astype(np.float64)
 
 
 def spacing(T_map_cam: Array, drives: Sequence[str] = ()) -> float:
