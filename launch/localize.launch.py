@@ -33,6 +33,7 @@ ARGUMENTS = (
     ('device', '', 'auto (default), cpu, cuda, cuda:1'),
     ('initialpose', '', 'never, on_request (default) or first_fix'),
     ('broadcast_tf', '', 'true: publish map to odom on /tf; only one node may'),
+    ('outputs', '', 'stacks to feed, with commas between: autoware,isaac_visual_slam,rtabmap'),
     ('rviz', 'false', 'true: also start rviz2 with config/regvpr.rviz'),
     ('autostart', '', 'true (default): configure and activate at start; false: leave it to a '
      'lifecycle manager'),
@@ -54,6 +55,8 @@ def node(context):
     if value['extrinsics']:
         given['extrinsics'] = [float(number) for number in
                                value['extrinsics'].replace(',', ' ').split()]
+    if value['outputs']:
+        given['outputs'] = [name.strip() for name in value['outputs'].split(',')]
     source = value['image_topic'].removesuffix('/compressed')
     actions = [LifecycleNode(
         package='regvpr_ros', executable='localize', name=value['name'],

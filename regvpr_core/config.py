@@ -21,6 +21,9 @@ PRESETS = Path(__file__).parent / 'presets'
 DEFAULT_MODEL = 'regvpr_offline'
 """Model used if none is named."""
 
+AUTO = 'auto'
+"""Name for the best model on this machine (`models/choice.py`)."""
+
 Config = TypeVar('Config')
 
 SETTING = 'regvpr_setting'

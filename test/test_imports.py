@@ -31,7 +31,8 @@ ALLOWED = {
 
 COMPUTED = {
     'regvpr_core/__init__.py', 'regvpr_core/cli/__init__.py', 'regvpr_core/cli/doctor.py',
-    'regvpr_core/evaluation/model_specs.py', 'regvpr_ros/replay.py',
+    'regvpr_core/evaluation/model_specs.py', 'regvpr_core/images/__init__.py',
+    'regvpr_ros/replay.py',
     'regvpr_ros/recorder.py', 'regvpr_ros/stacks/messages.py',
 }
 """Files that import by a name which is only known when they run."""

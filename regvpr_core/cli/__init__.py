@@ -14,11 +14,11 @@ CLOSED_PIPE = 141
 """Exit code that a shell reports for a command ended by SIGPIPE."""
 
 COMMANDS = {
-    'quickstart': ('quickstart', 'a bag or a folder of images becomes a map, with what to expect'),
+    'quickstart': ('quickstart', 'a bag or a folder of images becomes a map'),
     'map': ('maps', 'place maps: build, look at, check, join, share'),
     'localize': ('localize', 'where in a map images were taken'),
     'describe': ('describe', 'image files and folders become descriptors.npz'),
-    'heatmap': ('heatmap', 'where networks look: feature maps and registers over the image'),
+    'heatmap': ('heatmap', 'where networks look: feature maps over the image'),
     'evaluate': ('evaluate', "compare models by the field's protocols, with a report"),
     'site-report': ('site_report', 'which model on your own site: two drives, several models'),
     'train': ('train', 'train a model by a preset or a file of settings'),

@@ -30,7 +30,7 @@ def plain(text: object) -> str:
 
     Errors quote names from maps, bags and checkpoints of unknown origin.
     """
-    from regvpr_core.map_report.html import label  # late: it imports NumPy
+    from regvpr_core.map_report.html import label
 
     return label(text, LONGEST)
 

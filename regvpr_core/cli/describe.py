@@ -43,16 +43,22 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from regvpr_core.config import check_range
-    from regvpr_core.recordings.source_kinds import check_exists
+    from regvpr_core.recordings.source_kinds import check_images
 
     check_range('--batch', options.batch, 1, 4096)
-    check_exists(options.paths)
+    check_images(options.paths)
+    from regvpr_core.recordings.describing import (
+        describe_files,
+        DescribeReport,
+        files_to_describe,
+    )
+
+    files_to_describe(options.paths, options.out)
     console = Console(stderr=True)
     encoder = open_encoder(options, console)
-    from regvpr_core.recordings.describing import describe_files, DescribeReport
 
     with Progress('images', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=console, transient=True) as bar:
+                  console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task('describe', total=None)
 
         def told(report: DescribeReport) -> None:

@@ -67,12 +67,16 @@ def check_frames(first_path: Path, first: 'Side', second_path: Path, second: 'Si
 def _side(path: Path, tum: Path | None, options: argparse.Namespace, frames: Path,
           console: Console, first: 'Side | None') -> 'Side':
     from regvpr_core.datasets.own_pair import folder_side, has_positions, map_side
+    from regvpr_core.errors import EvaluationError
     from regvpr_core.recordings.source_kinds import check_source
     from regvpr_core.recordings.sources import is_folder
 
     if (path / 'map.db').is_file():
         return map_side(path)
-    check_source(path)
+    if path.name == 'map.db':
+        raise EvaluationError(f'{path} is a file of a place map; give its folder {path.parent}')
+    check_source(path, 'put it into the folder of images and give the folder, or give the bag and '
+                       '--references-tum or --queries-tum {path}')
     if is_folder(path) and tum is None and has_positions(path):
         return folder_side(path)
     return _recording_side(path, tum, options, frames, console, first)

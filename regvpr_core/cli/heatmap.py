@@ -30,9 +30,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write one PNG per image."""
-    from regvpr_core.recordings.source_kinds import check_exists
+    from regvpr_core.recordings.source_kinds import check_images
 
-    check_exists(options.images)
+    check_images(options.images)
     import cv2
 
     from regvpr_core.errors import ImageError

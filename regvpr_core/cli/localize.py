@@ -62,10 +62,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Localize each image, print a line about it and the totals."""
-    from regvpr_core.maps.place_map import PlaceMap
-    from regvpr_core.recordings.source_kinds import check_exists
+    from regvpr_core.recordings.source_kinds import check_images
 
-    check_exists(options.images)
+    check_images(options.images)
+    from regvpr_core.maps.place_map import PlaceMap
+
     with PlaceMap.open(options.map, index='none') as place_map:
         built_with = place_map.manifest.model
     from regvpr_core.errors import ImageError

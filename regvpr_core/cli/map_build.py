@@ -12,8 +12,8 @@ from rich.console import Console
 from regvpr_core.cli.console import download_bar, print_facts, say, say_model
 from regvpr_core.cli.map_fleet import cost
 from regvpr_core.cli.map_sources import add_source_arguments, print_list, source_options
+from regvpr_core.config import AUTO
 from regvpr_core.errors import ConfigError
-from regvpr_core.models.choice import AUTO
 
 if TYPE_CHECKING:
     from regvpr_core.mapping.options import BuildOptions, BuildReport

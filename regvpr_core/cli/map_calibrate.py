@@ -11,7 +11,7 @@ from regvpr_core.cli.parsing import add_command
 def add_parser(verbs: Any) -> None:
     """Add `calibrate` to the verbs of `map`."""
     parser = add_command(
-        verbs, 'calibrate', 'learn how often a match at a similarity is true; kept in the map',
+        verbs, 'calibrate', 'learn how often matches are true; kept in the map',
         'regvpr map calibrate site', 'regvpr map calibrate site --traverse second_drive')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('--traverse', type=Path, metavar='MAP2',

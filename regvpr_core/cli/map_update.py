@@ -92,7 +92,8 @@ def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
     from regvpr_core.models.encoder import load_encoder
     from regvpr_core.recordings.source_kinds import check_source
 
-    check_source(path)
+    check_source(path, 'build a session map with it: regvpr map build FOLDER --table {path} '
+                       '--out SESSION')
     with PlaceMap.open(map_path, index='none') as place_map:
         manifest = place_map.manifest
     console = Console(stderr=True)

@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run_list, names=[], json=False)
     verbs = parser.add_subparsers(metavar='VERB')
     verb = add_command(
-        verbs, 'list', 'size, figures and licence of each, and which are on this machine',
+        verbs, 'list', 'figures and licence of each; which are on this machine',
         'regvpr models list', 'regvpr models list megaloc boq_vitb14')
     verb.add_argument('names', nargs='*', metavar='NAME', help='all that is known of these')
     verb.add_argument('--json', action='store_true', help='print JSON')

@@ -8,11 +8,21 @@ from typing import Any, NoReturn
 WIDTH = 80
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps each sub-command and its summary on one line: argparse forgets their indent."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Note the width of an action."""
+        super().add_argument(action)
+        if action.nargs == argparse.PARSER:
+            self._action_max_length += self._indent_increment
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose usage is one line and whose errors name the nearest known word."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        settings.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        settings.setdefault('formatter_class', HelpFormatter)
         super().__init__(*arguments, **settings)
 
     def parse_known_args(  # type: ignore[override]

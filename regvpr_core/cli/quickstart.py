@@ -26,6 +26,10 @@ NOT_COLOUR = ('depth', 'disparity', 'mask', 'label')
 """Parts of names of image topics that carry no camera image (depth, masks, debug)."""
 
 
+TABLE_ADVICE = ('put it into the folder of images and give the folder, or build the map alone: '
+                'regvpr map build FOLDER --table {path} --out MAP')
+
+
 def add_parser(commands: Any) -> None:
     """Add `quickstart` to the command line."""
     parser = add_command(
@@ -56,16 +60,17 @@ def run(options: argparse.Namespace) -> None:
     """Record if asked, choose topics, build, measure, write the files, print the next command."""
     from regvpr_core.errors import ConfigError
     from regvpr_core.recordings.source_kinds import check_source
-    from regvpr_core.recordings.sources import is_folder
 
     if (options.source is None) == (options.record_s is None):
         raise ConfigError('give a bag or a folder of images, or --record-s SECONDS with '
                           '--image-topic and --pose-topic to record live topics first')
     if options.source is not None:
-        check_source(options.source)
+        check_source(options.source, TABLE_ADVICE)
     out: Path = options.out or Path(options.source.resolve().stem if options.source else 'site')
     if out.exists():
         raise ConfigError(f'{out} exists; choose another folder with --out DIR')
+    from regvpr_core.recordings.sources import is_folder
+
     console = Console(stderr=True)
     source = options.source or _recorded(options, out, console)
     topics = {} if is_folder(source) else _topics(options, source, console)
@@ -94,6 +99,9 @@ def run(options: argparse.Namespace) -> None:
     if command:
         say(Console(), 'start the node:', 'bold')
         print(command)  # noqa: T201
+        say(Console(), 'and play a drive to it, in another shell:', 'bold')
+        player = 'ros2 bag play' if has_ros2() else 'replay'
+        print(f'{player} {shlex.quote(str(source))}')  # noqa: T201
     say_next(console, f'regvpr localize {site} {"QUERY.jpg" if topics else source}')
 
 
@@ -209,13 +217,21 @@ def _parameters(site: Path, model: str) -> str:
             f'    model: {json.dumps(model)}\n')
 
 
+def has_ros2() -> bool:
+    """Whether nodes are started by `ros2`.
+
+    A clone with ROS from PyPI has no `ros2`; tools/env.sh puts the node itself on the path. On a
+    machine without either the map is made for a robot, which has `ros2`.
+    """
+    return shutil.which('ros2') is not None or shutil.which('localize') is None
+
+
 def launch_command(site: Path, params: Path, topics: dict[str, str]) -> str:
     """The command that starts the node on the topics that the map was built from."""
     compressed = topics['image_type'].endswith('CompressedImage')
     image = topics['image_topic'].removesuffix('/compressed')
     odometry = topics.get('pose_type') == 'nav_msgs/msg/Odometry'
-    if shutil.which('ros2') is None:
-        # A clone with ROS from PyPI has no `ros2`; tools/env.sh puts the node itself on the path.
+    if not has_ros2():
         words = ['localize', '--ros-args', '--params-file', str(params.resolve())]
         words += ['-p', 'compressed:=true'] if compressed else []
         words += ['-r', f'image/compressed:={image}/compressed' if compressed
@@ -244,10 +260,14 @@ def _print(out: Path, expectation: 'Expectation | None', *, drive: bool) -> None
             ('right at first', f'{100 * e.recall_at_1:.1f} % of images find a place within '
                                f'{e.radius_m:g} m (recall@1)'),
             ('answered', f'{100 * e.localized:.1f} % of images give a pose'
-                         + ('' if drive else ', each asked alone')),
+                         + (', each asked alone' if not drive else '' if e.localized else
+                            ' in this thinned map; the whole map is denser')),
             ('of these right', 'none' if e.precision is None else
              f'{100 * e.precision:.1f} % (precision)'
              + ('' if e.error_m is None else f', median error {e.error_m:.2f} m')),
+            *([] if e.unsure_right is None else [
+                ('unsure', f'{100 * e.unsure:.1f} % of images name a place without a pose; '
+                           f'{100 * e.unsure_right:.1f} % of these are right')]),
             ('look-alikes', f'{e.look_alike} of {e.compared} places look more like one elsewhere '
                             f'than like their neighbours'),
             ('one direction', f'{100 * e.one_way:.0f} % of places were seen from one direction '

@@ -11,12 +11,15 @@ from rich.console import Console
 
 from regvpr_core.cli.console import cell, print_facts, say, say_next
 from regvpr_core.cli.parsing import add_command
-from regvpr_core.config import find_settings, preset_names, PRESETS
+from regvpr_core.config import DEFAULT_MODEL, find_settings, preset_names, PRESETS
 from regvpr_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from regvpr_core.training.config import TrainConfig
     from regvpr_core.training.trainer import Watch
+
+LINES = 10
+"""Number of steps that are told where standard error is no terminal."""
 
 
 def add_parser(commands: Any) -> None:
@@ -24,12 +27,15 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, 'train', 'train a model by a preset or a file of settings',
         'regvpr train --list',
+        'regvpr train --config places --set data_root=PLACES --set steps=5 -o RUN',
         'regvpr train --config table1_regvpr --set data_root=DATA -o RUN',
         'regvpr train --config own.yaml -o RUN --resume',
         'regvpr train --map monday tuesday --bag monday.mcap tuesday.mcap -o RUN',
         'regvpr train distil --teacher megaloc --map site --bag DRIVE.mcap -o RUN',
         'torchrun --nproc-per-node 4 -m regvpr_core.cli train --config table1_regvpr -o RUN',
-        description='Train a model. A run that was interrupted goes on with --resume.')
+        description='Train a model. Preset `places` takes a folder with a subfolder of images '
+                    'for each place; --map takes the maps of your own site. A run that was '
+                    'interrupted goes on with --resume.')
     parser.add_argument('verb', nargs='?', choices=('distil',), metavar='distil',
                         help='learn the similarities of --teacher on images without places')
     parser.add_argument('--map', type=Path, nargs='+', default=[], metavar='MAP',
@@ -79,7 +85,8 @@ def run(options: argparse.Namespace) -> None:
 
     config = read_train_config(options.config, options.set)
     console = Console(stderr=True)
-    watches: list[Watch] = [BarWatch(console)]
+    shown = BarWatch(console)
+    watches: list[Watch] = [shown]
     if options.tensorboard and is_first_process():
         from regvpr_core.training.tensorboard import TensorBoardWatch
         watches.append(TensorBoardWatch(options.out / 'tensorboard'))
@@ -96,8 +103,9 @@ def run(options: argparse.Namespace) -> None:
     if is_first_process():
         best = options.out / ('best' if progress.best >= 0 else 'last')
         print_facts(result(config, options.out, progress.step, progress.best, progress.best_step,
-                           progress.seconds), options.json,
-                    f'regvpr evaluate --model {best}.safetensors --data DATA -o report')
+                           progress.seconds, shown.losses), options.json,
+                    f'regvpr evaluate --model {best}.safetensors --model {DEFAULT_MODEL} '
+                    f'--references FOLDER --queries FOLDER -o report')
 
 
 def _given(value: Any, option: str) -> Any:
@@ -119,22 +127,26 @@ def print_presets(as_json: bool) -> None:
     if as_json:
         print(json.dumps(about, indent=1))  # noqa: T201
         return
-    table = Table('preset', 'what it trains')
+    table = Table(box=None, pad_edge=False)
+    table.add_column('preset', no_wrap=True)
+    table.add_column('what it trains')
     for name, text in about.items():
         table.add_row(cell(name), cell(text))
     Console().print(table)
     say_next(Console(stderr=True),
-             'regvpr train --config table1_regvpr --set data_root=DATA -o RUN')
+             'regvpr train --config places --set data_root=PLACES --set steps=5 -o RUN')
 
 
 def result(
-    config: 'TrainConfig', folder: Path, step: int, best: float, best_step: int, seconds: float
+    config: 'TrainConfig', folder: Path, step: int, best: float, best_step: int, seconds: float,
+    losses: list[float],
 ) -> dict[str, Any]:
     """Print the result of a finished run."""
     facts: dict[str, Any] = {'name': config.name, 'steps': step,
-                             'step_seconds': round(seconds, 1),
-                             'last': str(folder / 'last.safetensors'),
-                             'record': str(folder / 'record.json')}
+                             'step_seconds': round(seconds, 1)}
+    if losses:
+        facts |= {'loss_at_first': round(losses[0], 4), 'loss_at_last': round(losses[-1], 4)}
+    facts |= {'last': str(folder / 'last.safetensors'), 'record': str(folder / 'record.json')}
     if best >= 0:
         facts |= {'best': str(folder / 'best.safetensors'), 'best_step': best_step,
                   'best_mean_recall_at_1': round(best, 4)}
@@ -156,7 +168,8 @@ class BarWatch:
         self._console = console
         self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                              TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
-                             console=console, transient=True)
+                             console=console, transient=True, disable=not console.is_terminal)
+        self.losses: list[float] = []
         self._tasks: dict[str, Any] = {}
 
     def begin(self, facts: dict[str, Any]) -> None:
@@ -173,7 +186,10 @@ class BarWatch:
         self._show(what, done, total)
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
-        """Move the bar."""
+        """Move the bar; a log gets a line each tenth of the run."""
+        self.losses.append(loss)
+        if not self._console.is_terminal and step % max(1, steps // LINES) == 0:
+            say(self._console, f'step {step} of {steps}: loss {loss:.4f}')
         self._show('steps', step, steps, f'loss {loss:.3f}')
 
     def recall(self, step: int, recalls: dict[str, dict[int, float]]) -> None:

@@ -13,12 +13,12 @@ import math
 import os
 from pathlib import Path
 import re
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TYPE_CHECKING
 
 from regvpr_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 LONGEST_LABEL = 200
 
@@ -33,8 +33,10 @@ def label(text: object, longest: int = LONGEST_LABEL) -> str:
     return shown if len(shown) <= longest else f'{shown[:longest - 1]}…'
 
 
-def packed(values: npt.NDArray[Any], dtype: str) -> str:
+def packed(values: 'npt.NDArray[Any]', dtype: str) -> str:
     """An array for the page's script: base64 of its values in a little-endian `dtype`."""
+    import numpy as np  # here: commands that print one line need no NumPy
+
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
 
 

@@ -33,6 +33,7 @@ from regvpr_core.maps.files import (
     memory_map,
     new_folder,
     new_map_id,
+    no_map,
     read_attachment,
     read_manifest,
 )
@@ -75,7 +76,7 @@ def verify(path: Path, progress: Progress = lambda done, total: None) -> VerifyR
     """
     report = VerifyReport()
     if not path.is_dir():
-        raise MapError(f'{path} is no place map: there is no such folder')
+        raise MapError(no_map(path))
     report.notes += [f'{name} is no part of a map' for name in _strangers(path)]
     with contextlib.ExitStack() as stack:
         try:

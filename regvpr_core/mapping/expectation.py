@@ -14,6 +14,7 @@ from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.one_image import Answer
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
@@ -42,9 +43,10 @@ class Expectation:
     how: which part was held out. queries, references: their numbers. radius_m: largest distance
     of a correct match or pose. recall_at_1: share of queries whose best match is correct.
     localized: share of queries with a pose. precision: share of these poses that are correct,
-    None without poses. error_m: median error of the correct poses. look_alike: number of places
-    that resemble another place more than their own neighbours, of `compared`. one_way: share of
-    places seen from one direction only.
+    None without poses. unsure: share of queries, localized alone, that name a place without a
+    pose. unsure_right: share of these that are correct, None without any. error_m: median error
+    of the correct poses. look_alike: number of places that resemble another place more than their
+    own neighbours, of `compared`. one_way: share of places seen from one direction only.
     """
 
     how: str
@@ -54,6 +56,8 @@ class Expectation:
     recall_at_1: float
     localized: float
     precision: float | None
+    unsure: float
+    unsure_right: float | None
     error_m: float | None
     look_alike: int
     compared: int
@@ -92,8 +96,8 @@ def expect(
                 ambiguous=queries, dense=np.zeros(len(place_map), dtype=bool)), rest)
             calibrate_and_store(rest)
             with PlaceMap.open(rest) as references:
-                found, errors = _localize(place_map, np.flatnonzero(queries), references, encoder,
-                                          odometry, progress)
+                found, errors, unsure = _localize(
+                    place_map, np.flatnonzero(queries), references, encoder, odometry, progress)
         poses = errors[~np.isnan(errors)]
         right = poses <= radius_m
         return Expectation(
@@ -101,6 +105,8 @@ def expect(
             radius_m=round(radius_m, 2), recall_at_1=float((found <= radius_m).mean()),
             localized=len(poses) / len(errors),
             precision=float(right.mean()) if len(poses) else None,
+            unsure=float(unsure.mean()),
+            unsure_right=float((found[unsure] <= radius_m).mean()) if unsure.any() else None,
             error_m=float(np.median(poses[right])) if right.any() else None,
             look_alike=int(compared.mistaken.sum()), compared=len(compared.queried),
             one_way=_one_way(place_map.T_map_cam, radius_m))
@@ -127,17 +133,22 @@ def _held_out(place_map: PlaceMap, radius_m: float, angle_rad: float) -> tuple[M
         mask[mine[again]] = True
         return mask, 'on later passes of mapped places, localized in the earlier ones'
     mask[mine[1::2]] = True
-    return mask, 'every second one, localized in the others: same drive and light'
+    return mask, ('every second one, localized in the others, which are half as dense as the map: '
+                  'same drive and light')
 
 
 def _localize(
     place_map: PlaceMap, queries: npt.NDArray[np.int64], references: PlaceMap, encoder: Encoder,
     odometry: bool, progress: Callable[[int, int], None],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Distance (Q,) to the most similar reference, and pose error (Q,), m; NaN without a pose."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Mask]:
+    """Distance to the most similar reference, pose error and whether the answer is unsure.
+
+    Each (Q,); lengths in m. The error is NaN without a pose.
+    """
     order = queries[np.argsort(place_map.stamps_ns[queries], kind='stable')]
     localizer = Localizer(encoder, references)
     nearest, errors = np.full(len(order), np.inf), np.full(len(order), np.nan)
+    unsure = np.zeros(len(order), dtype=bool)
     for number, i in enumerate(order):
         T = place_map.T_map_cam[i]
         frame = Frame(stamp_ns=int(place_map.stamps_ns[i]), rgb=NO_IMAGE)
@@ -146,11 +157,15 @@ def _localize(
         nearest[number] = _metres(T, references.T_map_cam[ids[0]])
         view = Description(frame, descriptor)
         # Without odometry each image is localized alone, as `regvpr localize` does.
-        said = localizer.localize(view, T) if odometry else localizer.localize_image(view)
-        if said.pose_prior is not None:
-            errors[number] = _metres(T, said.pose_prior.T_map_base)
+        if odometry:
+            prior = localizer.localize(view, T).pose_prior
+        else:
+            alone = localizer.localize_image(view)
+            prior, unsure[number] = alone.pose_prior, alone.answer is Answer.UNSURE
+        if prior is not None:
+            errors[number] = _metres(T, prior.T_map_base)
         progress(number + 1, len(order))
-    return nearest, errors
+    return nearest, errors, unsure
 
 
 def _metres(T_a: Array, T_b: Array) -> float:

@@ -24,7 +24,7 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range, from_mapping
+from regvpr_core.config import check_range, from_mapping, nearest
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import pose_matrix
 
@@ -110,6 +110,27 @@ def check_file(file: Path) -> None:
                            f'map holds no links')
 
 
+def no_map(path: Path) -> str:
+    """What to say of a path without a map: a map inside it, or how to make one."""
+    if path.name == 'map.db' and path.is_file():
+        return f'{path} is a file of a place map; give its folder {path.parent}'
+    if path.is_file():
+        return (f'{path} is no place map: a map is a folder; build one with '
+                f'`regvpr map build {path} --out MAP` where that is a recording')
+    if path.is_dir():
+        inside = [entry for entry in sorted(path.iterdir()) if (entry / 'map.db').is_file()]
+        if inside:
+            return f'{path} is no place map, but {inside[0]} in it is one; give that'
+        return (f'{path} is no place map: it has no map.db; build one with '
+                f'`regvpr map build BAG --out MAP`')
+    folder = path.absolute().parent
+    beside = folder.iterdir() if folder.is_dir() else ()
+    maps = [entry.name for entry in beside if (entry / 'map.db').is_file()]
+    hint = nearest(path.name, maps) if maps else ''
+    return (f'{path} is no place map: it has no map.db{hint.partition("; known")[0]}; build one '
+            f'with `regvpr map build BAG --out {path}`')
+
+
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     """Open a map's database with the SQLite features disabled that an untrusted file could abuse.
 
@@ -122,11 +143,8 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         for name in DATABASE_FILES:
             check_file(path / name)
         _refuse_journal(path / 'map.db-journal')
-        if path.name == 'map.db' and path.is_file():
-            raise MapError(f'{path} is a file of a place map; give its folder {path.parent}')
         if not file.is_file():
-            raise MapError(f'{path} is no place map: it has no map.db; build one with '
-                           f'`regvpr map build BAG --out {path}`')
+            raise MapError(no_map(path))
         database = sqlite3.connect(_uri(file, writable), uri=True, check_same_thread=False)
     except (sqlite3.Error, ValueError) as error:
         raise MapError(f'map {path} is damaged: {error}') from error

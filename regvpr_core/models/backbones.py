@@ -240,7 +240,8 @@ def take_backbone(path: Path) -> BackboneWeights:
         CheckpointError: the digest belongs to no known weights.
     """
     if not path.is_file():
-        raise CheckpointError(f'{path} does not exist')
+        raise CheckpointError(f'{path} is a folder; give the file in it' if path.is_dir()
+                              else f'{path} does not exist')
     size, digest = path.stat().st_size, file_digest(path)
     for source in SOURCES:
         if source.sha256 == digest:

@@ -11,8 +11,6 @@ from regvpr_core.config import DEFAULT_MODEL
 from regvpr_core.models.catalogue import CATALOGUE, local_file
 from regvpr_core.models.speeds import keep_speed, known_speeds, measure
 
-AUTO = 'auto'
-
 STEP = 0.5
 """Difference of recall@1 in points that is ignored; MSLS validation has 740 queries."""
 

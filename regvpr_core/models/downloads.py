@@ -103,6 +103,13 @@ def address_of(url: str, file: str) -> str:
     return url
 
 
+def _plain(error: Exception) -> str:
+    """What went wrong, without the names of Python's errors."""
+    cause = getattr(error, 'reason', error)
+    return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) \
+        or str(error)
+
+
 def download(
     url: str, path: Path, *, size: int | None = None, sha256: str | None = None,
     progress: Progress | None = None, accept: Callable[[Path], None] | None = None,
@@ -141,7 +148,7 @@ def download(
             if not part.is_file() or not part.stat().st_size or not (
                     sha256 or _etag(part).is_file()):
                 _drop(part)  # it cannot be checked that the rest belongs to it
-            raise CheckpointError(f'cannot fetch {address}: {error}') from error
+            raise CheckpointError(f'cannot fetch {address}: {_plain(error)}') from error
         try:
             digest = check_file(part, size, sha256 or stated)
             if accept:

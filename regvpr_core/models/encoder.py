@@ -13,11 +13,11 @@ from typing import Any, Protocol, TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from regvpr_core.config import check_range, DEFAULT_MODEL, nearest
+from regvpr_core.config import AUTO, check_range, DEFAULT_MODEL, nearest
 from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
 from regvpr_core.models.added import find_added, find_exported, FunctionEngine, read_entry
-from regvpr_core.models.choice import AUTO, choose_model
+from regvpr_core.models.choice import choose_model
 from regvpr_core.models.downloads import Progress
 from regvpr_core.models.gate import agreement, described, drawn_images, passed, unpack
 from regvpr_core.models.onnx_engine import OnnxEngine

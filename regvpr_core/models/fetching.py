@@ -94,7 +94,8 @@ def check_layout(name: str, path: Path) -> None:
 def _take(name: str, source: Path, folder: Path) -> Fetched:
     """Copy a given file into the cache under its catalogued name."""
     if not source.is_file():
-        raise CheckpointError(f'{source} does not exist')
+        raise CheckpointError(f'{source} is a folder; give the file in it' if source.is_dir()
+                              else f'{source} does not exist')
     entry = CATALOGUE[name]
     kept = is_safetensors(source)  # by content, not by name
     path = folder / (f'{Path(entry.file).stem}.safetensors' if kept else entry.file)

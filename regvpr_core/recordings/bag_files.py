@@ -2,7 +2,6 @@
 
 from collections import Counter
 import contextlib
-import os
 from pathlib import Path, PurePath
 import shutil
 import sys
@@ -13,6 +12,7 @@ import yaml
 
 from regvpr_core.errors import BagError
 from regvpr_core.recordings.bag1 import MAGIC as BAG1_MAGIC, open_bag1
+from regvpr_core.recordings.bag_names import bag_suffix, PACKED
 from regvpr_core.recordings.db3 import Db3
 from regvpr_core.recordings.mcap import MAGIC as MCAP_MAGIC, Mcap
 from regvpr_core.recordings.storage import Storage
@@ -23,19 +23,8 @@ else:
     from backports import zstd
 
 DB3_MAGIC, ZSTD_MAGIC = b'SQLite format 3\0', b'\x28\xb5\x2f\xfd'
-BAG_SUFFIXES = frozenset({'.bag', '.mcap', '.db3'})
-PACKED, ACTIVE = frozenset({'.zstd', '.zst'}), '.active'
 MAX_METADATA_BYTES = 50_000_000
 SHOWN = 3
-
-
-def bag_suffix(path: Path) -> str:
-    """.bag, .mcap or .db3 by the name of a file: also of .BAG, .bag.active and .mcap.zstd."""
-    name = path.name.lower()
-    for end in (ACTIVE, *PACKED):
-        name = name.removesuffix(end)
-    suffix = os.path.splitext(name)[1]
-    return suffix if suffix in BAG_SUFFIXES else ''
 
 
 def bag_files(path: Path) -> list[Path]:

@@ -44,6 +44,19 @@ class DescribeReport:
         return self.resumed + self.described + len(self.skipped)
 
 
+def files_to_describe(paths: Sequence[Path], output: Path) -> list[Path]:
+    """The image files of a run; needs no model.
+
+    Raises:
+        ImageError: there is no image, or the output exists already or has another suffix.
+    """
+    if output.suffix != '.npz':
+        raise ImageError(f'{output} must end in .npz')
+    if output.exists():
+        raise ImageError(f'{output} exists already; remove it or choose another name')
+    return find_images(paths)
+
+
 def describe_files(
     paths: Sequence[Path],
     encoder: Encoder,
@@ -68,11 +81,7 @@ def describe_files(
             run is writing it.
         CheckpointError: the run to be resumed had another model.
     """
-    if output.suffix != '.npz':
-        raise ImageError(f'{output} must end in .npz')
-    if output.exists():
-        raise ImageError(f'{output} exists already; remove it or choose another name')
-    files = find_images(paths)
+    files = files_to_describe(paths, output)
     with Part(output, encoder) as part:
         left = [path for path in files if str(path) not in part.names]
         report = DescribeReport(total=len(files), resumed=len(files) - len(left))

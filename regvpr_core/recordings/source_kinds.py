@@ -5,11 +5,14 @@ from pathlib import Path
 import stat
 
 from regvpr_core.config import nearest
-from regvpr_core.errors import BagError
+from regvpr_core.errors import BagError, ImageError
 from regvpr_core.images.finding import SUFFIXES
-from regvpr_core.recordings.bag_files import bag_suffix
+from regvpr_core.recordings.bag_names import bag_suffix
 
 TABLE_SUFFIXES = frozenset({'.csv', '.tsv', '.txt', '.tum', '.kitti', '.json'})
+TABLE_ADVICE = ('give the folder of images and --table {path}, or the bag and --tum {path}')
+"""Of commands that take tables of poses by these options."""
+
 SHOWN = 5
 MAX_LOOKED_AT = 10_000
 """Number of files of a folder that are tested for an image."""
@@ -31,8 +34,12 @@ def check_exists(paths: Iterable[Path], expected: str = '') -> None:
         raise BagError(f'{path} does not exist{hint}')
 
 
-def check_source(path: Path) -> None:
+def check_source(path: Path, table_advice: str = TABLE_ADVICE) -> None:
     """Refuse a path that is neither a bag nor a folder with images.
+
+    Args:
+        path: as the user gave it.
+        table_advice: how the command takes a table of poses; `{path}` in it is the table.
 
     Raises:
         BagError: the message says what the path is and what to give instead.
@@ -48,8 +55,8 @@ def check_source(path: Path) -> None:
     elif not stat.S_ISREG(path.stat().st_mode):
         raise BagError(f'{path} is not a plain file; give a bag or a folder of images')
     elif suffix in TABLE_SUFFIXES:
-        raise BagError(f'{path} is a table, not a recording; give the folder of images and '
-                       f'--table {path}, or the bag and --tum {path}')
+        raise BagError(f'{path} is a table, not a recording; '
+                       f'{table_advice.format(path=path)}')
     elif suffix in SUFFIXES:
         raise BagError(f'{path} is one image; give its folder {path.parent}')
     elif suffix == '.yaml':
@@ -57,6 +64,32 @@ def check_source(path: Path) -> None:
     elif not bag_suffix(path):
         raise BagError(f'{path} is no recording; expected a ROS 1 .bag, a rosbag2 folder, .mcap, '
                        f'.db3 or a folder of images')
+
+
+def check_images(paths: Iterable[Path]) -> None:
+    """Refuse paths that are neither an image nor a folder, before a model is loaded.
+
+    A file of another suffix is let through: it may be an image without one.
+
+    Raises:
+        BagError: a path does not exist.
+        ImageError: says what the path is and what to give in its place.
+    """
+    paths = list(paths)
+    check_exists(paths)
+    for path in paths:
+        if path.name == 'map.db' or (path / 'map.db').is_file():
+            raise ImageError(f'{path} is a place map; give images or folders of images')
+        if bag_suffix(path) or _is_bag_folder(path):
+            raise ImageError(f'{path} is a recording; give images or folders of images, or '
+                             f'compare it with a map: regvpr evaluate --references MAP '
+                             f'--queries {path}')
+        if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+            raise ImageError(f'{path} is a table; give images or folders of images')
+
+
+def _is_bag_folder(folder: Path) -> bool:
+    return (folder / 'metadata.yaml').is_file() and any(map(bag_suffix, folder.iterdir()))
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import pose_matrix
-from regvpr_core.recordings.bag_files import bag_suffix
+from regvpr_core.recordings.bag_names import bag_suffix
 from regvpr_core.recordings.bag_source import BagOptions, open_bag
 from regvpr_core.recordings.bags import Bag
 from regvpr_core.recordings.camera_conflicts import refuse_conflicts

@@ -1,5 +1,6 @@
 """The commands of the tutorials and the README's example run, on images made here."""
 
+import json
 from pathlib import Path
 import re
 import shlex
@@ -91,13 +92,18 @@ def test_models_are_compared_as_the_tutorial_says(work, small_model, capsys):
     assert (work / 'report' / 'report.html').is_file()
 
 
-def test_a_model_is_trained_as_the_tutorial_says(work, encoder):
+def test_a_model_is_trained_as_the_tutorial_says(work, encoder, monkeypatch, capsys):
     pytest.importorskip('pytorch_metric_learning', reason='training needs it')
     page = (TUTORIALS / 'train.md').read_text()
     (work / 'own.yaml').write_text(re.search(r'```yaml\n(.*?)```', page, re.DOTALL)[1])
-    words = next(words for words in commands(TUTORIALS / 'train.md') if '-o' in words)
-    assert main([*words, '--set', 'steps=1']) == 0
-    assert (work / 'run' / 'last.safetensors').is_file()
+    monkeypatch.delenv('XDG_CACHE_HOME')  # where `encoder` found the backbone
+    trained = [words for words in commands(TUTORIALS / 'train.md') if words[0] == 'train']
+    assert [words[words.index('-o') + 1] for words in trained] == ['run', 'own']
+    for words in trained:
+        assert main([*words, '--set', 'steps=1', '--json']) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts['loss_at_first'] == facts['loss_at_last'] >= 0.0
+        assert Path(facts['last']).is_file()
 
 
 @pytest.mark.parametrize('page', sorted(TUTORIALS.glob('*.md')), ids=lambda page: page.stem)
@@ -118,3 +124,30 @@ def test_links_and_images_of_a_page_are_there(page):
         target = link.partition('#')[0]
         if target and not re.match(r'[a-z]+:', target) and 'generated/' not in target:
             assert (page.parent / target).exists(), link
+
+
+SLAM = sorted(page for page in (ROOT / 'docs' / 'slam').glob('*.md') if page.name != 'README.md')
+
+
+def launches(page: Path) -> list[list[str]]:
+    """The launch commands of this package on a page, as words after the package."""
+    text = re.sub(r'\\\n\s*', ' ', page.read_text(encoding='utf-8'))
+    return [shlex.split(line) for line in
+            re.findall(r'^    ros2 launch regvpr_ros (.*)$', text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize('page', SLAM, ids=lambda page: page.stem)
+def test_a_page_of_a_stack_starts_both_sides_and_says_what_to_see(page):
+    text = page.read_text(encoding='utf-8')
+    start, see = text.index('## Start\n'), text.index('## You should see\n')
+    assert start < see
+    assert len(re.findall(r'^\| ', text[see:], re.MULTILINE)) >= 4
+    assert launches(page)
+
+
+@pytest.mark.parametrize('page', [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))],
+                         ids=lambda page: str(page.relative_to(ROOT)))
+def test_launch_commands_of_a_page_use_arguments_that_are_there(page):
+    for file, *arguments in launches(page):
+        known = re.findall(r"^    \('(\w+)', ", (ROOT / 'launch' / file).read_text(), re.MULTILINE)
+        assert {word.partition(':=')[0] for word in arguments if ':=' in word} <= set(known)

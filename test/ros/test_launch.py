@@ -18,7 +18,7 @@ WANTED = {'map', 'params_file', 'image_topic', 'camera_info_topic', 'compressed'
           'odom_topic', 'device', 'model', 'backbone_weights', 'fetch', 'use_odometry',
           'extrinsics', 'autostart', 'use_sim_time', 'log_level'}
 FILES = {'localize.launch.py': {'map_frame', 'odom_frame', 'namespace', 'name', 'rviz',
-                                'initialpose', 'broadcast_tf'},
+                                'initialpose', 'broadcast_tf', 'outputs'},
          'loop_closure.launch.py': {'outputs', 'odom_frame', 'namespace', 'name'},
          'two_maps.launch.py': {'second_map', 'first', 'second', 'initialpose', 'broadcast_tf'}}
 

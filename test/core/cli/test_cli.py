@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from regvpr_core.cli import COMMANDS, main, make_parser
+from regvpr_core.config import preset_names
 from regvpr_core.models.backbones import BackboneSource, SOURCES
 
 
@@ -58,14 +59,15 @@ def test_the_public_names_are_few_and_there():
 
 
 HEAVY = {'torch', 'faiss', 'rosbags', 'cv2'}
+SLOW = HEAVY | {'numpy', 'scipy', 'yaml', 'rich'}
 
 
 def loaded_by(*arguments: str) -> tuple[int, list[str], str]:
-    """Exit code, heavy modules that a command has loaded, and what it said on standard error."""
+    """Exit code, slow modules that a command has loaded, and what it said on standard error."""
     code = ('import sys; from regvpr_core.cli import main\n'
             'try: code = main(sys.argv[1:])\n'
             'except SystemExit as stop: code = stop.code\n'
-            f'print(code, *sorted({HEAVY!r} & sys.modules.keys()))')
+            f'print(code, *sorted({SLOW!r} & sys.modules.keys()))')
     run = subprocess.run([sys.executable, '-c', code, *arguments], capture_output=True, text=True,
                          check=True)
     status, *modules = run.stdout.splitlines()[-1].split()
@@ -74,7 +76,9 @@ def loaded_by(*arguments: str) -> tuple[int, list[str], str]:
 
 def test_help_loads_neither_torch_nor_faiss_nor_rosbags_nor_opencv():
     assert loaded_by('--help')[:2] == (0, [])
-    assert loaded_by('map', 'build', '--help')[:2] == (0, [])
+    code, modules, _ = loaded_by('map', 'build', '--help')
+    assert code == 0
+    assert not HEAVY & set(modules)
 
 
 @pytest.mark.parametrize('command', [
@@ -87,6 +91,32 @@ def test_a_typo_is_told_before_torch_is_loaded(command):
     assert 'torch' not in modules
     assert said.startswith('regvpr: ')
     assert said.count('\n') == 1
+
+
+@pytest.mark.parametrize('command', ['localize nowhere image.jpg', 'quickstart nowhere'])
+def test_paths_are_checked_before_numpy_and_opencv_are_loaded(command):
+    assert not {'numpy', 'scipy', *HEAVY} & set(loaded_by(*command.split())[1])
+
+
+@pytest.mark.parametrize('command', [[], ['map'], ['models']])
+def test_each_command_of_a_list_has_one_line(command, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    with pytest.raises(SystemExit):
+        main([*command, '--help'])
+    text = capsys.readouterr().out
+    named = text[text.index('COMMAND\n' if not command else 'VERB\n'):].split('\n\n')[0]
+    indents = {len(line) - len(line.lstrip()) for line in named.splitlines()[1:]}
+    assert len(indents) == 1
+
+
+def test_presets_of_training_are_listed_one_a_line_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    assert main(['train', '--list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = {line.split()[0]: line for line in lines[1:]}
+    assert {'places', 'site', 'table1_regvpr', 'offline_regvpr'} <= set(named)
+    assert named.keys() == set(preset_names('train'))
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

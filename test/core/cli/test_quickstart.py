@@ -36,10 +36,12 @@ def test_a_bag_becomes_a_map_a_page_parameters_and_a_command(
         f'ros2 launch regvpr_ros localize.launch.py map:={tmp_path}/site/map '
         f'params_file:={tmp_path}/site/params.yaml image_topic:=/camera/image_raw '
         f'compressed:=true odom_topic:=/odom')
-    monkeypatch.setattr('shutil.which', lambda name: None)
+    monkeypatch.setattr('shutil.which', lambda name: None if name == 'ros2' else name)
     assert launch_command(Path('site/map'), Path('site/params.yaml'), record) == (
         f'localize --ros-args --params-file {tmp_path}/site/params.yaml -p compressed:=true '
         f'-r image/compressed:=/camera/image_raw/compressed -r odom:=/odom')
+    monkeypatch.setattr('shutil.which', lambda name: None)
+    assert launch_command(Path('site/map'), Path('site/params.yaml'), record) == record['command']
     assert Path('site/map.html').read_text().startswith('<!')
 
 

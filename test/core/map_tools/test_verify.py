@@ -236,7 +236,7 @@ def test_absurd_ids_of_a_stranger_cost_no_time(full_map):
 
 
 def test_no_map_is_refused(tmp_path):
-    with pytest.raises(MapError, match='is no place map: there is no such folder'):
+    with pytest.raises(MapError, match='is no place map: it has no map'):
         verify(tmp_path / 'none')
 
 

@@ -237,6 +237,18 @@ DAMAGES = {
 }
 
 
+def test_what_is_no_map_is_answered_with_the_map_that_is_near(make_map, tmp_path):
+    path = make_map(2)
+    for given, message in (
+            (path.parent, f'but {path} in it is one; give that'),
+            (path / 'map.db', f'is a file of a place map; give its folder {path}'),
+            (path.with_name(path.name + 'q'), f"did you mean '{path.name}'?"),
+            (path / 'descriptors.f16', 'a map is a folder; build one with `regvpr map build')):
+        with pytest.raises(MapError) as error:
+            PlaceMap.open(given)
+        assert message in str(error.value)
+
+
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_map_is_refused_in_one_clear_line(make_map, damage):
     path = make_map(10)

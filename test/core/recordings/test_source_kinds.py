@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from regvpr_core.errors import BagError
-from regvpr_core.recordings.source_kinds import check_exists, check_source
+from regvpr_core.errors import BagError, ImageError
+from regvpr_core.recordings.source_kinds import check_exists, check_images, check_source
 
 
 def made(folder: Path, name: str) -> Path:
@@ -55,3 +55,31 @@ def test_what_is_expected_is_named_where_no_name_is_near(tmp_path):
     with pytest.raises(BagError) as error:
         check_exists([tmp_path / 'qqq'], 'a map, a bag or a folder')
     assert str(error.value).endswith('qqq does not exist; expected a map, a bag or a folder')
+
+
+def test_advice_about_a_table_is_that_of_the_command(tmp_path):
+    made(tmp_path, 'poses.csv')
+    with pytest.raises(BagError) as error:
+        check_source(tmp_path / 'poses.csv', 'put {path} into the folder of images')
+    assert str(error.value) == (f'{tmp_path}/poses.csv is a table, not a recording; put '
+                                f'{tmp_path}/poses.csv into the folder of images')
+
+
+@pytest.mark.parametrize(('files', 'given', 'message'), [
+    (['site/map.db'], 'site', 'is a place map; give images or folders of images'),
+    (['site/map.db'], 'site/map.db', 'is a place map; give images'),
+    (['drive.mcap'], 'drive.mcap', 'is a recording; give images or folders of images, or compare'),
+    (['d/metadata.yaml', 'd/d_0.db3'], 'd', 'regvpr evaluate --references MAP --queries'),
+    (['poses.tsv'], 'poses.tsv', 'is a table; give images or folders of images')])
+def test_what_is_no_image_is_named_with_what_to_give(files, given, message, tmp_path):
+    for name in files:
+        made(tmp_path, name)
+    with pytest.raises(ImageError) as error:
+        check_images([tmp_path / given])
+    assert message in str(error.value)
+
+
+def test_images_of_any_name_and_folders_of_them_are_let_through(tmp_path):
+    for name in ('a.jpg', 'photo_without_suffix', 'folder/1.png', 'odd/metadata.yaml'):
+        made(tmp_path, name)
+    check_images(tmp_path / name for name in ('a.jpg', 'photo_without_suffix', 'folder', 'odd'))
