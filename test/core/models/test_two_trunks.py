@@ -21,6 +21,8 @@ from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.efficientnet import EfficientNetLite0, folded
 from regvpr_core.models.export import export_onnx
+from regvpr_core.models.onnx_engine import OnnxEngine
+from regvpr_core.models.reduced import write_int8
 
 JOINED = {
     'backbone': 'vits14', 'last_block': 0, 'second': 'efficientnet_lite0', 'aggregator': 'joined',
@@ -178,3 +180,17 @@ def test_it_is_exported_as_onnx(tmp_path):
     pytest.importorskip('onnxruntime')
     loaded = LoadedModel(joined(), 'two', 'f' * 64, '')
     assert export_onnx(loaded, tmp_path / 'two.onnx') < 1e-4
+
+
+def test_depthwise_convolutions_and_those_of_the_pixels_are_not_quantised(tmp_path, noise):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    full, small = tmp_path / 'two.onnx', tmp_path / 'small.onnx'
+    export_onnx(LoadedModel(joined(), 'two', 'f' * 64, ''), full)
+    write_int8(full, small, OnnxEngine(full, 'cpu', 'fp32', None), noise(2))
+    graph = onnx.load(str(small)).graph
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    kinds = {node.name: made.get(node.input[1]) for node in graph.node if node.op_type == 'Conv'}
+    in_int8 = [name for name, kind in kinds.items() if kind == 'DequantizeLinear']
+    assert len(in_int8) == 16 + 15  # projections, and expansions but in the first block
+    assert all('project' in name or 'expand' in name for name in in_int8)
