@@ -1,12 +1,14 @@
 """The encoder against the same network in plain fp32 eager torch: CPU, batch 1, random weights.
 
 From network input to descriptor, in turns, medians. The adapters' up projections are random too:
-at zero, as training starts, denormals and zeros might flatter one side.
+at zero, as training starts, denormals and zeros might flatter one side. `over_bare` is the time
+over that of the backbone alone, without adapters and head, in the same precision and form.
 """
 
 import copy
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -33,19 +35,32 @@ def random_model(backbone: str, side: int) -> DescriptorModel:
     return model.eval().requires_grad_(False)
 
 
+def bare_model(backbone: str, side: int) -> DescriptorModel:
+    """The same backbone without adapters."""
+    torch.manual_seed(0)
+    return DescriptorModel(ModelConfig(
+        backbone=backbone, adapter=None, aggregator='gem', train='frozen',
+        preprocessing=Preprocessing(height=side, width=side))).eval().requires_grad_(False)
+
+
 def measure(name: str, backbone: str, side: int, target: float) -> list[Metric]:
     """Both forms of one network at one size."""
     plain = random_model(backbone, side)
     engine = CpuEngine(copy.deepcopy(plain), 'auto', None)
     full = CpuEngine(copy.deepcopy(plain), 'fp32', None)
+    backbone_alone = CpuEngine(bare_model(backbone, side), engine.precision, None)
     images = torch.randn(1, 3, side, side)
 
     def eager() -> Tensor:
         with torch.inference_mode():
             return plain(images)
 
-    plain_s, ours_s, full_s = median_seconds(
-        eager, lambda: engine(images), lambda: full(images), repeats=REPEATS)
+    def bare() -> Any:
+        with torch.inference_mode():
+            return backbone_alone._model.backbone(images)
+
+    plain_s, ours_s, full_s, bare_s = median_seconds(
+        eager, lambda: engine(images), lambda: full(images), bare, repeats=REPEATS)
     cosine = float(engine(images)[0] @ eager()[0].numpy())
     scope = f'RegVPR {backbone} at {side}, batch 1, {engine.precision}, {engine.form}'
     case = f'cpu_{name}_{side}'
@@ -54,6 +69,8 @@ def measure(name: str, backbone: str, side: int, target: float) -> list[Metric]:
                scope=scope),
         Metric(metric=f'{case}_fp32_speedup', value=plain_s / full_s, unit='x', target=1.0,
                scope=f'the same with precision fp32, {full.form}'),
+        Metric(metric=f'{case}_over_bare', value=ours_s / bare_s, unit='x', target=1.15,
+               higher_is_better=False, scope=f'{scope}; over the backbone alone'),
         Metric(metric=f'{case}_cosine', value=cosine, unit='', target=0.999,
                scope='to plain fp32 eager torch'),
         Metric(metric=f'{case}_ms', value=1e3 * ours_s, unit='ms', higher_is_better=False,
