@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from regvpr_core.errors import CheckpointError, ConfigError, ImageError
-from regvpr_core.models.vit import build_vit, load_backbone_weights, VIT_CONFIGS
+from regvpr_core.models.vit import attended, build_vit, load_backbone_weights, VIT_CONFIGS
 
 SIDE = 37
 HEADS = {'vits14': 6, 'vitb14': 12}
@@ -242,3 +242,16 @@ def test_weights_that_are_not_finite_are_refused(weights, value):
     with pytest.raises(CheckpointError, match=r'a.pth is damaged: blocks.3.mlp.fc1.bias holds'):
         load_backbone_weights(blank('vits14'), weights | {'blocks.3.mlp.fc1.bias': broken},
                               'a.pth')
+
+
+def test_attention_of_training_on_the_cpu_is_that_of_inference():
+    torch.manual_seed(2)
+    q, k, v = torch.randn(3, 2, 3, 17, 8).unbind(0)
+    wanted = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+    torch.nn.functional.scaled_dot_product_attention(*wanted).square().sum().backward()
+    got = [tensor.to(torch.bfloat16).requires_grad_() for tensor in (q, k, v)]
+    with torch.autocast('cpu', torch.bfloat16):
+        attended(*got).float().square().sum().backward()
+    for ours, theirs in zip(got, wanted, strict=True):
+        error = (ours.grad.float() - theirs.grad).norm() / theirs.grad.norm()
+        assert float(error) < 0.03
