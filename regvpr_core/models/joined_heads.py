@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from regvpr_core.config import check_range, check_settings, setting
 from regvpr_core.models.efficientnet import LATE_WIDTH, MIDDLE_WIDTH
-from regvpr_core.models.gem import region_means
+from regvpr_core.models.gem import region_means, row_waves
 from regvpr_core.models.register_aggregator import RegisterAggregator, RegisterConfig
 from regvpr_core.models.transport import full_precision
 
@@ -32,6 +32,12 @@ class MapPoolConfig:
     regions: int = setting(
         4, 'The averages of this many rows and columns of regions are kept. More regions keep the '
         'layout of the image: better for a robot in its lane, worse when the view turns.', 1, 14)
+    columns: int | None = setting(
+        None, 'Number of columns of regions, where it is not that of rows. One: rows over the '
+        'whole width, which change little when the camera turns sideways.', 1, 14)
+    waves: int = setting(
+        0, 'Instead of columns: the mean of each row and the amplitudes of this many of the '
+        'longest waves along it, which stay when the content moves sideways. 0: columns.', 0, 7)
     channels: int = setting(
         160, 'The channels of the map are whitened and shortened to this many.', 1, 320)
     weight: float = setting(
@@ -44,7 +50,8 @@ class MapPoolConfig:
     @property
     def dimension(self) -> int:
         """Length of this part of the descriptor."""
-        return self.channels * self.regions**2
+        return self.channels * self.regions * (
+            1 + self.waves if self.waves else self.columns or self.regions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,7 @@ class JoinedConfig:
 
 
 class MapPool(nn.Module):
-    """Average pooling of one map by region, with channels centred, whitened and shortened."""
+    """Pooling of one map by region, with channels centred, whitened and shortened."""
 
     mean: Tensor
     basis: Tensor
@@ -77,11 +84,17 @@ class MapPool(nn.Module):
         self.register_buffer('basis', torch.eye(config.channels, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to rows (B, channels * regions^2) of length `weight`, float32."""
-        means = region_means(features.float(), self.config.regions)  # channel first
-        means = means.view(-1, len(self.mean), self.config.regions**2) - self.mean[:, None]
+        """(B, C, h, w) to rows (B, config.dimension) of length `weight`, float32."""
+        pooled = self.pooled(features) - self.mean[:, None]
         with full_precision(features.device):
-            return self.config.weight * F.normalize((self.basis @ means).flatten(1), dim=1)
+            return self.config.weight * F.normalize((self.basis @ pooled).flatten(1), dim=1)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to numbers of each channel (B, C, regions), float32, not centred."""
+        x, config = features.float(), self.config
+        pooled = row_waves(x, config.regions, config.waves) if config.waves else \
+            region_means(x, config.regions, config.columns)
+        return pooled.view(-1, len(self.mean), config.dimension // config.channels)
 
 
 class JoinedHeads(nn.Module):

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import TrainingError
-from regvpr_core.models.gem import region_means
 from regvpr_core.models.joined_heads import JoinedHeads, MapPool
 
 OVERSAMPLING = 32
@@ -72,9 +71,7 @@ def fit_joined(
     vectors = local.view(-1, of_head.cluster_dim, of_head.clusters).transpose(1, 2)
     head.shorten.copy_(strongest_rows(vectors.flatten(0, 1), head.config.short_dim))
     for number, pool in enumerate(cast(MapPool, module) for module in head.pools):
-        means = torch.cat([region_means(s.maps[number].float(), pool.config.regions)
-                           for s in sessions])
-        means = means.view(len(means), len(pool.mean), -1)
+        means = torch.cat([pool.pooled(s.maps[number]) for s in sessions])
         pool.mean.copy_(means.mean(dim=(0, 2)))
         pool.basis.copy_(whitened(means.transpose(1, 2).flatten(0, 1), pool.config.channels,
                                   config.whitening))

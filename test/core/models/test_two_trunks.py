@@ -21,6 +21,7 @@ from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.efficientnet import EfficientNetLite0, folded
 from regvpr_core.models.export import export_onnx
+from regvpr_core.models.joined_heads import MapPool, MapPoolConfig
 from regvpr_core.models.onnx_engine import OnnxEngine
 from regvpr_core.models.reduced import write_int8
 
@@ -31,7 +32,9 @@ JOINED = {
                       'heads': 2, 'feedforward_dim': 16},
         'short_dim': 8, 'shifts': 3,
         'pools': [{'map': 'late', 'regions': 2, 'channels': 10, 'weight': 0.5},
-                  {'map': 'middle', 'regions': 3, 'channels': 6, 'weight': 2.0}]},
+                  {'map': 'middle', 'regions': 3, 'channels': 6, 'weight': 2.0},
+                  {'map': 'late', 'regions': 3, 'columns': 1, 'channels': 4, 'weight': 0.7},
+                  {'map': 'middle', 'regions': 2, 'waves': 2, 'channels': 5, 'weight': 1.5}]},
     'preprocessing': {'height': 224, 'width': 224}}
 
 
@@ -102,7 +105,7 @@ def test_rows_are_unit_and_do_not_depend_on_the_batch():
     images = torch.randn(3, 3, 224, 224)
     with torch.no_grad():
         rows = model(images)
-        assert rows.shape == (3, 8 + 4 * 8 + 10 * 4 + 6 * 9)
+        assert rows.shape == (3, 8 + 4 * 8 + 10 * 4 + 6 * 9 + 4 * 3 + 5 * 2 * 3)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
         torch.testing.assert_close(model(images[1:2])[0], rows[1], atol=1e-4, rtol=0)
         torch.testing.assert_close(model.with_tokens(images)[0], rows)
@@ -124,8 +127,39 @@ def test_parts_have_the_lengths_of_their_weights():
         tokens = model.backbone(images, 0)
         head = model.aggregator
         rows = head.joined(head.registers(*tokens), *model.second_maps(images))
-    assert [float(part.norm()) for part in rows.split([8 + 32, 40, 54], dim=1)] == pytest.approx(
-        [1.0, 0.5, 2.0], abs=1e-4)
+    assert [float(part.norm()) for part in rows.split([8 + 32, 40, 54, 12, 30], dim=1)] \
+        == pytest.approx([1.0, 0.5, 2.0, 0.7, 1.5], abs=1e-4)
+
+
+def pool(**settings) -> MapPool:
+    return MapPool(MapPoolConfig(map='middle', channels=112, **settings)).eval()
+
+
+def test_rows_and_waves_stay_when_the_view_turns_sideways_and_squares_do_not():
+    torch.manual_seed(1)
+    maps = torch.randn(2, 112, 14, 14)
+    turned = maps.roll(5, dims=3)
+    for settings in ({'regions': 4, 'columns': 1}, {'regions': 3, 'waves': 3}):
+        assert float((pool(**settings)(maps) * pool(**settings)(turned)).sum(dim=1).min()) > 0.999
+    squares = pool(regions=3)
+    assert float((squares(maps) * squares(turned)).sum(dim=1).max()) < 0.5
+
+
+def test_the_amplitude_of_a_wave_is_half_its_height():
+    steps = torch.arange(14) * 2 * torch.pi / 14
+    row = 5.0 + 3.0 * torch.cos(2 * steps + 0.7)
+    pooled = pool(regions=2, waves=3).pooled(row.expand(1, 112, 14, 14))
+    assert pooled.shape == (1, 112, 2 * 4)
+    torch.testing.assert_close(pooled[0, 7], torch.tensor([5.0, 0.0, 1.5, 0.0] * 2), atol=1e-5,
+                               rtol=1e-5)
+
+
+def test_rows_of_regions_are_the_means_over_the_whole_width():
+    maps = torch.randn(1, 112, 14, 14)
+    pooled = pool(regions=7, columns=1).pooled(maps)
+    torch.testing.assert_close(pooled[0, 3, 6], maps[0, 3, 12:].mean(), atol=1e-6, rtol=1e-5)
+    assert MapPoolConfig(map='late', regions=7, columns=1, channels=160).dimension == 7 * 160
+    assert MapPoolConfig(map='late', regions=3, waves=1, channels=10).dimension == 60
 
 
 def test_both_trunks_are_named_by_digest_and_not_stored(tmp_path, monkeypatch):
