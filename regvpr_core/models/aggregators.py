@@ -6,6 +6,7 @@ Each takes class tokens (B, width) and patch tokens (B, width, h, w) and gives u
 from regvpr_core.models.boq import Boq, BoqConfig
 from regvpr_core.models.cricavpr import Crica, CricaConfig
 from regvpr_core.models.gem import CosPlace, CosPlaceConfig, GeM, PoolingConfig
+from regvpr_core.models.inside_registers import InsideConfig, InsideRegisters
 from regvpr_core.models.joined_heads import JoinedConfig, JoinedHeads
 from regvpr_core.models.mixvpr import MixVpr, MixVprConfig
 from regvpr_core.models.netvlad import NetVlad, NetVladConfig
@@ -16,6 +17,7 @@ __all__ = ['AGGREGATORS', 'GeM', 'PoolingConfig']
 
 AGGREGATORS: dict[str, tuple[type, type]] = {
     'regvpr': (RegisterAggregator, RegisterConfig),
+    'inside': (InsideRegisters, InsideConfig),
     'salad': (Salad, SaladConfig),
     'gem': (GeM, PoolingConfig),
     'cosplace': (CosPlace, CosPlaceConfig),

@@ -5,13 +5,15 @@ from torch import nn
 from regvpr_core.models.adapter import AdaptedBlock
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.gem import GeM
+from regvpr_core.models.inside_registers import InsideRegisters
 
 
 def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]]:
     """The parameters that the model's config selects for training, by group.
 
     Returns:
-        `backbone`: the whole backbone or its last blocks, with or without the final LayerNorm;
+        `backbone`: the whole backbone or its last blocks, with or without the final LayerNorm, and
+        the blocks of an aggregator with registers inside;
         `adapters`: of all blocks; `head`: the aggregator, if it has parameters. Groups are
         disjoint and may be empty.
     """
@@ -24,12 +26,18 @@ def trainable_parameters(model: DescriptorModel) -> dict[str, list[nn.Parameter]
         modules = list(backbone.blocks)[:config.depth][-config.trained_blocks:]
     if config.trains_norm and config.train != 'all':
         modules.append(backbone.norm)
+    inside = model.aggregator.blocks if isinstance(model.aggregator, InsideRegisters) else \
+        nn.ModuleList()
+    of_blocks = {id(parameter) for parameter in inside.parameters()}
+    if of_blocks and model.aggregator.config.train_blocks:
+        modules.append(inside)
     averages = isinstance(model.aggregator, GeM) and model.aggregator.averages
     return {
         'backbone': [parameter for module in modules for parameter in module.parameters()
                      if id(parameter) not in of_adapters],
         'adapters': [] if config.train == 'frozen' else adapters,
-        'head': [] if averages else list(model.aggregator.parameters()),
+        'head': [] if averages else [parameter for parameter in model.aggregator.parameters()
+                                     if id(parameter) not in of_blocks],
     }
 
 

@@ -5,13 +5,16 @@ initialisation it is a VLAD of whitened tokens with soft assignment (Jegou et al
 AnyLoc, arXiv:2308.00688) before its first step. The paper does not describe the initialisation.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn, Tensor
 
-from regvpr_core.arrays import Float64
+from regvpr_core.arrays import Float64, Int64
 from regvpr_core.errors import TrainingError
 from regvpr_core.models.descriptor_model import DescriptorModel
+from regvpr_core.models.inside_registers import InsideRegisters
 from regvpr_core.models.register_aggregator import RegisterAggregator
 from regvpr_core.models.salad import Salad
 from regvpr_core.training.config import HeadStartConfig, TrainConfig
@@ -37,14 +40,34 @@ def start_head(
     random = generator(train.seed, HEAD_START)
     found = torch.randperm(len(source.places.paths), generator=random)[:config.pictures].numpy()
     model.eval()
-    first, patches = [], []
-    for start in range(0, len(found), PASS):
-        class_tokens, grids = source.tokens(found[start:start + PASS])
+    head = model.aggregator
+    tokens = source.tokens
+    if isinstance(head, InsideRegisters):
+        _, rows = sampled(tokens, found, config.patches, random)
+        centres, _ = clusters(rows.double().numpy(), len(head.registers), train.seed)
+        head.registers.copy_(torch.from_numpy(centres))
+        if head.transport is None:
+            return
+
+        def tokens(images: Int64) -> tuple[Tensor, Tensor]:
+            return inside.passed(*source.tokens(images))[:2]
+        inside, head = head, head.transport
+    start_from_tokens(head, *sampled(tokens, found, config.patches, random), config, train.seed)
+
+
+def sampled(
+    tokens: Callable[[Int64], tuple[Tensor, Tensor]], images: Int64, patches: int,
+    random: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Class tokens (M, width) of images, and some patch tokens of each (M * patches, width)."""
+    first, drawn = [], []
+    for start in range(0, len(images), PASS):
+        class_tokens, grids = tokens(images[start:start + PASS])
         rows = grids.flatten(2).transpose(1, 2).float().cpu()  # (B, n, width)
-        drawn = torch.randint(rows.shape[1], (len(rows), config.patches), generator=random)
+        at = torch.randint(rows.shape[1], (len(rows), patches), generator=random)
         first.append(class_tokens.float().cpu())
-        patches.append(torch.take_along_dim(rows, drawn[:, :, None], dim=1).flatten(0, 1))
-    start_from_tokens(model.aggregator, torch.cat(first), torch.cat(patches), config, train.seed)
+        drawn.append(torch.take_along_dim(rows, at[:, :, None], dim=1).flatten(0, 1))
+    return torch.cat(first), torch.cat(drawn)
 
 
 def start_from_tokens(
@@ -66,7 +89,7 @@ def start_from_tokens(
     """
     if not isinstance(head, RegisterAggregator | Salad):
         raise TrainingError(f'{type(head).__name__} cannot start from tokens; only the heads '
-                            f'regvpr and salad can')
+                            f'regvpr, inside and salad can')
     half = head.config.hidden_dim // 2
     least = 4 * max(half, head.config.clusters)
     if len(patch_tokens) < least or len(class_tokens) < 2:

@@ -16,6 +16,7 @@ from regvpr_core.models.backbones import (
 from regvpr_core.models.checkpoints import load_model
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.downloads import Progress
+from regvpr_core.models.inside_registers import InsideRegisters
 from regvpr_core.models.vit import check_weights, load_backbone_weights
 from regvpr_core.training.config import TrainConfig
 
@@ -69,6 +70,8 @@ def build_model(
     torch.manual_seed(config.seed)
     model = DescriptorModel(config.model)
     load_backbone_weights(model.backbone, weights.tensors, str(weights.path))
+    if isinstance(model.aggregator, InsideRegisters) and config.start is None:
+        model.aggregator.start_from(model.backbone.blocks[config.model.depth:])
     if config.start is not None:
         path = Path(config.backbone_path) if config.backbone_path else None
         start = load_model(config.start, path).backboned('start')

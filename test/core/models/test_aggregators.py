@@ -18,6 +18,8 @@ CASES = {
     'regvpr without registers': ({'registers': 0}, 8448),
     'regvpr without layers': ({'layers': 0}, 8448),
     'regvpr, 16 clusters': ({'clusters': 16, 'cluster_dim': 32, 'token_dim': 32}, 544),
+    'inside': ({'registers': 3, 'blocks': 1}, 1152),
+    'inside, dropped': ({'registers': 3, 'blocks': 1, 'keep': False}, 8448),
     'salad': ({}, 8448),
     'salad, projected': ({'output_dim': 100}, 100),
     'gem': ({'power': 3.0}, 384),

@@ -103,6 +103,31 @@ def test_a_run_starts_its_head_from_tokens_and_resumes_to_the_same_weights(
     torch.testing.assert_close(first, heads[1].cluster_features[0].weight, rtol=0.05, atol=0.02)
 
 
+@pytest.mark.parametrize('keep', [True, False])
+def test_registers_inside_the_backbone_start_as_centres_of_tokens_and_learn(
+        keep, settings, listener, tmp_path, backbone_file):
+    model = {'last_block': 0, 'aggregator': 'inside', 'preprocessing': {'height': 28, 'width': 42},
+             'aggregator_config': {'registers': 3, 'blocks': 1, 'keep': keep,
+                                   'transport': SIZES | {'registers': 0, 'layers': 0,
+                                                         'heads': 2}}}
+    shown = {'tokens': {'block': 0, 'copies': 1, 'window': 2}, 'validation': [],
+             'head_start': {'pictures': 40, 'patches': 4}, 'epochs': 1, 'model': model}
+    made = {}
+    for name, rate in (('start', 0.0), ('trained', 1e-2)):
+        train(settings(**shown, optimiser={'lr': rate, 'lr_backbone': rate}), tmp_path / name,
+              listener())
+        made[name] = load_model(tmp_path / name / 'last.safetensors', backbone_file).model
+    registers = made['start'].aggregator.registers
+    spread = float((registers - registers.mean(dim=0)).norm(dim=1).mean())
+    assert spread > 0.5  # drawn ones, of deviation 0.02, lie 0.4 from their mean
+    block = 'aggregator.blocks.0.mlp.fc1.weight'
+    weights = {name: of.state_dict() for name, of in made.items()}
+    assert torch.equal(weights['start'][block],
+                       weights['start']['backbone.blocks.1.mlp.fc1.weight'])
+    for key in (block, 'aggregator.registers', 'aggregator.norm.weight'):
+        assert not torch.equal(weights['trained'][key], weights['start'][key]), key
+
+
 def test_what_cannot_start_from_tokens_says_why(settings):
     rows = tokens()
     with pytest.raises(TrainingError, match='GeM cannot start from tokens'):
