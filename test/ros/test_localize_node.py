@@ -249,10 +249,11 @@ def test_a_flood_of_images_is_dropped_not_queued(line, small_model, node, heard,
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_cleanly(line, small_model, program, run_program, heard,
+def test_a_signal_ends_the_node_cleanly(line, small_model, program, run_program, start, heard,
                                         wait_until, number):
-    process = run_program([program('localize'), '--ros-args', '-p', f'map:={line[1]}',
-                           '-p', f'model:={small_model}'])
+    arguments = ['--ros-args', '-p', f'map:={line[1]}', '-p', f'model:={small_model}']
+    process = run_program([program('localize'), *arguments]) if number == signal.SIGINT \
+        else start('localize', *arguments)
     assert wait_until(lambda: heard.diagnostics)
     assert process.stop(number) == 0, process.output
     assert 'Traceback' not in process.output
