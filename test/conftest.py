@@ -91,7 +91,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
-    """A folder of real pictures; the test is skipped where they are not at hand."""
+    """A folder of real images; the test is skipped where they are not at hand."""
     def find(name: str) -> Path:
         if not (DATA / name).is_dir():
             pytest.skip(f'real images {name} are not at hand (looked in {DATA})')
@@ -278,7 +278,7 @@ def straight_line(count: int, spacing_m: float = 1.0) -> list[np.ndarray]:
 
 
 def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Pictures (120, 160, 3) along a painted wall: each shows four fifths of the one before."""
+    """Images (120, 160, 3) along a painted wall: each shows four fifths of the one before."""
     rng = np.random.default_rng(seed)
     columns = 2 * count + 10  # of 16 pixels
     wall = rng.integers(0, 256, (8, columns, 3), dtype=np.uint8)
@@ -291,7 +291,7 @@ def noise_images(count: int, seed: int = 0) -> list[np.ndarray]:
 
 @pytest.fixture(scope='session')
 def noise() -> Callable[..., list[np.ndarray]]:
-    """Pictures that differ, the same in every test: `noise(count, seed)`."""
+    """Images that differ, the same in every test: `noise(count, seed)`."""
     return noise_images
 
 

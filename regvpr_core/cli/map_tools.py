@@ -232,7 +232,7 @@ def run_convert(options: argparse.Namespace) -> None:
     if unclear:
         facts['not told apart'] = len(unclear)
         say(console, f'{len(unclear)} keyframes share name, or camera and stamp, with others: '
-                     f'which picture is theirs is not known, and none was taken', 'yellow')
+                     f'which image is theirs is not known, and none was taken', 'yellow')
     if report.first_error:
         facts['first image error'] = report.first_error
     print_facts(facts, options.json, f'regvpr map calibrate {options.out}')
@@ -254,7 +254,7 @@ def keyframe_images(place_map: Any, sources: list[Path], unclear: set[int], cons
             raise BagError(f'{path} does not exist')
         source = source_of(place_map, path)
         if source is None:
-            say(console, f'no source of the map has the name of {path}: its pictures are taken '
+            say(console, f'no source of the map has the name of {path}: its images are taken '
                          f'for those of the same name, or camera and stamp, in any', 'yellow')
         elif (other := taken_for.setdefault(source, path)) != path:
             say(console, f'{other} and {path} are both taken for source {source} of the map',

@@ -26,9 +26,9 @@ def pictures_below(folder: Path, root: Path, *, natural: bool = False) -> list[P
         raise EvaluationError(f'folder {folder} is missing')
     found = [folder / name for name in find_below(folder).names]
     if not found:
-        raise EvaluationError(f'no picture ({", ".join(sorted(SUFFIXES))}) in {folder}')
+        raise EvaluationError(f'no image ({", ".join(sorted(SUFFIXES))}) in {folder}')
     if len(found) > MAX_IMAGES:
-        raise EvaluationError(f'{folder} holds {len(found)} pictures; at most {MAX_IMAGES}')
+        raise EvaluationError(f'{folder} holds {len(found)} images; at most {MAX_IMAGES}')
     if not natural:
         found.sort(key=str)
     return [PictureFile(str(path.relative_to(root)), path) for path in found]
@@ -56,7 +56,7 @@ def require_files(pictures: list[PictureFile], help_text: str) -> None:
              for folder in {picture.path.parent for picture in pictures}}
     missing = [p for p in pictures if p.path.name not in there[p.path.parent]]
     if missing:
-        raise EvaluationError(f'{len(missing)} of {len(pictures)} pictures are missing, e.g. '
+        raise EvaluationError(f'{len(missing)} of {len(pictures)} images are missing, e.g. '
                               f'{missing[0].path}; {help_text}')
 
 

@@ -26,7 +26,7 @@ from regvpr_core.search.projection import read_projection
 
 POSITIONS = 'positions.csv'
 DEFAULT_FRAME = 'map'
-HELP = (f'a folder has pictures named @x@y@….jpg, or {POSITIONS} with the columns image, x, y '
+HELP = (f'a folder has images named @x@y@….jpg, or {POSITIONS} with the columns image, x, y '
         f'(metres)')
 
 

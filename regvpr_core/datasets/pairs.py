@@ -53,7 +53,7 @@ def load_traverses(root: Path, name: str, protocol: str, tolerance: int) -> Data
     found = next((pair for pair in TRAVERSES if all((root / f).is_dir() for f in pair)), None)
     if found is None:
         raise EvaluationError(f'{root / "database"} and {root / "queries"} are missing: two '
-                              f'folders of pictures with the same frame numbers')
+                              f'folders of images with the same frame numbers')
     references, queries = (pictures_below(root / f, root, natural=True) for f in found)
     if len(references) != len(queries):
         raise EvaluationError(f'{root / found[0]} has {len(references)} frames and '
@@ -72,5 +72,5 @@ def _paired(references: list[PictureFile], queries: list[PictureFile], name: str
     if not positives.counts.all():
         lone = queries[int((positives.counts == 0).argmax())]
         raise EvaluationError(f'{lone.path} has no reference of the same name')
-    return Dataset(name=name, protocol=protocol, rule='the picture of the same name',
+    return Dataset(name=name, protocol=protocol, rule='the image of the same name',
                    references=references, queries=queries, positives=positives)

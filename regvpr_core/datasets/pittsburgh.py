@@ -33,7 +33,7 @@ def load_struct(
     """Read the .mat file if it exists, else folders with UTM positions in the file names.
 
     Args:
-        root: folder with `datasets/FILE.mat` and the pictures, or with `images/SPLIT/database`.
+        root: folder with `datasets/FILE.mat` and the images, or with `images/SPLIT/database`.
         name, protocol: of the data set.
         struct_file: name of the .mat file.
         split: test or val, of the folders.
@@ -118,7 +118,7 @@ def check_unpacked_size(path: Path) -> None:
                     total += _unpacked(file, length, MAX_UNPACKED_BYTES - total)
                 if total > MAX_UNPACKED_BYTES:
                     raise EvaluationError(f'{path} unpacks to more than {MAX_UNPACKED_BYTES} '
-                                          f'bytes; that is no list of pictures')
+                                          f'bytes; that is no list of images')
     except (OSError, zlib.error) as error:
         raise EvaluationError(f'{path} is damaged or cannot be read: {error}') from error
 

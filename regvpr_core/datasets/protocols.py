@@ -79,7 +79,7 @@ def _downloader(script: str) -> str:
 
 
 _PITTS = ('ask the authors for Pittsburgh (www.di.ens.fr/willow/research/netvlad/) and put the '
-          'picture folders 000 to 010, queries_real and datasets/*.mat of NetVLAD into one folder')
+          'image folders 000 to 010, queries_real and datasets/*.mat of NetVLAD into one folder')
 _TOKYO = ('ask the authors for Tokyo 24/7 (www.ok.ctrl.titech.ac.jp/~torii/project/247) and '
           'unpack 03814 to 03829, 247query_subset_v2 and datasets/tokyo247.mat into one folder')
 _SF_XL = 'get SF-XL (github.com/gmberton/CosPlace) and give its folder processed'
@@ -116,7 +116,7 @@ PROTOCOLS: dict[str, Protocol] = {
     'sped-607': Protocol(
         load=_pairs(('ref', 'query'), ('SPEDTEST', ''),
                     'get SPEDTEST.zip of VPR-Bench (github.com/MubarizZaffar/VPR-Bench)'),
-        queries=607, references=607, about='SPED of VPR-Bench: pictures of one camera'),
+        queries=607, references=607, about='SPED of VPR-Bench: images of one camera'),
     'tokyo247': Protocol(
         load=_struct('tokyo247.mat', 'test', ('247query_subset_v2', '247query_v3'),
                      _TOKYO, suffix='.png'),
@@ -129,7 +129,7 @@ PROTOCOLS: dict[str, Protocol] = {
         load=_pairs(('new', 'old'), ('', 'AmsterTime-v1.0'),
                     'get AmsterTime-v1.0.zip from https://data.4tu.nl (doi:10.4121/19580806)'),
         queries=1_231, references=1_231, sure=False,
-        about='AmsterTime: historical pictures asked of today'),
+        about='AmsterTime: historical queries, references of today'),
     'sf-xl-val': Protocol(
         load=_utm(('val',), _SF_XL), queries=7_993, references=8_015, sure=False,
         about='SF-XL validation'),

@@ -1,8 +1,6 @@
 """Describe images through the cache: streamed, in bounded memory, resumable."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 import itertools
 import os
@@ -19,6 +17,7 @@ from regvpr_core.errors import ImageError
 from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.descriptor_cache import DescriptorCache, picture_digest
 from regvpr_core.images import decode_photo, orientation_of, RGB
+from regvpr_core.images.ahead import load_ahead
 
 DECODERS = 2
 AHEAD_BATCHES = 2
@@ -145,25 +144,14 @@ def _new_pictures(
         rgb = decode_photo(data, pictures[i].name)
         return digest, describer.prepare(rgb if degrade is None else degrade(rgb, i))
 
-    waiting: deque[tuple[int, Future[tuple[bytes, Any]]]] = deque()
-    rest = iter(range(len(pictures)))
-    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
-        try:
-            while True:
-                for i in itertools.islice(rest, AHEAD_BATCHES * batch - len(waiting)):
-                    waiting.append((i, pool.submit(load, i)))
-                if not waiting:
-                    return
-                i, future = waiting.popleft()
-                try:
-                    digest, prepared = future.result()
-                except ImageError as error:
-                    report.unreadable[i] = str(error)
-                    continue
-                digests[i] = digest
-                if prepared is None:
-                    report.found += 1
-                else:
-                    yield digest, prepared
-        finally:
-            pool.shutdown(cancel_futures=True)
+    threads = min(DECODERS, os.cpu_count() or 1)
+    for i, loaded in load_ahead(range(len(pictures)), load, threads=threads,
+                                most=AHEAD_BATCHES * batch):
+        if isinstance(loaded, ImageError):
+            report.unreadable[i] = str(loaded)
+            continue
+        digests[i], prepared = loaded
+        if prepared is None:
+            report.found += 1
+        else:
+            yield loaded

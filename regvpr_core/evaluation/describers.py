@@ -70,7 +70,7 @@ class CallableDescriber:
         try:
             rows = self._function(list(prepared))
         except Exception as error:  # third-party code may raise anything
-            raise EvaluationError(f'model {self.name} failed on {len(prepared)} pictures: '
+            raise EvaluationError(f'model {self.name} failed on {len(prepared)} images: '
                                   f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
                                   ) from error
         return unit_rows(rows, len(prepared), self.name)
@@ -97,7 +97,7 @@ def unit_rows(rows: Any, count: int, name: str) -> Float32:
                               f'numbers ({count}, D)') from error
     if array.ndim != 2 or len(array) != count or not array.shape[1]:
         raise EvaluationError(f'model {name} gives descriptors of shape {array.shape} for {count} '
-                              f'pictures, expected ({count}, D)')
+                              f'images, expected ({count}, D)')
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     if not np.isfinite(norms).all():
         raise EvaluationError(f'model {name} gives descriptors that are not finite (NaN or '

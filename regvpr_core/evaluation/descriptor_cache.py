@@ -96,8 +96,8 @@ class DescriptorCache:
         if not self.dimension:
             self._begin(rows.shape[1])
         if rows.shape[1] != self.dimension:
-            raise EvaluationError(f'model {self._about["model"]} gave {self.dimension} numbers a '
-                                  f'picture before and {rows.shape[1]} now; remove {self.path} '
+            raise EvaluationError(f'model {self._about["model"]} gave {self.dimension} numbers an '
+                                  f'image before and {rows.shape[1]} now; remove {self.path} '
                                   f'if the model has changed')
         data = [np.ascontiguousarray(row, dtype=np.float32).tobytes() for row in rows]
         rows_file, journal = self._files

@@ -216,7 +216,7 @@ def degraded(
         steps: name and image function of each degradation.
     """
     if dataset.positives is None or dataset.given_queries is not None:
-        raise EvaluationError(f'{dataset.name} cannot be degraded: it has no pictures with known '
+        raise EvaluationError(f'{dataset.name} cannot be degraded: it has no images with known '
                               f'ground truth')
     values = []
     with _Source(dataset, describer, config, cache_folder, told) as source:
@@ -261,7 +261,7 @@ class _Source:
                                   f'model')
         if given is not None:
             raise EvaluationError(f'{given.source} was built with {given.model}, not with '
-                                  f'{describer.name}; its pictures are too small to describe '
+                                  f'{describer.name}; its images are too small to describe '
                                   f'again: give that model, or the bag or folder')
         if self._cache is None:
             self._cache = open_cache(self._folder, describer)
@@ -307,14 +307,14 @@ def _readable(
         return dataset, queries, references
     first = next(iter((bad_queries or bad_references).values()))
     if not config.partial:
-        raise EvaluationError(f'{bad} of {len(queries) + len(references)} pictures of '
+        raise EvaluationError(f'{bad} of {len(queries) + len(references)} images of '
                               f'{dataset.name} cannot be read, e.g. {first}; --partial goes on '
                               f'without them and names the result so')
     left = np.setdiff1d(np.arange(len(queries)), list(bad_queries))
     kept = np.setdiff1d(np.arange(len(references)), list(bad_references))
     if not len(left) or not len(kept):
-        raise EvaluationError(f'no picture of {dataset.name} can be read, e.g. {first}')
-    return (dataset.subset(left, kept, f'{bad} pictures cannot be read'), queries.select(left),
+        raise EvaluationError(f'no image of {dataset.name} can be read, e.g. {first}')
+    return (dataset.subset(left, kept, f'{bad} images cannot be read'), queries.select(left),
             references.select(kept))
 
 

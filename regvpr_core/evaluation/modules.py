@@ -38,7 +38,7 @@ class Shown:
 
     def __post_init__(self) -> None:
         if (self.height is None) != (self.width is None):
-            raise ConfigError('height and width: give both, or neither for pictures as they are')
+            raise ConfigError('height and width: give both, or neither for images as they are')
         for side in (self.height, self.width):
             if side is not None:
                 check_range('size', side, 8, 4096)

@@ -30,13 +30,13 @@ def warnings_of(
     if len(mistaken):
         worst = mistaken[np.argsort(found.best_true[mistaken] - found.best['far'][mistaken])]
         warn(f'{len(mistaken)} of {len(found.queried)} places look more like a place elsewhere '
-             f'than like any of their own neighbours: nobody can tell these apart by one picture.',
+             f'than like any of their own neighbours: nobody can tell these apart by one image.',
              _pairs(found, worst))
     rows, copies = np.nonzero(np.triu(found.matrix > ALMOST_THE_SAME, 1))
     if len(rows):
         pairs = found.matrix_pairs[rows, copies]
         warn(f'{len(rows)} pairs of keyframes have the same descriptor but for rounding: the same '
-             f'picture twice, or pictures that show nothing.', pairs[:LISTED].tolist())
+             f'image twice, or images that show nothing.', pairs[:LISTED].tolist())
     alone = found.queried[~np.isfinite(found.best_true)]
     if len(alone):
         warn(f'{len(alone)} places have no neighbour within {found.radius_m:g} m and '
@@ -54,9 +54,9 @@ def warnings_of(
         warn('The map knows no extrinsics of its cameras: it answers with poses of what it was '
              'built from, the camera or the body.')
     if not pictures['jpeg'] and not broken:
-        warn('The map stores no pictures, so places are shown without.')
+        warn('The map stores no images, so places are shown without.')
     if broken:
-        warn(f'{broken} stored pictures cannot be decoded.')
+        warn(f'{broken} stored images cannot be decoded.')
     return warnings
 
 
@@ -83,7 +83,7 @@ def left_out_of(
         out.append(f'{queried} of the {shown} places shown were compared with all others; the '
                    f'figures and similar places are of these.')
     if 0 < len(pictures['jpeg']) < shown:
-        out.append(f'{len(pictures["jpeg"])} of {shown} places have a picture here, of '
+        out.append(f'{len(pictures["jpeg"])} of {shown} places have an image here, of '
                    f'{pictures["side"]} pixels; the others show the nearest one '
                    f'(--max-mb {max_mb:g}).')
     return out

@@ -91,7 +91,7 @@ def convert_map(
         if not described.any():
             because = f' ({report.first_error})' if report.first_error else ''
             raise MapError(f'no keyframe of {place_map.path} can be described anew: no thumbnail '
-                           f'is stored and no picture was found{because}; give --bag SOURCE')
+                           f'is stored and no image was found{because}; give --bag SOURCE')
         manifest = replace(
             place_map.manifest, map_id=new_map_id(), model=encoder.name,
             fingerprint=encoder.fingerprint, dimension=encoder.dimension, features='',

@@ -20,7 +20,7 @@ SIGNATURE_PX = 32
 BLURRED = 'blurred'
 BLACK = 'too dark'
 WHITE = 'overexposed'
-DUPLICATE = 'the same picture as the last keyframe'
+DUPLICATE = 'the same image as the last keyframe'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,7 @@ Two files beside the output grow during the run: `.rows` (float32 rows) and `.jo
 JSON about the model, then a line per row). At the end they are converted to the .npz.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 import fcntl
 import itertools
@@ -18,6 +16,7 @@ import numpy as np
 
 from regvpr_core.errors import CheckpointError, ImageError
 from regvpr_core.images import find_images, read
+from regvpr_core.images.ahead import load_ahead
 from regvpr_core.models.encoder import Encoder
 
 DECODERS = 2
@@ -107,24 +106,11 @@ def prepared(
     def load(path: Path) -> Any:
         return encoder.prepare(read(path))
 
-    waiting: deque[tuple[Path, Future[Any]]] = deque()
-    rest = iter(files)
-    with ThreadPoolExecutor(DECODERS) as pool:
-        try:
-            while True:
-                for path in itertools.islice(rest, AHEAD_BATCHES * batch - len(waiting)):
-                    waiting.append((path, pool.submit(load, path)))
-                if not waiting:
-                    return
-                path, future = waiting.popleft()
-                try:
-                    inputs = future.result()
-                except ImageError as error:
-                    report.skipped[str(path)] = str(error)
-                    continue
-                yield path, inputs
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for path, inputs in load_ahead(files, load, threads=DECODERS, most=AHEAD_BATCHES * batch):
+        if isinstance(inputs, ImageError):
+            report.skipped[str(path)] = str(inputs)
+        else:
+            yield path, inputs
 
 
 def batches(

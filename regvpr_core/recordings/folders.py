@@ -149,7 +149,7 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
         records = read_table(tables[0])
         left = len(set(names) - {record.name for record in records})
         if left:
-            notes.append(f'{left} pictures in {folder} are not in {tables[0].name}: left out')
+            notes.append(f'{left} images in {folder} are not in {tables[0].name}: left out')
         return records, f'table {tables[0].name}', False
     if any(map(is_posed_name, names)):
         return read_names(names), 'names (@east@north@…)', True
@@ -157,8 +157,8 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
     records = [_of_exif(name, exif) for name, exif in zip(names, exifs, strict=True)]
     if not any(record.place for record in records):
         raise BagError(
-            f'{folder} has {len(names)} pictures and no poses: no table (.csv), no names such as '
-            f'@east@north@.jpg, no GPS position in the pictures; give --table, --tum or --kitti'
+            f'{folder} has {len(names)} images and no poses: no table (.csv), no names such as '
+            f'@east@north@.jpg, no GPS position in the images; give --table, --tum or --kitti'
             f'{"; " if notes else ""}{"; ".join(notes)}')
     # One clock for all images: that of the camera, else GPS time, else the order of names.
     for clock in ('stamp_ns', 'gps_stamp_ns'):
@@ -167,7 +167,7 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
             for record, stamp in zip(records, stamps, strict=True):
                 record.stamp_ns = stamp
             break
-    return records, 'GPS positions in the pictures', False
+    return records, 'GPS positions in the images', False
 
 
 def _exif(path: Path) -> Exif:
@@ -235,7 +235,7 @@ def _poses(records: list[Record], gps: GpsConfig, lone: bool, notes: list[str]
     motion = np.full(len(used), np.nan)
     if any(without):
         motion = motion if lone else headings(positions, gps.heading_step_m)
-        notes.append(f'{sum(without)} pictures have no direction: '
+        notes.append(f'{sum(without)} images have no direction: '
                      + ('all look along x' if np.isnan(motion).all() else
                         'that of the motion is taken'))
     yaw = np.array([angle if record.yaw_rad is None else record.yaw_rad
@@ -264,10 +264,10 @@ def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> li
     if options.ordered is not None:
         if len(options.ordered) != len(names):
             raise BagError(f'{options.poses_name} has {len(options.ordered)} poses, but {folder} '
-                           f'{len(names)} pictures; in order, each needs one')
+                           f'{len(names)} images; in order, each needs one')
         given = options.stamps_ns
         if given is not None and len(given) != len(names):
-            raise BagError(f'{len(given)} times for the {len(names)} pictures of {folder}')
+            raise BagError(f'{len(given)} times for the {len(names)} images of {folder}')
         return [_frame(folder, Record(name=name, stamp_ns=(
                     int(given[i]) if given is not None else
                     i * SECOND if None in stamps else stamps[i]), problem='' if np.isfinite(
@@ -277,7 +277,7 @@ def _of_trajectory(folder: Path, names: list[str], options: FolderOptions) -> li
                 for i, name in enumerate(names)]
     trajectory = options.trajectory
     if trajectory is None or all(stamp is None for stamp in stamps):
-        raise BagError(f'the pictures of {folder} are not named by their times (as '
+        raise BagError(f'the images of {folder} are not named by their times (as '
                        f'1305031102.175304.png), so {options.poses_name} says nothing of them')
     timed = sorted((stamp, name) for stamp, name in zip(stamps, names, strict=True)
                    if stamp is not None)

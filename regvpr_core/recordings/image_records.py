@@ -243,7 +243,7 @@ def _inside(name: str) -> str:
     """
     path = PurePosixPath(name.replace('\\', '/'))
     if not name or '\0' in name or path.is_absolute() or '..' in path.parts:
-        raise ValueError(f'picture {name!r} is not inside the folder')
+        raise ValueError(f'image {name!r} is not inside the folder')
     return str(path)
 
 

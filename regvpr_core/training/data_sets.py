@@ -38,7 +38,7 @@ def training_set(config: TrainConfig) -> PlaceSet:
     kept = whole.with_at_least(needed)
     if len(kept.members) < config.batch.places:
         raise TrainingError(
-            f'{kept.name} has {len(kept.members)} places of {needed} or more pictures '
+            f'{kept.name} has {len(kept.members)} places of {needed} or more images '
             f'({kept.dropped} have fewer), and a batch has {config.batch.places}: take more data, '
             f'or lower batch.places or '
             f'batch.least')

@@ -44,7 +44,7 @@ class PictureLoader:
                     self.unreadable[self.places.names[number]] = str(picture)
             there = {i: picture for i, picture in enumerate(found) if isinstance(picture, Tensor)}
             if not there:
-                raise TrainingError(f'none of the {len(found)} pictures of a batch can be read, '
+                raise TrainingError(f'none of the {len(found)} images of a batch can be read, '
                                     f'e.g. {next(iter(self.unreadable.values()))}')
             source = fillers(batch.places, list(there))
             yield (Batch(batch.images[source], batch.copies[source], batch.places[source]),

@@ -1,8 +1,7 @@
 """Converts image files to network input in batches."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import functools
 import itertools
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 from regvpr_core.errors import ImageError
 from regvpr_core.images import read
+from regvpr_core.images.ahead import load_ahead
 from regvpr_core.models.preprocessing import Preprocessing
 
 AHEAD_GROUPS = 3
@@ -34,24 +34,12 @@ def read_groups(
     """The images of each group of files, in order, decoded ahead; errors replace unreadable
     ones.
     """
-    def load(path: Path) -> Tensor | ImageError:
-        try:
-            return resized(path, preprocessing)
-        except ImageError as error:
-            return error
-
-    rest = iter(groups)
-    waiting: deque[list[Future[Tensor | ImageError]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while True:
-                for group in itertools.islice(rest, AHEAD_GROUPS - len(waiting)):
-                    waiting.append([pool.submit(load, path) for path in group])
-                if not waiting:
-                    return
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    images = (image for _, image in load_ahead(
+        itertools.chain.from_iterable(groups), functools.partial(
+            resized, preprocessing=preprocessing),
+        threads=threads, most=AHEAD_GROUPS * max(map(len, groups), default=0)))
+    for group in groups:
+        yield list(itertools.islice(images, len(group)))
 
 
 def unit_range(pictures: Tensor, device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ class JoinedFitConfig:
         0.25, 'Principal components of the channels are divided by their variance to this power.',
         0.0, 0.5)
     of_session: float = setting(
-        1.0, "Weight of the sessions' shifts beside the spread of single pictures.", 0.0, 100.0)
+        1.0, "Weight of the sessions' shifts beside the spread of single images.", 0.0, 100.0)
     ridge: float = setting(
         1.0, 'In units of the smallest variance kept; a large ridge changes little.', 1e-3, 1e6)
 

@@ -184,7 +184,7 @@ def open_source(parts: SourceParts) -> Source:
               for number, of_set in enumerate(files)]
     for dataset, check in zip(parts.validation, checks, strict=True):
         if check.unreadable:
-            raise TrainingError(f'{dataset.title}: {len(check.unreadable)} pictures cannot be '
+            raise TrainingError(f'{dataset.title}: {len(check.unreadable)} images cannot be '
                                 f'read, e.g. {next(iter(check.unreadable.values()))}')
     return TokenSource(TokenNetwork(model, tokens.block), places, store, checks,
                        1 + tokens.copies, tokens.window, parts.device)
@@ -200,7 +200,7 @@ def windows(
     """
     h, w = grid
     if side > min(h, w):
-        raise TrainingError(f'tokens.window is {side}, but a picture has {w} x {h} patches')
+        raise TrainingError(f'tokens.window is {side}, but an image has {w} x {h} patches')
     top = torch.randint(h - side + 1, (len(tokens),), generator=random)
     left = torch.randint(w - side + 1, (len(tokens),), generator=random)
     steps = torch.arange(side)
@@ -233,5 +233,5 @@ def validation_files(dataset: Dataset) -> list[PictureFile]:
     pictures = [*dataset.references, *dataset.queries]
     files = [picture for picture in pictures if isinstance(picture, PictureFile)]
     if len(files) < len(pictures):
-        raise TrainingError(f'{dataset.title} holds pictures that are no files')
+        raise TrainingError(f'{dataset.title} holds images that are no files')
     return files

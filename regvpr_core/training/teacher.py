@@ -106,7 +106,7 @@ def open_teacher(
             rows, unreadable = described(files, describer, folder, told)
         processes.wait()
     if len(unreadable) == len(files):
-        raise TrainingError(f'{config.teacher} can read none of {len(files)} pictures: '
+        raise TrainingError(f'{config.teacher} can read none of {len(files)} images: '
                             f'{next(iter(unreadable.values()))}')
     return Teacher(rows, config.weight), places.without(unreadable)
 

@@ -107,7 +107,7 @@ def keep_tokens(
         folder: for the tokens.
         plan: description of the tokens.
         backbone: weights of the network.
-        device: to compute on. threads: that read pictures.
+        device: to compute on. threads: that read images.
         told: called with images done and in total after each pass; may raise to stop.
 
     Raises:

@@ -318,7 +318,7 @@ class Run:
             write_whole(listed, ('\n'.join(names) + '\n').encode())
         return TrainingError(
             f'the loss is {value} at step {self.progress.step} (learning rate '
-            f'{self.config.optimiser.lr * factor:.3g}); pictures: {", ".join(names[:3])} and '
+            f'{self.config.optimiser.lr * factor:.3g}); images: {", ".join(names[:3])} and '
             f'{len(names) - 3} more, listed in {listed}. Lower optimiser.lr, set '
             f'optimiser.clip_norm, or use precision fp32')
 

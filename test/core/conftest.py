@@ -117,7 +117,7 @@ def make_map(tmp_path: Path, manifest: Manifest) -> Callable[..., Path]:
 
 
 def write_picture(path: Path, seed: int = 0) -> Path:
-    """A small picture of smooth noise, the same for a seed."""
+    """A small image of smooth noise, the same for a seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     cv2.imwrite(str(path), cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC))
@@ -137,7 +137,7 @@ def utm_name(east: float, north: float, note: str = '', suffix: str = 'jpg') -> 
 
 @pytest.fixture
 def utm_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write `images/test/database|queries` with pictures at positions (x, y), seeds by place."""
+    """Write `images/test/database|queries` with images at positions (x, y), seeds by place."""
     def make(references: Sequence[tuple[float, float]], queries: Sequence[tuple[float, float]],
              name: str = 'set', split: str = 'images/test', query_folder: str = 'queries') -> Path:
         root = tmp_path / name

@@ -305,7 +305,7 @@ def place_map(made: Callable[[int], tuple[Path, Path]], tmp_path: Path) -> Path:
 
 
 class Camera:
-    """Publishes pictures and odometry at a rate, with rising stamps, from a thread of its own."""
+    """Publishes images and odometry at a rate, with rising stamps, from a thread of its own."""
 
     def __init__(self, listener: Listener, topic: str = '/camera/image_raw') -> None:
         self.images = listener.node.create_publisher(Image, topic, 1)
@@ -336,7 +336,7 @@ class Camera:
             time.sleep(max(0.0, due - time.monotonic()))
 
     def send(self, frame: Any) -> None:
-        """One picture, with odometry a moment before it."""
+        """One image, with odometry a moment before it."""
         odometry = Odometry(child_frame_id='base_link')
         odometry.header.frame_id = 'odom'
         self._stamp(odometry.header)
@@ -357,7 +357,7 @@ class Camera:
         header.stamp.sec, header.stamp.nanosec = divmod(round(self.stamp_s * 1e9), 1_000_000_000)
 
     def stop(self) -> None:
-        """No more pictures."""
+        """No more images."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""From a bag to place matches over DDS: the town, and real pictures where they are at hand."""
+"""From a bag to place matches over DDS: the town, and real images where they are at hand."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -166,7 +166,7 @@ def test_regvpr_map_info_tells_what_was_built(make_bag, frames, small_model, tmp
 
 
 def _along(i: int) -> np.ndarray:
-    """The pictures have no poses: one metre apart along a line."""
+    """The images have no poses: one metre apart along a line."""
     T = np.eye(4)
     T[0, 3] = float(i)
     return T

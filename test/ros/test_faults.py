@@ -332,7 +332,7 @@ def transitions(cycles: int, place_map, small_model, node, listener, tmp_path) -
 
 
 def test_transitions_are_repeated_without_leaks(place_map, small_model, node, listener, tmp_path):
-    transitions(20, place_map, small_model, node, listener, tmp_path)
+    transitions(10, place_map, small_model, node, listener, tmp_path)
 
 
 @pytest.mark.soak

@@ -200,10 +200,10 @@ def test_wrong_options_are_refused(refused, folder, tmp_path):
 def test_bad_data_is_refused(refused, folder, tmp_path):
     path = next((folder / 'images/test/queries').iterdir())
     path.write_bytes(b'')
-    assert '1 of 16 pictures of wall cannot be read, e.g. ' in refused('--data', folder)
+    assert '1 of 16 images of wall cannot be read, e.g. ' in refused('--data', folder)
     (tmp_path / 'empty/database').mkdir(parents=True)
     (tmp_path / 'empty/queries').mkdir()
-    assert 'no picture (' in refused('--data', tmp_path / 'empty')
+    assert 'no image (' in refused('--data', tmp_path / 'empty')
     assert 'is not the whole of sped-607' in refused('--data', f'sped-607={pairs(tmp_path)}')
 
 

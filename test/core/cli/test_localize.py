@@ -19,7 +19,7 @@ KEYFRAMES = 40
 
 @pytest.fixture
 def wall(tmp_path: Path, small_encoder: Encoder, noise) -> tuple[Path, Path]:
-    """A map along a painted wall, a picture every two metres, and the folder of its pictures."""
+    """A map along a painted wall, an image every two metres, and the folder of its images."""
     photos, path = tmp_path / 'photos', tmp_path / 'map'
     photos.mkdir()
     manifest = Manifest(map_id='wall', model=small_encoder.name, dimension=small_encoder.dimension,

@@ -1,4 +1,4 @@
-"""`regvpr map build` on folders, several sources at once, real pictures, and Ctrl-C."""
+"""`regvpr map build` on folders, several sources at once, real images, and Ctrl-C."""
 
 from collections.abc import Callable
 import json

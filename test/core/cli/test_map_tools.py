@@ -181,10 +181,10 @@ def test_pictures_of_a_renamed_bag_are_taken_where_only_one_can_be_meant(
                  'cpu', '--out', str(tmp_path / 'more'), '--bag', str(first)]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        f'no source of the map has the name of {first}: its pictures are taken for those of the '
+        f'no source of the map has the name of {first}: its images are taken for those of the '
         f'same name, or camera and stamp, in any')
     assert lines[-2] == (
-        '4 keyframes share name, or camera and stamp, with others: which picture is theirs is '
+        '4 keyframes share name, or camera and stamp, with others: which image is theirs is '
         'not known, and none was taken')
 
 

@@ -24,7 +24,7 @@ PARTIAL = LoadConfig(partial=True)
 
 
 def write_picture(path: Path, seed: int = 0) -> Path:
-    """A small picture, the same for a seed."""
+    """A small image, the same for a seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     cv2.imwrite(str(path), pixels)
@@ -110,7 +110,7 @@ def test_a_missing_table_is_named_with_where_to_get_it(msls_root, name):
 
 def test_missing_pictures_are_counted(msls_root):
     (msls_root / 'train_val/cph/database/images/c1.jpg').unlink()
-    with pytest.raises(EvaluationError, match=r'^1 of 6 pictures are missing, e\.g\. .*c1\.jpg; '):
+    with pytest.raises(EvaluationError, match=r'^1 of 6 images are missing, e\.g\. .*c1\.jpg; '):
         load_dataset(f'msls-val-740={msls_root}', PARTIAL)
 
 
@@ -310,7 +310,7 @@ def test_a_missing_folder_says_which(tmp_path):
         load_dataset(f'st-lucia={tmp_path}', PARTIAL)
     (tmp_path / 'database').mkdir()
     (tmp_path / 'queries').mkdir()
-    with pytest.raises(EvaluationError, match=r'no picture \(.*\) in .*/database'):
+    with pytest.raises(EvaluationError, match=r'no image \(.*\) in .*/database'):
         load_dataset(f'utm={tmp_path}', LoadConfig())
     with pytest.raises(EvaluationError, match=r'folder .*/none for eynsham does not exist'):
         load_dataset(f'eynsham={tmp_path / "none"}', PARTIAL)

@@ -13,7 +13,7 @@ from regvpr_core.datasets.ground_truth import matches
 
 @pytest.fixture
 def line_dataset(tmp_path: Path, picture: Callable[..., Path]) -> Callable[..., Dataset]:
-    """References along x every 10 m, queries at given references' pictures."""
+    """References along x every 10 m, queries at given references' images."""
     def make(count: int, shown: Sequence[int], name: str = 'line') -> Dataset:
         root = tmp_path / name
         references = [PictureFile(f'r{i}.png', picture(root / f'r{i}.png', i))
@@ -28,7 +28,7 @@ def line_dataset(tmp_path: Path, picture: Callable[..., Path]) -> Callable[..., 
 
 
 class PixelMeans:
-    """Describes a picture by the means of a 4 x 3 grid, centred: tells seeds apart."""
+    """Describes an image by the means of a 4 x 3 grid, centred: tells seeds apart."""
 
     name = 'pixel_means'
     notice = 'model pixel_means: no weights'

@@ -91,7 +91,7 @@ def test_two_runs_cannot_fill_one_cache(tmp_path):
 def test_a_model_that_changes_its_length_is_refused(tmp_path):
     with DescriptorCache(tmp_path, 'f', 'm') as cache:
         cache.append(digests(1), rows(1))
-        with pytest.raises(EvaluationError, match='gave 8 numbers a picture before and 9 now'):
+        with pytest.raises(EvaluationError, match='gave 8 numbers an image before and 9 now'):
             cache.append(digests(1, 5), rows(1, 0, 9))
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_cache_of_ours_is_never_dropped(tmp_path):
 
 @pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path, kind):
-    """The child describes pictures one by one, says how many it has, and is killed."""
+    """The child describes images one by one, says how many it has, and is killed."""
     child = textwrap.dedent("""
         import signal, sys
         from pathlib import Path

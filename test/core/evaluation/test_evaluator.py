@@ -111,7 +111,7 @@ def test_pictures_that_cannot_be_read_are_refused_or_left_out_and_said(line_data
     dataset = line_dataset(25, [3, 7, 20])
     dataset.references[7].path.write_bytes(b'no picture')
     dataset.queries[2].path.unlink()
-    with pytest.raises(EvaluationError, match=r'^2 of 28 pictures of line cannot be read, e\.g\. .'
+    with pytest.raises(EvaluationError, match=r'^2 of 28 images of line cannot be read, e\.g\. .'
                                               r'*q2\.png: cannot be read: No such file'):
         evaluate(dataset, pixel_means, CONFIG)
     result = evaluate(dataset, pixel_means, EvaluateConfig(partial=True))

@@ -102,7 +102,7 @@ def test_networks_that_depend_on_the_batch_can_be_shown_one_picture_at_a_time(hu
 @pytest.mark.parametrize(('kind', 'message'), [
     ('broken', r'model mean failed on a batch of \(2, 3, 322, 322\): ValueError: no such'),
     ('nan', 'gives descriptors that are not finite'),
-    ('flat', r'gives descriptors of shape \(2,\) for 2 pictures, expected \(2, D\)')])
+    ('flat', r'gives descriptors of shape \(2,\) for 2 images, expected \(2, D\)')])
 def test_networks_that_fail_are_named_in_one_line(hub, noise, kind, message):
     with pytest.raises(EvaluationError, match=message) as error:
         described(f'{hub}?kind={kind}', noise(2), allow_code=True)
@@ -143,9 +143,9 @@ def test_a_function_from_pictures_to_rows_is_a_model(tmp_path, noise):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
     assert open_describer(f'{file}:rows').fingerprint == ''  # nothing is kept
     assert open_describer(f'{file}:marked').fingerprint.endswith('marked v1')
-    for name, message in (('bad', "failed on 2 pictures: KeyError: 'weights'"),
+    for name, message in (('bad', "failed on 2 images: KeyError: 'weights'"),
                           ('none', 'of shape'), ('zeros', 'a descriptor of zeros'),
-                          ('few', r'shape \(1, 4\) for 2 pictures')):
+                          ('few', r'shape \(1, 4\) for 2 images')):
         with pytest.raises(EvaluationError, match=message):
             described(f'{file}:{name}', noise(2))
     with pytest.raises(EvaluationError, match="has no function 'missing'"):

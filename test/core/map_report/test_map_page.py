@@ -23,7 +23,7 @@ PLACES = 12
 
 
 def colour(i: int) -> tuple[int, int, int]:
-    """Of place i's picture."""
+    """Of place i's image."""
     return 20 * i, 255 - 20 * i, 128
 
 
@@ -46,7 +46,7 @@ def write_map(path: Path, keyframes: list[Keyframe], **more) -> Path:
 
 
 def street(count: int = PLACES, **more) -> list[Keyframe]:
-    """Places 10 m apart along x, each with a picture of one colour; 2 and 9 look the same."""
+    """Places 10 m apart along x, each with an image of one colour; 2 and 9 look the same."""
     rows = np.random.default_rng(1).normal(size=(count, 16)).astype(np.float32)
     if count > 9:
         rows[9] = rows[2] + 0.01 * rows[9]
@@ -137,7 +137,7 @@ def test_broken_and_missing_pictures_are_counted(tmp_path):
     broken = [*street(3), *street(1, thumbnail=b'no picture')]
     _, data, report = make_page(write_map(tmp_path / 'broken', broken))
     assert report.pictures == 3
-    assert any('1 stored pictures cannot be decoded' in w['text'] for w in data['warnings'])
+    assert any('1 stored images cannot be decoded' in w['text'] for w in data['warnings'])
 
 
 def test_pictures_are_encoded_again_not_passed_through(tmp_path):
@@ -167,7 +167,7 @@ def test_the_page_keeps_to_its_megabytes_and_says_what_it_left_out(tmp_path):
     assert 2.4e6 < file.stat().st_size <= 3e6
     assert 100 < report.pictures < 1500
     assert data['pictures']['side'] == 96
-    assert f'{report.pictures} of 1500 places have a picture here' in data['leftOut'][0]
+    assert f'{report.pictures} of 1500 places have an image here' in data['leftOut'][0]
     shown = numbers(data['pictures']['places'], '<u4')
     assert np.diff(shown).max() <= 2 * np.diff(shown).mean()  # evenly spread
     _, _, report = make_page(path, max_mb=40.0)

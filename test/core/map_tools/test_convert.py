@@ -181,7 +181,7 @@ def test_keyframes_are_found_by_camera_and_stamp(make):
 
 @pytest.fixture
 def two_drives(tmp_path, manifest, rows, place) -> Callable[..., PlaceMap]:
-    """A map of two drives whose clocks and picture names begin alike: of three and of four."""
+    """A map of two drives whose clocks and image names begin alike: of three and of four."""
     def run(day: str, dusk: str) -> PlaceMap:
         with MapWriter.create(tmp_path / 'map', manifest) as writer:
             writer.append([

@@ -39,7 +39,7 @@ def build(frames, encoder, path: Path, config: BuildConfig | None = None,
 
 
 def undecodable() -> np.ndarray:
-    raise ImageError('the picture is torn')
+    raise ImageError('the image is torn')
 
 
 def test_frames_become_a_map_that_finds_them(small_encoder, tmp_path, noise):
@@ -83,7 +83,7 @@ def test_frames_that_cannot_be_used_are_counted_by_reason(small_encoder, tmp_pat
     report = build(frames, small_encoder, tmp_path / 'map')
     assert (report.seen, report.kept) == (6, 4)
     assert report.dropped == {'no pose at its stamp': 1, 'image cannot be decoded': 1}
-    assert report.first_image_error == 'the picture is torn'
+    assert report.first_image_error == 'the image is torn'
 
 
 def test_an_image_that_is_no_keyframe_is_never_decoded(small_encoder, tmp_path, noise):
@@ -116,7 +116,7 @@ def test_thumbnails_can_be_left_out(small_encoder, tmp_path, noise):
      r'3 images seen; dropped: 3 no pose at its stamp'),
     ([PosedFrame(stamp_ns=i, camera='c', T_map_cam=np.eye(4), decode=undecodable)
       for i in range(2)],
-     r'dropped: 2 image cannot be decoded \(the picture is torn\)')])
+     r'dropped: 2 image cannot be decoded \(the image is torn\)')])
 def test_no_keyframe_is_no_map_and_says_why(small_encoder, tmp_path, frames, message):
     with pytest.raises(MapError, match=message):
         build(frames, small_encoder, tmp_path / 'map')

@@ -153,7 +153,7 @@ def test_they_survive_sixty_kills(make_map):
 
 @pytest.fixture
 def source(tmp_path: Path, manifest, rows, place) -> Callable[[str, int], Path]:
-    """A map with pictures: `source(name, count)`."""
+    """A map with images: `source(name, count)`."""
     def make(name: str, count: int) -> Path:
         picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         with MapWriter.create(tmp_path / name, manifest) as writer:

@@ -48,7 +48,7 @@ def test_the_same_picture_again_is_told_and_another_cameras_is_not(noise):
     gate.keep('front', measure(first))
     grain = np.random.default_rng(0).normal(0, 3, first.shape)
     again = np.clip(first + grain, 0, 255).astype(np.uint8)
-    reason = 'the same picture as the last keyframe'
+    reason = 'the same image as the last keyframe'
     assert gate.refuses('front', measure(first)) == reason
     assert gate.refuses('front', measure(again)) == reason
     assert gate.refuses('front', measure(second)) == ''

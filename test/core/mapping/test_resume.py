@@ -71,7 +71,7 @@ print(kills)
 
 
 def write_folder(folder: Path, pictures: list[np.ndarray]) -> Path:
-    """Pictures 1 m apart along x; of ten, one is black, one repeated and one torn."""
+    """Images 1 m apart along x; of ten, one is black, one repeated and one torn."""
     folder.mkdir()
     lines = []
     for i, rgb in enumerate(pictures):
@@ -154,7 +154,7 @@ def test_a_build_that_is_broken_off_goes_on(build, tmp_path, noise, error, stop_
         whole.seen, dict(whole.dropped), whole.first_image_error)
     assert report.length_m == pytest.approx(whole.length_m, abs=1e-9)
     assert whole.dropped == {'too dark': 4, 'image cannot be decoded': 4,
-                             'the same picture as the last keyframe': 4}
+                             'the same image as the last keyframe': 4}
 
 
 def test_a_build_that_compresses_ends_the_same_wherever_it_is_broken_off(

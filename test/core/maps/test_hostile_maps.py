@@ -52,7 +52,7 @@ def keyframe(**fields: object) -> Callable[[Path], None]:
 
 
 def thumbnail(value: bytes) -> Callable[[Path], None]:
-    """A picture in a keyframe."""
+    """An image in a keyframe."""
     def change(path: Path) -> None:
         keyframe(thumbnail_crc32=zlib.crc32(value))(path)
         with contextlib.closing(sqlite3.connect(path / 'map.db')) as database:

@@ -79,7 +79,7 @@ def test_descriptors_are_unit_rows_within_the_stated_bounds(
 def test_the_second_lap_of_a_real_office_is_found_on_the_first(offline):
     """43 of 44 when they were made; plain pooling of the same tokens in quarters found 41."""
     if not DATA.is_dir():
-        pytest.skip(f'real pictures are not at hand (looked in {DATA})')
+        pytest.skip(f'real images are not at hand (looked in {DATA})')
     truth = cv2.imread(str(DATA / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
     rows = offline.describe_batch([read(DATA / 'samples' / f'{i}.jpg') for i in range(1, 85)])
     first = next(i for i in range(84) if truth[i, :i].any())

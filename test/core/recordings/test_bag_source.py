@@ -165,7 +165,7 @@ def read(path: Path, gps: GpsConfig | None = None, origin: Origin | None = None,
 # Encodings, written and read back.
 
 def pixels_of(encoding: str, rgb: np.ndarray) -> np.ndarray:
-    """What a driver sends of a picture whose rows and columns come in equal pairs."""
+    """What a driver sends of an image whose rows and columns come in equal pairs."""
     grey = rgb[..., 1]
     if encoding.startswith('bayer'):
         pattern = encoding[6:10]

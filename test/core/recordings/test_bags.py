@@ -182,7 +182,7 @@ KINDS = [('mcap', ''), ('mcap', 'MESSAGE'), ('mcap', 'STORAGE'), ('sqlite3', '')
 
 
 def small_bag(make_bag, frames, tmp_path, storage: str, packed: str) -> tuple[Path, list[Path]]:
-    """A bag of four little pictures, and the files it is made of."""
+    """A bag of four little images, and the files it is made of."""
     laps = [dataclasses.replace(f, rgb=f.rgb[:12, :16].copy()) for f in frames(4)]
     bag = make_bag(bag_path(tmp_path, storage), laps, storage=storage, packed=packed)
     return bag, [bag] if bag.is_file() else sorted(bag.iterdir())

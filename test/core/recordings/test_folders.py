@@ -1,4 +1,4 @@
-"""Folders of pictures, each made by its test, become posed images."""
+"""Folders of images, each made by its test, become posed images."""
 
 import math
 import os
@@ -51,7 +51,7 @@ def test_planar_tables_are_read_in_every_form(tmp_path, lines, yaws):
     assert [f.image for f in frames] == ['a.png', 'b.png']
     assert [f.T_map_cam[:3, 3].tolist() for f in frames] == [[1, 2, 0], [3, 4, 0]]
     assert [yaw(f.T_map_cam) for f in frames] == pytest.approx(yaws)
-    assert source.notes[0] == f'1 pictures in {tmp_path} are not in poses.csv: left out'
+    assert source.notes[0] == f'1 images in {tmp_path} are not in poses.csv: left out'
     assert source.poses == 'table poses.csv'
 
 
@@ -100,7 +100,7 @@ def test_a_picture_that_a_table_names_twice_has_its_first_place(tmp_path):
     ('a.png,1\n', r'has 2 columns and no header with the column "image"; without a header it'),
     ('image,x,y\na.png,1\n', r'poses.csv, line 2: expected image x y: '),
     ('image,x,y\na.png,one,2\n', r'line 2: .*could not convert'),
-    ('image,x,y\n../a.png,1,2\n', r"line 2: .*picture '../a.png' is not inside the folder"),
+    ('image,x,y\n../a.png,1,2\n', r"line 2: .*image '../a.png' is not inside the folder"),
     ('image,x,y\n/etc/passwd,1,2\n', r"'/etc/passwd' is not inside the folder"),
     ('image,x,y\n..\\..\\a.png,1,2\n', 'is not inside the folder'),
     ('image,x,y\n,1,2\n', 'is not inside the folder'),
@@ -295,7 +295,7 @@ def test_kitti_poses_go_with_the_pictures_in_order(tmp_path):
     np.testing.assert_array_equal([f.T_map_cam for f in frames], poses)
     assert source.extrinsics == {'camera': [2.0, 0, 0, 0, 0, 0, 1.0]}
     picture(tmp_path / 'image_0' / '000003.png')
-    with pytest.raises(BagError, match=r'00.txt has 3 poses, but .*image_0 4 pictures; in order'):
+    with pytest.raises(BagError, match=r'00.txt has 3 poses, but .*image_0 4 images; in order'):
         opened(tmp_path / 'image_0', ordered=poses, poses_name='00.txt')
 
 
@@ -343,7 +343,7 @@ def test_a_folder_without_pictures_or_poses_says_what_is_missing(tmp_path):
     with pytest.raises(BagError, match=r'holds no image \(.bmp, .jpe, .jpeg'):
         opened(tmp_path)
     picture(tmp_path / 'a.png')
-    with pytest.raises(BagError, match=r'has 1 pictures and no poses: no table \(.csv\), no name'):
+    with pytest.raises(BagError, match=r'has 1 images and no poses: no table \(.csv\), no name'):
         opened(tmp_path)
 
 

@@ -54,7 +54,7 @@ def write_picture(path: Path, seed: int, noise: int = 0) -> None:
 
 @pytest.fixture(scope='session')
 def place_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve places of five pictures, two groups, and a manifest for validation."""
+    """Twelve places of five images, two groups, and a manifest for validation."""
     root = tmp_path_factory.mktemp('places')
     lines = ['image,place,split']
     for place in range(12):

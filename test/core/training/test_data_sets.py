@@ -194,7 +194,7 @@ def test_the_digest_sees_other_files_and_other_places(place_folder):
 
 
 def test_too_few_places_for_a_batch_are_one_line(settings):
-    with pytest.raises(TrainingError, match='has 12 places of 4 or more pictures '
+    with pytest.raises(TrainingError, match='has 12 places of 4 or more images '
                                             r'\(0 have fewer\), and a batch has 13'):
         training_set(settings(batch={'places': 13, 'images': 4}))
     with pytest.raises(TrainingError, match=r'has 0 places of 6 .* \(12 have fewer\)'):

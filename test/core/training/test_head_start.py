@@ -69,7 +69,7 @@ def test_the_encoder_starts_as_an_identity_that_learns():
 
 
 def test_a_head_that_starts_from_tokens_tells_pictures_apart_at_once():
-    """Pictures share most of their tokens; a random head sees them as one, a started one not."""
+    """Images share most of their tokens; a random head sees them as one, a started one not."""
     rng = np.random.default_rng(4)
     scale = 0.8 ** np.arange(WIDTH)
     pictures = torch.from_numpy(
@@ -153,7 +153,7 @@ def test_a_window_of_kept_tokens_is_a_square_of_the_grid_behind_the_class_token(
         assert torch.equal(of_picture - of_picture[:, :1], torch.tensor(steps).expand(40, 9))
     assert set(rows[:, 0].tolist()) == {0, 1, 2}
     assert set(columns[:, 0].tolist()) == {0, 1, 2, 3, 4}
-    with pytest.raises(TrainingError, match=r'tokens\.window is 6, but a picture has 7 x 5'):
+    with pytest.raises(TrainingError, match=r'tokens\.window is 6, but an image has 7 x 5'):
         windows(plain, grid, 6, torch.Generator())
     with pytest.raises(ConfigError, match=r'tokens\.window'):
         TokensConfig(window=-1)

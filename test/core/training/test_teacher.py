@@ -1,4 +1,4 @@
-"""Distillation: another model teaches which pictures resemble one another."""
+"""Distillation: another model teaches which images resemble one another."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from regvpr_core.training.trainer import train
 COLOURS = """
 import numpy as np
 
-def describe(pictures):
-    return np.stack([p.astype(np.float32).mean(axis=(0, 1)) - 127 for p in pictures])
+def describe(images):
+    return np.stack([p.astype(np.float32).mean(axis=(0, 1)) - 127 for p in images])
 """
 
 

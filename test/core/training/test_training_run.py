@@ -187,7 +187,7 @@ def breaking(listener, monkeypatch, at_step):
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_pictures(settings, listener, tmp_path,
                                                                      monkeypatch):
     config = settings(validation=[], save_steps=100)
-    message = (r'the loss is nan at step 2 \(learning rate 0\.001\); pictures: group\d/place\d+/'
+    message = (r'the loss is nan at step 2 \(learning rate 0\.001\); images: group\d/place\d+/'
                r'.* and 13 more, listed in .*broken_batch_0.txt')
     with pytest.raises(TrainingError, match=message):
         train(config, tmp_path / 'run', breaking(listener, monkeypatch, 2))
