@@ -58,6 +58,13 @@ ROWS: dict[str, list[str]] = {
     'layers 1': [f'{HEAD}={{encoder_dropout: 0.0, layers: 1}}'],
     'layers 3': [f'{HEAD}={{encoder_dropout: 0.0, layers: 3}}'],
     'reading B': [f'{HEAD}={{encoder_dropout: 0.0, join: clusters}}'],
+    **{f'reading D, {what}': [
+        f'tokens.block={BEHIND}', f'model.last_block={BEHIND}', 'model.aggregator=inside',
+        f'{HEAD}={{{settings}}}', 'optimiser.lr_backbone=1e-4']
+       for what, settings in {
+           '8 registers kept, blocks frozen': 'registers: 8, train_blocks: false',
+           '8 registers kept, blocks trained': 'registers: 8',
+           '8 registers dropped, blocks trained': 'registers: 8, keep: false'}.items()},
     'SALAD': HEADS['SALAD'],
     'random start, as the paper': ['head_start=null'],
     'frozen: GeM and a linear layer': HEADS['GeM and a linear layer'],

@@ -9,7 +9,8 @@ from regvpr_core.models.trainable import freeze_the_rest, trainable_parameters
 
 FOLDER = PRESETS / 'models'
 PRESETS = sorted(FOLDER.glob('*.yaml'))
-DIMENSIONS = {'gem': 768, 'cosplace': 512, 'netvlad': 64 * 768, 'mixvpr': 4096}
+DIMENSIONS = {'gem': 768, 'cosplace': 512, 'netvlad': 64 * 768, 'mixvpr': 4096,
+              'inside': 8 * 768}
 
 
 def load(name: str) -> ModelConfig:

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
+import torch
 
 from regvpr_core.datasets.clips import clips_validation, read_clips
 from regvpr_core.datasets.config import DataConfig, ValidationConfig
@@ -12,9 +14,17 @@ from regvpr_core.datasets.place_folders import read_place_folders
 from regvpr_core.datasets.place_set import joined
 from regvpr_core.datasets.posed_pictures import read_msls, read_utm
 from regvpr_core.errors import RegvprError, TrainingError
+from regvpr_core.models.checkpoints import load_model
+from regvpr_core.models.vit import (
+    DinoVisionTransformer,
+    initialise,
+    VIT_CONFIGS,
+    VitConfig,
+)
 from regvpr_core.training.config import BatchConfig
 from regvpr_core.training.data_sets import training_set, validation_set
 from regvpr_core.training.settings import read_train_config
+from regvpr_core.training.trainer import train
 
 GSV_HEADER = 'place_id,year,month,northdeg,city_id,lat,lon,panoid\n'
 
@@ -164,17 +174,50 @@ def test_sets_are_joined_without_mixing_places_or_groups(tmp_path, place_folder)
     assert np.isnan(both.positions[len(first.members)]).all()
 
 
-def test_the_unified_preset_reads_miniature_copies_of_the_published_layouts(tmp_path, picture):
+def published(root: Path, picture) -> Path:
+    """Miniature copies of the folders as they are published."""
     for name, make in (('gsv-cities', gsv), ('msls', msls)):
-        (tmp_path / name).mkdir()
-        make(tmp_path / name)
+        (root / name).mkdir()
+        make(root / name)
     for i, (folder, east, heading) in enumerate([
             ('sf-xl/processed/train', 5, 10), ('sf-xl/processed/train', 8, 20),
             ('pitts250k/images/train/database', 5, ''),
-            ('pitts250k/images/train/queries', 8, '')]):
-        path = tmp_path / folder / f'@{east}@0@@@@@id{i}@@{heading}@@@@@.png'
+            ('pitts250k/images/train/queries', 8, ''), ('pitts30k/images/val/queries', 8, ''),
+            *(('pitts30k/images/val/database', 5 + 100 * i, '') for i in range(10))]):
+        path = root / folder / f'@{east}@0@@@@@id{i}@@{heading}@@@@@.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(path, i)
+    return root
+
+
+@pytest.mark.parametrize(('preset', 'dimension'), [
+    ('regvpr_vitb14', 8448), ('regvpr_vitb14_unified', 8448), ('regvpr_vitb14_inside', 512)])
+def test_the_recipes_for_a_gpu_run_on_miniature_copies_of_the_published_layouts(
+        preset, dimension, tmp_path, picture, listener, monkeypatch):
+    narrow = VitConfig(width=64, depth=12, heads=1)
+    monkeypatch.setitem(VIT_CONFIGS, 'vitb14', narrow)
+    backbone = tmp_path / 'narrow.safetensors'
+    torch.manual_seed(1)
+    save_file(initialise(DinoVisionTransformer(narrow)).state_dict(), backbone)
+    config = read_train_config(preset, [
+        f'data_root={published(tmp_path, picture)}', f'backbone_path={backbone}',
+        'batch.places=2', 'batch.images=2', 'epochs=1', 'device=cpu', 'workers=1',
+        'model.preprocessing={height: 28, width: 42}',
+        'validation=[{kind: utm, folder: pitts30k, split: images/val}]'])
+    for i, path in enumerate(training_set(config).paths):
+        if not path.is_file():
+            picture(path, i)
+    watch = listener()
+    progress = train(config, tmp_path / 'run', watch)
+    assert progress.step >= 1
+    assert all(np.isfinite(loss) for loss in watch.losses.values())
+    assert watch.recalls[progress.step]['pitts30k'][10] == 1.0  # one of ten lies within 25 m
+    made = load_model(tmp_path / 'run' / 'last.safetensors', backbone)
+    assert made.model.dimension == dimension
+
+
+def test_the_unified_preset_reads_miniature_copies_of_the_published_layouts(tmp_path, picture):
+    published(tmp_path, picture)
     preset = read_train_config('regvpr_vitb14_unified')
     config = replace(preset, data_root=str(tmp_path), batch=BatchConfig(places=3, images=2))
     places = training_set(config)
