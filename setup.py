@@ -19,7 +19,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     maintainer='regvpr maintainers',
-    maintainer_email='maintainers@regvpr.org',
+    maintainer_email='maintainers@regvpr.invalid',
     python_requires='>=3.10',
     packages=find_packages(include=['regvpr_core*', 'regvpr_ros*']),
     package_data={'regvpr_core': ['py.typed', 'models/weights/*', 'localization/*.json',

@@ -13,9 +13,11 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from benchmarks.chart import chart
 from benchmarks.report import ROOT
 
 PAGE = ROOT / 'docs' / 'benchmarks.md'
+CHART = ROOT / 'docs' / 'images' / 'benchmarks.svg'
 RECORDS = ROOT / 'build' / 'bench'
 PROGRAMS = ROOT / 'benchmarks'
 SEAL = '<!-- sha256 of the above: '
@@ -31,6 +33,11 @@ benchmark began).
     make bench NAME=encoder    # one
     FULL=1 make bench          # the long form
     make bench-table           # this page
+
+![How many times better than its target each figure is](images/benchmarks.svg)
+
+*A mark for each target, right of the line: met. Marks at the ends of the axis stand for more.
+Targets of zero have no ratio and no mark.*
 """
 
 
@@ -42,7 +49,9 @@ def main() -> int:
         print(f'{PAGE} was edited by hand; run make bench-table', file=sys.stderr)
         return 1
     before = PAGE.read_text(encoding='utf-8') if PAGE.is_file() else ''
-    PAGE.write_text(page(PROGRAMS, RECORDS, before), encoding='utf-8')
+    text = page(PROGRAMS, RECORDS, before)
+    PAGE.write_text(text, encoding='utf-8')
+    CHART.write_text(chart(sections_of(text)), encoding='utf-8')
     print(PAGE)
     return 0
 

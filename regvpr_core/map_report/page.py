@@ -235,8 +235,8 @@ def _facts(
         facts[f'base to {label(camera)[:40]}'] = f'{values} (x y z, qx qy qz qw)'
     for camera, one in list(getattr(manifest, 'intrinsics', {}).items())[:8]:
         facts[f'intrinsics {label(camera)[:40]}'] = json.dumps(one)
-    facts['preprocessing'] = json.dumps(manifest.preprocessing)
-    facts['built with'] = json.dumps(manifest.config)
+    facts['preprocessing'] = _settings(manifest.preprocessing)
+    facts['built with'] = _settings(manifest.config)
     return [[key, label(value, 2000)] for key, value in facts.items()]
 
 
@@ -289,3 +289,14 @@ def _reliability(reliability: Reliability | None) -> dict[str, Any] | None:
     return {'predicted': [finite(float(v)) for v in reliability.predicted],
             'observed': [finite(float(v)) for v in reliability.observed],
             'counts': [int(v) for v in reliability.counts], 'text': label(reliability.text)}
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """Nested settings as a line for people: `keyframes.distance_m 1.0, batch 8`."""
+    def flat(prefix: str, value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [text for key, inner in value.items()
+                    for text in flat(f'{prefix}.{key}', inner)]
+        return [f'{prefix.lstrip(".")} {json.dumps(value)}']
+
+    return ', '.join(flat('', values)).replace('"', '')

@@ -216,7 +216,7 @@ function showShares() {
       + 'similar to themselves there than to anything else in other passes: what a robot that '
       + 'returns can hope for from one picture.');
   }
-  parts.push(`Same place: nearer than ${data.radius} m and ${data.angleDeg.toFixed(0)}°. Another: `
+  parts.push(`Same place: nearer than ${data.radius.toFixed(1)} m and ${data.angleDeg.toFixed(0)}°. Another: `
     + 'beyond twice either. Same pass: one source, less than '
     + `${data.passSeconds} s apart. Similarity: cosine of the descriptors less the map's mean.`);
   byId('shares').textContent = parts.join(' ');
