@@ -111,6 +111,9 @@ class Localizer:
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
         self.reset()
 
+    def __repr__(self) -> str:
+        return f'Localizer({self.place_map!r}, images={self._images})'
+
     def reset(self) -> None:
         """Forget where the robot was."""
         self._odometry = Odometry(speed_limit_mps=self._config.speed_limit_mps)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,13 +57,20 @@ class Tab:
 
 
 @pytest.fixture(scope='session')
-def tab() -> Iterator[Tab]:
-    """A tab of 1400 x 900 in a browser of its own; tests are skipped where there is none."""
+def driver() -> Iterator[Any]:
+    """Playwright, started once a process: a second one beside it is refused."""
     playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    with playwright.sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope='session')
+def tab(driver) -> Iterator[Tab]:
+    """A tab of 1400 x 900 in a browser of its own; tests are skipped where there is none."""
     found = [path for name in NAMES if (path := shutil.which(name))]
     if not found:
         pytest.skip(f'no Chromium here (looked for {", ".join(NAMES)})')
-    with tempfile.TemporaryDirectory() as profile, playwright.sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as profile:
         context = driver.chromium.launch_persistent_context(
             profile, executable_path=found[0], args=list(FLAGS), timeout=90_000,
             viewport={'width': 1400, 'height': 900})

@@ -20,15 +20,13 @@ CONFIG = EvaluateConfig()
 
 
 @pytest.fixture
-def browser():
+def browser(driver):
     """A headless Chromium."""
-    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
     if not CHROMIUM.is_file():
         pytest.skip(f'there is no browser at {CHROMIUM}')
-    with playwright.sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=str(CHROMIUM), args=['--no-sandbox'])
-        yield chromium
-        chromium.close()
+    chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=['--no-sandbox'])
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture

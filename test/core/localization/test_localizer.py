@@ -268,6 +268,18 @@ def test_settings_out_of_range_are_refused(settings, message):
         dataclasses.replace(CONFIG, **settings)
 
 
+def test_the_public_objects_name_themselves(small_encoder, map_of, street, noise):
+    with map_of(street(3, 1.0), small_encoder.describe_batch(noise(3)),
+                small_encoder.fingerprint) as place_map:
+        localizer = Localizer(small_encoder, place_map)  # every setting has a default
+        frame = Frame(stamp_ns=7, rgb=noise(1)[0])
+        localizer.localize(frame)
+        assert 'keyframes=3' in repr(place_map)
+        assert repr(localizer) == f'Localizer({place_map!r}, images=1)'
+        assert repr(frame).startswith('Frame(stamp_ns=7, ')
+        assert f"dimension={small_encoder.dimension}, device='cpu'" in repr(small_encoder)
+
+
 def test_one_image_alone_is_answered_yes_or_no_and_leaves_the_belief_alone(
         small_encoder, map_of, street, noise):
     wall, other = noise(140)[:100], noise(140)[100:]
