@@ -1,5 +1,6 @@
 # make demo   everything from an empty machine to place matches on a live topic
-# make test   the same set-up, then the tests, side by side;  make test-full   with the slow ones
+# make test   the same set-up, then the tests, side by side;  make test-rest   the slow ones
+# make test-full   both in one run
 # make lint   style, types, layers
 # make bench  all benchmarks, or NAME=encoder, into build/bench; make bench-table: docs/benchmarks.md
 # make soak   the long tests: kills, floods, hours
@@ -18,7 +19,7 @@ WORKERS ?= $(shell n=$$(( 2 * $$(nproc) )); echo $$(( n < 8 ? n : 8 )))
 # Compiled modules are kept also where the environment says otherwise: hundreds of starts read them.
 RUN_TESTS = PYTHONDONTWRITEBYTECODE= python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup build stand-ins demo test test-full soak lint docs bench bench-table format clean
+.PHONY: setup build stand-ins demo test test-rest test-full soak lint docs bench bench-table format clean
 .DELETE_ON_ERROR:
 
 setup:
@@ -51,6 +52,9 @@ build/stand-ins.stamp: $(shell find test/ros/stack_interfaces -type f)
 test: build stand-ins
 	@tools/browser.sh
 	@$(ENV) $(RUN_TESTS) -m 'not full and not soak' $(PYTEST)
+
+test-rest: build stand-ins
+	@$(ENV) $(RUN_TESTS) -m 'full and not soak' $(PYTEST)
 
 test-full: build stand-ins
 	@tools/browser.sh
