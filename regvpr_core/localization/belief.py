@@ -1,14 +1,16 @@
 """Where the robot may be: a discrete Bayes filter over keyframes and the world off the map.
 
 After Xu, Sunderhauf and Milford, Probabilistic VPR for hierarchical localization (RA-L 2020), with
-an off-map state. Deviation: the belief is sparse. Most keyframes of a large map are equally
-unlikely and share one probability, the floor; only keyframes above it are stored individually.
-So the time per image does not depend on the size of the map.
+an off-map state. Deviations:
+1. The belief is sparse. Most keyframes of a large map are equally unlikely and share one
+   probability, the floor; only keyframes above it are stored individually. So the time per image
+   does not depend on the size of the map.
+2. Without odometry the speed along the drives of the map is a hidden state, one of
+   `motion.SPEEDS`. So a sequence of matches that advances evenly is evidence for a place.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 import math
 
 import numpy as np
@@ -17,14 +19,12 @@ from scipy.spatial import cKDTree
 from regvpr_core.arrays import Float64, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array
+from regvpr_core.localization.motion import Motion, SPEED_ERROR, SPEEDS
 
 LEAST_MASS = 1e-12
 MAX_ACTIVE = 256
-"""Largest number of keyframes stored individually; the probability of others goes to the floor."""
-
-MAX_PAIRS = 16_384
-"""Largest number of pairs of a keyframe and a keyframe within reach of its motion; further
-keyframes, the less likely ones, are not moved individually."""
+"""Largest number of states (keyframe, or keyframe and speed) that are moved individually; the
+probability of others goes to the floor."""
 
 MAX_PLACES = 1024
 """Places whose keyframes are kept in memory."""
@@ -40,8 +40,15 @@ MOTION_SPACINGS = 0.75
 
 LEAST_SIGMA_M = 0.05
 
-REACH = 3.0
-"""Reach of a motion in standard deviations."""
+KEEPS_SPEED = 0.9
+"""Probability that a robot keeps its speed between two images; otherwise all of `SPEEDS` are equally
+likely. Set by hand; 0.8 and 0.97 change no figure of the fit part."""
+
+GAP_S = 30.0
+"""Time without an image and without odometry after which a robot may be anywhere, s."""
+
+ANY_SPEED: Float64 = np.full((len(SPEEDS), 1), 1.0 / len(SPEEDS))
+"""Share of each speed where nothing is known of it, (S, 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,9 @@ class BeliefConfig:
         3.0, 'Largest speed of the robot, used without odometry.', 0.1, 100.0, unit='m/s')
     kidnap: float = setting(
         0.01, 'Share of the belief that moves anywhere at each image.', 1e-06, 0.5)
+    enter: float = setting(
+        0.001, 'Share of the belief off the map that enters it anywhere at each image.',
+        1e-06, 0.5)
     off_map_prior: float = setting(
         0.5, 'Probability at the start that the robot is off the map.', 0.01, 0.99)
     evidence_limit: float = setting(
@@ -76,6 +86,26 @@ class BeliefConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, 'belief')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Moved:
+    """States that were moved, the most likely first.
+
+    speeds: (K,) index into `SPEEDS`. mass: (K,) probability. predicted: (K, 4, 4) camera poses.
+    sigma_m: (K,) standard deviation of each position.
+    """
+
+    speeds: Ids
+    mass: Float64
+    predicted: Array
+    sigma_m: Float64
+
+    @classmethod
+    def nothing(cls) -> '_Moved':
+        """No state."""
+        return cls(speeds=np.zeros(0, np.int64), mass=np.zeros(0),
+                   predicted=np.zeros((0, 4, 4)), sigma_m=np.zeros(0))
 
 
 class Belief:
@@ -97,8 +127,9 @@ class Belief:
         self._turns = T_map_cam[:, :3, :3].reshape(-1, 9)
         self._least_trace = 1.0 + 2.0 * math.cos(min(config.place_angle_rad, math.pi))
         self._config = config
-        self._tree = cKDTree(T_map_cam[:, :3, 3]) if len(T_map_cam) else None
         self.spacing_m = spacing(T_map_cam, drives)
+        self._motion = Motion(T_map_cam, self.spacing_m, self._least_trace, drives) \
+            if len(T_map_cam) else None
         self.radius_m = radius(self.spacing_m, config)
         self._places: dict[tuple[int, bool], Ids] = {}
         self.reset()
@@ -108,16 +139,26 @@ class Belief:
         count = len(self._T)
         self.off_map = self._config.off_map_prior if count else 1.0
         self.floor = (1.0 - self.off_map) / max(count, 1)
-        # Sorted ids of the keyframes above the floor, and how much they are above it.
+        # Sorted ids (K,) of the keyframes above the floor, and their probability above it by speed
+        # (S, K).
         self._ids: Ids = np.zeros(0, dtype=np.int64)
-        self._above: Float64 = np.zeros(0)
+        self._at_speed: Float64 = np.zeros((len(SPEEDS), 0))
 
     def masses(self, ids: Ids) -> Float64:
         """Probability of each of these keyframes (K,)."""
+        return np.asarray(self.floor + self._of(ids).sum(axis=0))
+
+    def _of(self, ids: Ids) -> Float64:
+        """Probability of keyframes (K,) above the floor, by speed: (S, K)."""
         if not len(self._ids):
-            return np.full(len(ids), self.floor)
+            return np.zeros((len(SPEEDS), len(ids)))
         spots = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return self.floor + np.where(self._ids[spots] == ids, self._above[spots], 0.0)
+        return np.where(self._ids[spots] == ids, self._at_speed[:, spots], 0.0)
+
+    @property
+    def _above(self) -> Float64:
+        """Probability (K,) of the individual keyframes above the floor, over all speeds."""
+        return np.asarray(self._at_speed.sum(axis=0))
 
     @property
     def places(self) -> Float64:
@@ -129,33 +170,39 @@ class Belief:
 
         Args:
             T_previous_current: (4, 4) motion of the camera between the two images. If it is None,
-                the belief spreads over the distance that a robot may have driven.
+                the belief moves along the drives of the map at each possible speed.
             elapsed_s: time between the images, s.
         """
-        if self._tree is None:
+        if self._motion is None:
             return
         count, kidnap = len(self._T), self._config.kidnap
         # 1. Move the individual keyframes, the most likely first, within the budget.
-        senders = np.flatnonzero(self._above > LEAST_MASS)
-        senders = senders[np.argsort(-self._above[senders], kind='stable')][:MAX_ACTIVE]
-        predicted, sigma = self._moved(self._ids[senders], T_previous_current, elapsed_s)
-        lists = self._in_reach(predicted, sigma)
-        senders, predicted = senders[:len(lists)], predicted[:len(lists)]
-        mass = self._above[senders]
-        spread = float(self._above.sum() - mass.sum())
+        if T_previous_current is None and elapsed_s > GAP_S:
+            moved = _Moved.nothing()
+        elif T_previous_current is None:
+            moved = self._at_its_speed(self._motion, elapsed_s)
+        else:
+            moved = self._carried(self._motion, T_previous_current)
+        steps = self._motion.steps(moved.predicted, moved.sigma_m)
+        speeds, mass = moved.speeds[:steps.followed], moved.mass[:steps.followed]
+        spread = float(self._at_speed.sum() - mass.sum())
         # 2. Each passes its probability to keyframes within reach; without any, to off-map.
-        pairs, receivers, weights = self._reachable(predicted, lists, sigma)
-        sums = np.bincount(pairs, weights, minlength=len(senders))
+        sums = np.bincount(steps.starts, steps.weights, minlength=len(mass))
         self.off_map += float(mass[sums == 0.0].sum())
-        shares = mass[pairs] * weights / np.maximum(sums[pairs], 1e-300)
-        self._ids, into = np.unique(receivers, return_inverse=True)
-        self._above = np.bincount(into, shares, minlength=len(self._ids)).astype(np.float64)
+        shares = mass[steps.starts] * steps.weights / np.maximum(sums[steps.starts], 1e-300)
+        self._ids, into = np.unique(steps.keyframes, return_inverse=True)
+        size = len(self._ids)
+        self._at_speed = np.bincount(
+            speeds[steps.starts] * size + into, shares, minlength=len(SPEEDS) * size
+        ).reshape(len(SPEEDS), size).astype(np.float64)
+        if T_previous_current is not None:
+            self._at_speed = ANY_SPEED * self._at_speed.sum(axis=0)
         # 3. The rest, and a share for a kidnapped robot, is spread over all keyframes.
-        moved = float(self._above.sum())
-        back = kidnap * self.off_map
-        self._above *= 1.0 - kidnap
-        self.off_map -= back
-        self.floor += (spread + kidnap * moved + back) / count
+        onto = self._config.enter * self.off_map
+        away = kidnap * float(self._at_speed.sum())
+        self._at_speed *= 1.0 - kidnap
+        self.off_map -= onto
+        self.floor += (spread + away + onto) / count
         self._normalise()
 
     def update(self, ids: Ids, log_odds: Float64, others: float | None = None) -> None:
@@ -167,19 +214,19 @@ class Belief:
             others: log likelihood ratio of all other keyframes, at most the least of `log_odds`.
                 None: the least of `log_odds`, at most 0.
         """
-        if self._tree is None or not len(ids):
+        if self._motion is None or not len(ids):
             return
         order = np.argsort(ids, kind='stable')
         ids, odds = ids[order], np.asarray(log_odds, dtype=np.float64)[order]
         least = math.exp(min(float(odds.min()), 0.0) if others is None else others)
-        found = self.masses(ids) * np.exp(odds)
         unfound = ~np.isin(self._ids, ids, assume_unique=True)
+        found = (self._of(ids) + ANY_SPEED * self.floor) * np.exp(odds)
         self.floor *= least
         merged = np.concatenate([self._ids[unfound], ids])
-        above = np.concatenate([self._above[unfound] * least,
-                                np.maximum(found - self.floor, 0.0)])
+        at_speed = np.concatenate([self._at_speed[:, unfound] * least,
+                                   np.maximum(found - ANY_SPEED * self.floor, 0.0)], axis=1)
         order = np.argsort(merged, kind='stable')
-        self._ids, self._above = merged[order], above[order]
+        self._ids, self._at_speed = merged[order], at_speed[:, order]
         self._normalise()
 
     def around(self, keyframe: int) -> Ids:
@@ -240,62 +287,48 @@ class Belief:
             left &= ~np.isin(self._ids, here, assume_unique=True)
         return sorted(found, key=lambda one: -one[1])
 
-    def _moved(
-        self, ids: Ids, motion: Array | None, elapsed_s: float
-    ) -> tuple[Array, float]:
-        """Predicted poses (K, 4, 4) from keyframes, and their standard deviation, m."""
-        config = self._config
-        # The belief is discrete: its accuracy is limited by the spacing of the keyframes.
-        sigma = max(config.motion_floor_m, MOTION_SPACINGS * self.spacing_m, LEAST_SIGMA_M)
-        predicted = self._T[ids]
-        if motion is None:
-            return predicted, math.hypot(sigma, config.drift_mps * max(elapsed_s, 0.0))
-        sigma += config.motion_noise * float(np.linalg.norm(motion[:3, 3]))
-        return predicted @ motion, sigma
+    def _carried(self, motion: Motion, T_previous_current: Array) -> _Moved:
+        """Keyframes above the floor, moved by odometry."""
+        above = self._above
+        ids = np.flatnonzero(above > LEAST_MASS)
+        ids = ids[np.argsort(-above[ids], kind='stable')][:MAX_ACTIVE]
+        sigma_m = self._sigma_m() + self._config.motion_noise * float(
+            np.linalg.norm(T_previous_current[:3, 3]))
+        return _Moved(speeds=np.zeros(len(ids), np.int64), mass=above[ids],
+                      predicted=motion.carried(self._ids[ids], T_previous_current),
+                      sigma_m=np.full(len(ids), sigma_m))
 
-    def _in_reach(self, predicted: Array, sigma: float) -> list[list[int]]:
-        """Keyframes near each prediction, for the first predictions, up to `MAX_PAIRS` pairs."""
-        if self._tree is None or not len(predicted):
-            return []
-        positions, radius = predicted[:, :3, 3], REACH * sigma
-        lists: list[list[int]] = []
-        pairs, most = 0, int(self._tree.query_ball_point(positions[0], radius, return_length=True))
-        # In portions, sized for the densest neighbourhood found so far.
-        while len(lists) < len(positions) and pairs + most <= MAX_PAIRS:
-            portion = max(1, (MAX_PAIRS - pairs) // (2 * max(most, 1)))
-            found = self._tree.query_ball_point(
-                positions[len(lists):len(lists) + portion], radius, return_sorted=False)
-            lists.extend(found)
-            sizes = [len(ids) for ids in found]
-            pairs, most = pairs + sum(sizes), max(most, *sizes)
-        return lists
+    def _at_its_speed(self, motion: Motion, elapsed_s: float) -> _Moved:
+        """Keyframes above the floor, moved along the drives of the map at each speed."""
+        metres = np.array(SPEEDS) * (self.spacing_m or 1.0)
+        possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, 0.0)
+        possible |= metres == 0.0
+        kept = np.where(possible[:, None], KEEPS_SPEED * self._at_speed, 0.0)
+        mass = kept + possible[:, None] / possible.sum() * (self._above - kept.sum(axis=0))
+        states = np.flatnonzero(mass.ravel() > LEAST_MASS)
+        states = states[np.argsort(-mass.ravel()[states], kind='stable')][:MAX_ACTIVE]
+        speeds, ids = np.divmod(states, len(self._ids))
+        return _Moved(speeds=speeds, mass=mass.ravel()[states],
+                      predicted=motion.along(self._ids[ids], metres[speeds]),
+                      sigma_m=np.hypot(self._sigma_m(), SPEED_ERROR * metres[speeds]))
 
-    def _reachable(
-        self, predicted: Array, lists: list[list[int]], sigma: float
-    ) -> tuple[Ids, Ids, Float64]:
-        """Pairs of a prediction's index and a keyframe within reach, with weights."""
-        sizes = np.array([len(ids) for ids in lists], dtype=np.int64)
-        senders = np.repeat(np.arange(len(lists)), sizes)
-        receivers = np.fromiter(chain.from_iterable(lists), np.int64, int(sizes.sum()))
-        turns = predicted[:, :3, :3].reshape(-1, 9)
-        fits = np.einsum('ij,ij->i', self._turns[receivers], turns[senders]) >= self._least_trace
-        senders, receivers = senders[fits], receivers[fits]
-        steps = self._T[receivers, :3, 3] - predicted[senders, :3, 3]
-        squares = np.einsum('ij,ij->i', steps, steps)
-        return senders, receivers, np.exp(-0.5 * squares / sigma**2)
+    def _sigma_m(self) -> float:
+        """Least standard deviation of a motion; the spacing of the keyframes limits it."""
+        return max(self._config.motion_floor_m, MOTION_SPACINGS * self.spacing_m, LEAST_SIGMA_M)
 
     def _near(self, T: Array, radius_m: float, any_angle: bool = False) -> Ids:
-        if self._tree is None:
+        if self._motion is None:
             return np.zeros(0, dtype=np.int64)
-        ids = np.sort(np.array(self._tree.query_ball_point(T[:3, 3], radius_m), dtype=np.int64))
+        ids = np.sort(np.array(self._motion.tree.query_ball_point(T[:3, 3], radius_m),
+                               dtype=np.int64))
         if any_angle or not len(ids):
             return ids
         return ids[self._turns[ids] @ T[:3, :3].reshape(9) >= self._least_trace]
 
     def _normalise(self) -> None:
-        total = self.floor * len(self._T) + float(self._above.sum()) + self.off_map
+        total = self.floor * len(self._T) + float(self._at_speed.sum()) + self.off_map
         self.floor /= total
-        self._above /= total
+        self._at_speed /= total
         self.off_map /= total
 
 

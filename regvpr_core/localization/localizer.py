@@ -123,6 +123,7 @@ class Localizer:
         self._decider.reset()
         self._last: Moment | None = None
         self._last_of: dict[str | bytes, _Past] = {}
+        self._seen_ns = 0
         self._images = 0
 
     def localize(
@@ -160,6 +161,7 @@ class Localizer:
             self._learn_appearance(views, novelty)
             self._predict(moment)
             self._remember(views, novelty, moment)
+        self._seen_ns = max(self._seen_ns, stamp_ns)
         # 5. Search the map, and verify the candidates.
         seen = [self._search(view, share) for view, share in zip(views, novelty, strict=True)]
         searched = time.perf_counter()
@@ -286,7 +288,7 @@ class Localizer:
         motion, reference = self._last.motion_to(moment), self._mounts.T_base_reference
         if motion is not None and reference is not None:
             motion = inverse(reference) @ motion @ reference
-        self._belief.predict(motion, (moment.stamp_ns - self._last.stamp_ns) / 1e9)
+        self._belief.predict(motion, (moment.stamp_ns - self._seen_ns) / 1e9)
 
     def _remember(self, views: Sequence[Description], novelty: Sequence[float], moment: Moment
                   ) -> None:

@@ -6,56 +6,81 @@ import numpy as np
 import pytest
 
 from regvpr_core.geometry import inverse, rotation_angle
-from regvpr_core.localization.belief import Belief, BeliefConfig
+from regvpr_core.localization.belief import Belief, BeliefConfig, KEEPS_SPEED
+from regvpr_core.localization.motion import SPEEDS
 
 OPTICAL = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
 
 
 class DenseBelief:
-    """The same filter with all of N x N written out."""
+    """The same filter with all speeds and all of N x N written out, for keyframes round a ring."""
 
     def __init__(self, T: np.ndarray, config: BeliefConfig, spacing_m: float) -> None:
         self.T, self.config, self.spacing_m = T, config, spacing_m
         self.off_map = config.off_map_prior
         self.floor = (1.0 - self.off_map) / len(T)
-        self.above = np.zeros(len(T))
+        self.above = np.zeros((len(SPEEDS), len(T)))
 
     @property
     def places(self) -> np.ndarray:
-        return self.floor + self.above
+        return self.floor + self.above.sum(axis=0)
 
-    def predict(self, motion: np.ndarray | None, elapsed_s: float) -> None:
-        config, count = self.config, len(self.T)
-        sigma = max(config.motion_floor_m, 0.75 * self.spacing_m, 0.05)
-        predicted = self.T
-        if motion is None:
-            sigma = np.hypot(sigma, config.drift_mps * max(elapsed_s, 0.0))
-        else:
-            sigma += config.motion_noise * np.linalg.norm(motion[:3, 3])
-            predicted = self.T @ motion
-        moved = np.zeros(count)
-        for k in range(count):
+    def moved(self, above: np.ndarray, predicted: np.ndarray, sigma: float) -> np.ndarray:
+        """What of a mass (N,) arrives at each keyframe; where to none, it is off the map."""
+        moved = np.zeros(len(self.T))
+        for k in range(len(self.T)):
             metres = np.linalg.norm(self.T[:, :3, 3] - predicted[k, :3, 3], axis=1)
             radians = rotation_angle((inverse(self.T) @ predicted[k])[:, :3, :3])
-            near = (metres <= 3.0 * sigma) & (radians <= config.place_angle_rad)
+            near = (metres <= 3.0 * sigma) & (radians <= self.config.place_angle_rad)
             weights = np.where(near, np.exp(-0.5 * (metres / sigma) ** 2), 0.0)
             if weights.sum() > 0.0:
-                moved += self.above[k] * weights / weights.sum()
+                moved += above[k] * weights / weights.sum()
             else:
-                self.off_map += self.above[k]
-        back = config.kidnap * self.off_map
+                self.off_map += above[k]
+        return moved
+
+    def predict(self, motion: np.ndarray | None, elapsed_s: float) -> None:
+        config, count, speeds = self.config, len(self.T), np.array(SPEEDS)
+        sigma = max(config.motion_floor_m, 0.75 * self.spacing_m, 0.05)
+        if motion is None:
+            metres = speeds * self.spacing_m
+            possible = (np.abs(metres) <= config.drift_mps * elapsed_s) | (speeds == 0.0)
+            kept = KEEPS_SPEED * self.above * possible[:, None]
+            mixed = (self.above.sum(axis=0) - kept.sum(axis=0)) / possible.sum()
+            moved = np.zeros_like(self.above)
+            for s in np.flatnonzero(possible):
+                moved[s] = self.moved(kept[s] + mixed, self.ahead(metres[s]),
+                                      np.hypot(sigma, 0.2 * metres[s]))
+        else:
+            sigma += config.motion_noise * np.linalg.norm(motion[:3, 3])
+            moved = np.tile(self.moved(self.above.sum(axis=0), self.T @ motion, sigma)
+                            / len(SPEEDS), (len(SPEEDS), 1))
+        back = config.enter * self.off_map
         self.off_map -= back
         self.floor += (config.kidnap * moved.sum() + back) / count
         self.above = (1.0 - config.kidnap) * moved
         self.normalise()
 
+    def ahead(self, metres: float) -> np.ndarray:
+        """Poses so far along the polygon of keyframes; straight on beyond its two ends."""
+        line = self.T[:, :3, 3]
+        side_m = np.linalg.norm(line[1] - line[0])
+        out = self.T.copy()
+        for k in range(len(line)):
+            at = k + metres / side_m
+            before = int(np.clip(np.ceil(at) - 1, 0, len(line) - 2))
+            out[k, :3, 3] = line[before] + (at - before) * (line[before + 1] - line[before])
+            out[k, :3, :3] = self.T[before + (at - before > 0.5), :3, :3]
+        return out
+
     def update(self, ids: np.ndarray, log_odds: np.ndarray) -> None:
         least = np.exp(min(log_odds.min(), 0.0))
         likelihood = np.full(len(self.T), least)
         likelihood[ids] = np.exp(log_odds)
-        places = self.places * likelihood
+        self.floor_before = self.floor
         self.floor *= least
-        self.above = places - self.floor
+        self.above = (self.above + self.floor_before / len(SPEEDS)) * likelihood \
+            - self.floor / len(SPEEDS)
         self.normalise()
 
     def normalise(self) -> None:
