@@ -41,8 +41,8 @@ MOTION_SPACINGS = 0.75
 LEAST_SIGMA_M = 0.05
 
 KEEPS_SPEED = 0.9
-"""Probability that a robot keeps its speed between two images; otherwise all of `SPEEDS` are equally
-likely. Set by hand; 0.8 and 0.97 change no figure of the fit part."""
+"""Probability that a robot keeps its speed between two images; otherwise all of `SPEEDS` are
+equally likely. Set by hand; 0.97 changes no figure of the fit part."""
 
 GAP_S = 30.0
 """Time without an image and without odometry after which a robot may be anywhere, s."""

@@ -170,7 +170,7 @@ class Localizer:
             self._belief.update(*self._mounts.log_odds(seen, self._config.belief.evidence_limit))
             self._images += 1
         # 7. Decide on the state; estimate the pose only if one place is accepted.
-        state, reason, keyframe = self._decide(seen, way_m)
+        state, reason, keyframe = self._decide(seen, way_m, T_odom_base is not None)
         matches = self._matches(seen, state, keyframe)
         # A late image shows where the robot was, but the belief is about where it is now.
         pose_prior = self._pose_prior(views, matches[0], keyframe) \
@@ -327,16 +327,19 @@ class Localizer:
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
 
-    def _decide(self, seen: Sequence[Candidates], way_m: float) -> tuple[State, Reason, int]:
+    def _decide(self, seen: Sequence[Candidates], way_m: float, odometry: bool
+                ) -> tuple[State, Reason, int]:
         """State, its reason, and the accepted keyframe (-1: none)."""
         if not len(self.place_map):
             return State.OFF_MAP, Reason('empty_map', 'the map holds no keyframe'), -1
         keyframe, here, elsewhere = self._belief.best()
         there = self._belief.around(keyframe)
         shown = [float(one.scores[one.at(there)].max(initial=-np.inf)) for one in seen]
+        rivals = [float(one.scores.max(initial=-np.inf)) - score
+                  for one, score in zip(seen, shown, strict=True) if np.isfinite(score)]
         state, reason = self._decider.decide(Evidence(
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
-            seen=max(shown), way_m=way_m))
+            seen=max(shown), rival=min(rivals, default=0.0), way_m=way_m, odometry=odometry))
         return state, reason, keyframe
 
     def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int

@@ -22,7 +22,7 @@ REACH = 3.0
 """Reach of a motion in standard deviations."""
 
 GAP_SPACINGS = 4.0
-"""Distance of two consecutive keyframes, in spacings, above which a drive is split. Set by hand."""
+"""Distance of two consecutive keyframes, in spacings, that splits a drive. Set by hand."""
 
 SPEEDS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 """Speeds without odometry, in spacings of the map per image; negative is backwards. Set by hand;

@@ -171,15 +171,15 @@ def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
     Iteratively reweighted with Huber's weights, position and rotation separately, starting from
     the weights (K,), which sum to 1.
     """
-    rotations = Rotation.from_matrix(T[:, :3, :3])
+    quats = Rotation.from_matrix(T[:, :3, :3]).as_quat()
     positions = T[:, :3, 3]
     mean, used = np.eye(4), weights
     for _ in range(ROUNDS):
         mean[:3, 3] = used @ positions
-        centre = rotations.mean(used)
-        mean[:3, :3] = centre.as_matrix()
+        # The mean rotation after Markley et al., Averaging quaternions (2007).
+        centre = np.linalg.eigh((used[:, None] * quats).T @ quats)[1][:, -1]
         metres = np.linalg.norm(positions - mean[:3, 3], axis=1)
-        radians = (rotations * centre.inv()).magnitude()
+        radians = 2.0 * np.arccos(np.minimum(np.abs(quats @ centre), 1.0))
         huber = np.minimum(1.0, HUBER_M / np.maximum(metres, HUBER_M)) \
             * np.minimum(1.0, HUBER_RAD / np.maximum(radians, HUBER_RAD))
         new = weights * huber
@@ -187,6 +187,7 @@ def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
         if np.abs(new - used).max() < 1e-9:
             break
         used = new
+    mean[:3, :3] = Rotation.from_quat(centre).as_matrix()
     return mean, used
 
 

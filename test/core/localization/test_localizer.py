@@ -358,3 +358,16 @@ def test_an_image_without_odometry_does_not_hide_that_odometry_began_anew(
         result = localizer.localize(frame, None if i < 2 else begun)
     assert result.state is State.LOCALIZED
     assert abs(result.matches[0].keyframe_id - 29) <= 2
+
+
+def test_a_robot_that_stands_for_minutes_without_odometry_keeps_its_place(
+        small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    before = run(localizer, wall, range(5, 30), odometry=False)[-1]
+    assert before.state is State.LOCALIZED
+    waiting = [localizer.localize(Frame(stamp_ns=(25 + i) * SECOND, rgb=dusk(wall[29], 29)))
+               for i in range(120)]
+    assert {one.state for one in waiting} == {State.LOCALIZED}
+    moved = run(localizer, wall, [30], odometry=False, start_s=145)[-1]
+    assert moved.state is State.LOCALIZED
+    assert abs(moved.matches[0].keyframe_id - 30) <= 1

@@ -66,3 +66,18 @@ def test_a_reset_forgets_that_a_place_was_believed():
         decider.decide(SURE)
     decider.reset()
     assert decider.decide(evidence(here=0.75))[0] is State.LOST
+
+
+def test_without_odometry_an_image_that_shows_another_place_better_gives_no_fix():
+    believed = [Decider(CONFIG) for _ in range(2)]
+    for decider in believed:
+        for _ in range(3):
+            assert decider.decide(evidence(odometry=False))[1].code in ('too_short_a_way',
+                                                                        'one_place')
+    assert believed[0].decide(evidence(odometry=False, rival=0.4))[0] is State.LOCALIZED
+    state, reason = believed[0].decide(evidence(odometry=False, rival=0.6))
+    assert (state, reason.code) == (State.LOST, 'not_seen')
+    assert reason == ('the image shows another place better (score 0.6 above that of the believed '
+                      'place)')
+    # Odometry tells which of two places that look alike it is.
+    assert believed[1].decide(evidence(rival=0.6))[0] is State.LOCALIZED
