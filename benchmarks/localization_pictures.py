@@ -74,6 +74,27 @@ def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) ->
     return precision_recall(confidence[found], true[found], int(loops.any(axis=1).sum()))
 
 
+def wrong_closures(encoder: Encoder, passes: Sequence[Described], kind: str) -> tuple[int, int]:
+    """Loop closures between passes that share no place, driven as one session, and images.
+
+    Without odometry, an image a second; each closure is wrong. kind: of the verification.
+    """
+    session = SessionLoops(encoder, SessionConfig(
+        verification=VerificationConfig(kind=kind, budget_s=10.0)))
+    first, count, wrong = 0, 0, 0
+    for made in passes:
+        for n in range(len(made)):
+            features = None if kind == 'none' else made.features(n)
+            height, width = (360, 640) if features is None else (features.height, features.width)
+            view = Frame(stamp_ns=count * SECOND_NS, T_base_cam=T_BASE_CAM,
+                         rgb=np.zeros((height, width, 3), np.uint8))
+            closed = session.update(Description(view, made.descriptors[n], features))
+            wrong += sum(one.reference_stamp_ns < first * SECOND_NS for one in closed)
+            count += 1
+        first = count
+    return wrong, count
+
+
 def campus(encoder: Encoder, cache: Path) -> tuple[PlaceMap, Ride]:
     """Every other picture of a walk is the map, the others are asked; 6 m between keyframes."""
     folder = DATA / 'rwrc_campus'

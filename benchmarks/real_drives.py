@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.localization_pictures import rtabmap, small_map
+from benchmarks.localization_pictures import rtabmap, small_map, wrong_closures
 from benchmarks.localization_runs import follow, Ride
 from benchmarks.real_sequences import (
+    floor,
     FLOORS,
     floors,
     line,
@@ -113,6 +114,12 @@ def real_metrics(encoder: Encoder, cache: Path) -> tuple[list[Metric], str]:
                higher_is_better=False, scope=f'{of} images; verified by patches'),
         Metric(metric='real_offmap_false_fixes', value=off, unit='', target=of_off / 2000.0,
                higher_is_better=False, scope=f'{of_off} images of other buildings')]
+    for kind, suffix in (('none', ''), ('patch', '_verified')):
+        wrong, images = wrong_closures(encoder, [floor(n, encoder) for n in FLOORS], kind)
+        metrics.append(Metric(
+            metric=f'floors_wrong_closures{suffix}', value=wrong, unit='', target=0,
+            higher_is_better=False,
+            scope=f'{images} images of three look-alike floors as one session'))
     for one in driven:
         slug = one.name.replace(' ', '_')
         for way, (precision, recall) in (('', one.without), ('_odometry', one.with_odometry)):

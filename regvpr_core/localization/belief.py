@@ -300,9 +300,10 @@ class Belief:
 
     def _at_its_speed(self, motion: Motion, elapsed_s: float) -> _Moved:
         """Keyframes above the floor, moved along the drives of the map at each speed."""
-        metres = np.array(SPEEDS) * (self.spacing_m or 1.0)
-        possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, 0.0)
-        possible |= metres == 0.0
+        spacing_m = self.spacing_m or 1.0
+        metres = np.array(SPEEDS) * spacing_m
+        # The error of the motion leads to the next keyframe at any speed, so that one is possible.
+        possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, spacing_m)
         kept = np.where(possible[:, None], KEEPS_SPEED * self._at_speed, 0.0)
         mass = kept + possible[:, None] / possible.sum() * (self._above - kept.sum(axis=0))
         states = np.flatnonzero(mass.ravel() > LEAST_MASS)

@@ -231,7 +231,8 @@ def test_memory_is_bounded_on_a_long_drive_and_loops_still_close():
         for _, query_m, reference_m in found:
             apart_m = (query_m - reference_m) % RING_M
             false += min(apart_m, RING_M - apart_m) > NEAR_M
-    assert max(sizes[3:]) <= 1.1 * sizes[2]
+    # Right after keyframes were deleted a session is smaller: compared is with a full one.
+    assert max(sizes[3:]) <= 1.1 * max(sizes[1:3])
     assert late >= 20
     assert false <= 0.02 * late
     # What was seen first is kept: streets driven again go before it.
@@ -318,3 +319,46 @@ def test_images_without_odometry_do_not_hide_that_it_began_anew(session, without
     assert session.odometry_restarts == 1
     posed = np.isfinite(session.store.T_odom_cam).all(axis=(1, 2))
     assert (session.store.T_odom_cam[posed, 0, 3] > 400.0).all()
+
+
+class Floors:
+    """A floor, and then another above it that looks like it: in part the same, place by place."""
+
+    def __init__(self, shared: float) -> None:
+        self.below, self.other, self.shared = Ring(0, noise=0.02), Ring(5, noise=0.02), shared
+
+    def pose(self, along_m: float) -> np.ndarray:
+        return self.below.pose(along_m)
+
+    def view(self, along_m: float, stamp_ns: int) -> Description:
+        one, two = (ring.view(along_m, stamp_ns) for ring in (self.below, self.other))
+        if along_m < RING_M:
+            return one
+        row = self.shared * one.descriptor + np.sqrt(1.0 - self.shared**2) * two.descriptor
+        return Description(one.frame, (row / np.linalg.norm(row)).astype(np.float32))
+
+
+def closures_between_floors(shared: float) -> int:
+    session = SessionLoops(ENCODER, SessionConfig(still_cosine=0.999))
+    return len(drive(session, Floors(shared), 1.9 * RING_M, odometry=False))
+
+
+def test_a_look_alike_floor_closes_no_loop_however_well_its_sequence_fits(monkeypatch):
+    assert closures_between_floors(shared=0.99) >= 5
+    assert closures_between_floors(shared=0.6) == 0
+    monkeypatch.setattr('regvpr_core.localization.session.LEAST_LEVEL', 0.0)
+    assert closures_between_floors(shared=0.6) >= 1
+
+
+@pytest.mark.parametrize('speed', [0.6, 1.0, 1.8])
+def test_without_odometry_a_return_at_another_speed_finds_its_keyframes(speed):
+    ring = Ring()
+    session = SessionLoops(ENCODER, SessionConfig(still_cosine=1.0, place_m=0.0))
+    way = [*np.arange(0.0, RING_M, STEP_M), *np.arange(RING_M, 1.9 * RING_M, speed * STEP_M)]
+    found = []
+    for number, along_m in enumerate(way):
+        for one in session.update(ring.view(float(along_m), number * SECOND)):
+            found.append(abs(way[one.query_id] - way[one.reference_id] - RING_M))
+    assert len(found) >= 10
+    assert np.median(found) <= 2.0 * STEP_M
+    assert max(found) <= NEAR_M

@@ -44,7 +44,7 @@ class DenseBelief:
         sigma = max(config.motion_floor_m, 0.75 * self.spacing_m, 0.05)
         if motion is None:
             metres = speeds * self.spacing_m
-            possible = (np.abs(metres) <= config.drift_mps * elapsed_s) | (speeds == 0.0)
+            possible = np.abs(metres) <= max(config.drift_mps * elapsed_s, self.spacing_m)
             kept = KEEPS_SPEED * self.above * possible[:, None]
             mixed = (self.above.sum(axis=0) - kept.sum(axis=0)) / possible.sum()
             moved = np.zeros_like(self.above)
