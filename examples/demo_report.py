@@ -101,7 +101,7 @@ true poses of the first lap. A match is right within {PLACE_M:g} m and
 <div class="card pair">
 <div><span class="quiet">camera, second lap</span><img id="query" alt="">
 <div id="query-blank" class="blank" hidden></div></div>
-<div><span class="quiet">keyframe that it matches</span><img id="reference" alt="">
+<div><span class="quiet">matched keyframe</span><img id="reference" alt="">
 <div id="reference-blank" class="blank" hidden></div></div>
 <p id="told" class="text"></p>
 <div class="steps"><button id="before">← before</button><button id="after">after →</button></div>

@@ -8,14 +8,6 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -66,6 +58,8 @@ def print_facts(facts: dict[str, Any], as_json: bool, following: str = '') -> No
 @contextlib.contextmanager
 def download_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Give a callback (bytes done, bytes in all) that draws a bar on `console`."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
     with Progress('fetching', BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                   console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task('fetch', total=None, start=False, visible=False)
@@ -92,6 +86,8 @@ def say_model(console: Console, encoder: Any) -> None:
 @contextlib.contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Give a callback (done, in all) that draws a bar on standard error of a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
     console = Console(stderr=True)
     with Progress(what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
                   transient=True, disable=not console.is_terminal) as progress:

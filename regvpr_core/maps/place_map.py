@@ -5,6 +5,7 @@ import contextlib
 import functools
 from pathlib import Path
 import sqlite3
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ import numpy.typing as npt
 from regvpr_core.arrays import Float32, Ids
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import pose_matrix, quat_xyzw
-from regvpr_core.images import decode, RGB
 from regvpr_core.maps.files import (
     attachment_names,
     committed,
@@ -39,6 +39,9 @@ from regvpr_core.search.index import Index, open_index
 from regvpr_core.search.milvus import Model
 from regvpr_core.search.projection import read_projection
 from regvpr_core.search.rows import CENTRE_PRIOR, CentredRows, unit
+
+if TYPE_CHECKING:
+    from regvpr_core.images import RGB
 
 LOAD_ROWS = 4096
 
@@ -173,7 +176,7 @@ class PlaceMap:
         """Centred descriptors (len(ids), D) of keyframes, unit rows."""
         return self._centred.centred(np.asarray(ids, dtype=np.int64))
 
-    def thumbnail(self, keyframe_id: int) -> RGB | None:
+    def thumbnail(self, keyframe_id: int) -> 'RGB | None':
         """The thumbnail of a keyframe, or None.
 
         Raises:
@@ -181,6 +184,8 @@ class PlaceMap:
             ImageError: it is not an image.
         """
         jpeg = self._blob('thumbnail', MAX_THUMBNAIL_BYTES, keyframe_id)
+        from regvpr_core.images import decode  # here: OpenCV is slow to load
+
         return None if jpeg is None else decode(jpeg, f'thumbnail {keyframe_id} of {self.path}')
 
     def local_features(self, keyframe_id: int) -> bytes | None:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 import re
 import sqlite3
-from typing import Any
+from typing import Any, TYPE_CHECKING
 import zlib
 
 import numpy as np
@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array, MAX_POSITION_M, quat_xyzw
-from regvpr_core.images import encode_jpeg, RGB
 from regvpr_core.maps.files import (
     attachment_names,
     check_attachment_name,
@@ -44,6 +43,9 @@ from regvpr_core.maps.records import (
     RecordError,
 )
 
+if TYPE_CHECKING:
+    from regvpr_core.images import RGB
+
 _NO_TEXT = re.compile('[\0\ud800-\udfff]')  # undecodable bytes of a file name
 
 
@@ -63,7 +65,7 @@ class Keyframe:
     source: str = ''
     image: str = ''
     covariance: Array | None = None
-    thumbnail: RGB | bytes | None = None
+    thumbnail: 'RGB | bytes | None' = None
     local_features: bytes | None = None
 
 
@@ -237,6 +239,8 @@ def _record(number: int, keyframe: Keyframe, row: bytes) -> tuple[Any, ...]:
     """The values of `COLUMNS`."""
     T, covariance, jpeg = keyframe.T_map_cam, keyframe.covariance, keyframe.thumbnail
     if jpeg is not None and not isinstance(jpeg, bytes):
+        from regvpr_core.images import encode_jpeg  # here: OpenCV is slow to load
+
         jpeg = encode_jpeg(jpeg)
     if jpeg is not None and len(jpeg) > MAX_THUMBNAIL_BYTES:
         raise MapError(f'the thumbnail of the keyframe at {keyframe.stamp_ns} ns has {len(jpeg)} '

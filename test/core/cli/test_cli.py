@@ -98,6 +98,12 @@ def test_paths_are_checked_before_numpy_and_opencv_are_loaded(command):
     assert not {'numpy', 'scipy', *HEAVY} & set(loaded_by(*command.split())[1])
 
 
+def test_the_facts_of_a_map_need_no_opencv_faiss_or_torch(make_map):
+    code, modules, _ = loaded_by('map', 'info', str(make_map(3)))
+    assert code == 0
+    assert not {'scipy', *HEAVY} & set(modules)
+
+
 @pytest.mark.parametrize('command', [[], ['map'], ['models']])
 def test_each_command_of_a_list_has_one_line(command, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
