@@ -1,10 +1,14 @@
 """Updates the map on disk by the session that the node recorded."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from regvpr_core.errors import ConfigError, MapError
-from regvpr_core.map_tools.update import UpdateConfig
-from regvpr_core.map_tools.update_map import update_map
+from regvpr_core.geometry import Array
+from regvpr_core.map_tools.update import NO_POSES, UpdateConfig
+from regvpr_core.map_tools.update_map import localized_poses, update_map
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_ros.node_state import NodeState
 
@@ -26,9 +30,9 @@ class Outcome:
 def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
     """Update the map in use, on disk, by each part of the session.
 
-    Only stretches with several matches that agree with the map are used
-    (`map_tools.session_poses`). The node's own fixes are not used, so a wrong fix cannot corrupt
-    the map. A part that does not agree with the map is omitted, with the reason.
+    Only stretches count on which several matches agree with the map, and which local features or
+    a second pass confirm (`map_tools.trust`). The node's own fixes are not used, so that a wrong
+    one cannot spoil the map. A part without such a stretch is left out, with the reason.
 
     Raises:
         ConfigError: the parameter `update` is off.
@@ -39,15 +43,24 @@ def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
     with state.turn:
         parts = session.parts()
     outcome, texts = Outcome(keyframes=len(place_map)), []
+    reached: dict[Path, Array] = {}
+    config = UpdateConfig(trust='confirmed')
     for part in parts:
         try:
             with PlaceMap.open(part, index='none') as one:
                 count = len(one)
             if count < LEAST_KEYFRAMES:
                 texts.append(f'{part.name}: left out, {count} keyframes are too few')
-                continue
+            else:
+                reached[part] = localized_poses(place_map.path, part, config)
+        except MapError as error:
+            texts.append(f'{part.name}: left out, {error}')
+    for part in reached:
+        witnesses = [poses for other, poses in reached.items() if other != part]
+        try:
             report = update_map(place_map.path, [(part, f'{part.parent.name}/{part.name}')],
-                                UpdateConfig(), dry_run=dry_run)
+                                config, dry_run=dry_run,
+                                witnesses=np.concatenate([NO_POSES, *witnesses]))
         except MapError as error:
             texts.append(f'{part.name}: left out, {error}')
             continue

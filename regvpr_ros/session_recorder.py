@@ -16,6 +16,7 @@ from regvpr_core.maps.files import Manifest, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.session_map import SessionMap
 from regvpr_core.models.encoder import Encoder
+from regvpr_core.verification.local_features import encode_features
 from regvpr_ros.view import View
 
 THUMBNAIL_PX = 160
@@ -131,18 +132,21 @@ class SessionRecorder:
         if self._map is None and self._folder is not None:
             self._part += 1
             self._map = SessionMap(self._folder / f'part{self._part:03d}',
-                                   self._manifest(view))
+                                   self._manifest(view, description))
+        features = description.features
         if self._map is not None:
             self._map.add(view.frame.stamp_ns, view.camera or 'camera', description.descriptor,
-                          T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX))
+                          T_odom_cam, thumbnail(view.rgb, THUMBNAIL_PX),
+                          None if features is None else encode_features(features))
 
-    def _manifest(self, view: View) -> Manifest:
+    def _manifest(self, view: View, description: Description) -> Manifest:
         encoder, T_base_cam = self._encoder, view.frame.T_base_cam
         name, intrinsics = view.camera or 'camera', self._intrinsics.get(view.camera)
         return Manifest(
             map_id=self.map_id if not self._restarts else new_map_id(),
             model=encoder.name, fingerprint=encoder.fingerprint, dimension=encoder.dimension,
             map_frame=self._frame,
+            features='' if description.features is None else description.features.kind,
             intrinsics={} if intrinsics is None else {name: intrinsics},
             extrinsics={name: [float(v) for v in (*T_base_cam[:3, 3],
                                                 *quat_xyzw(T_base_cam))]},

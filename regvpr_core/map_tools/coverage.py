@@ -31,6 +31,9 @@ MOST_GAIN = 0.6
 TIE = 0.1
 """Weight of the margins relative to the number of represented keyframes."""
 
+LEAST_LEFT = 2
+"""Number of views that must still represent each view that a removed keyframe represents."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -54,7 +57,7 @@ class Coverage:
     map_ids: (V_m,) and session_ids: (V_s,), V = V_m + V_s. gain: (V, V) sparse, margin by which
     the view of the column recognises the place of the row; 0 if it does not. known: (V_s,) the map
     contains the place. best: (V_s,) id of the map's best keyframe of the place, -1 if the map does
-    not recognise it.
+    not recognise it. positions: (V, 3) of the cameras in the map.
     """
 
     map_ids: Ids
@@ -62,6 +65,7 @@ class Coverage:
     gain: csr_matrix
     known: Mask
     best: Ids
+    positions: Array
 
     @property
     def recognised(self) -> Mask:
@@ -83,7 +87,7 @@ class Coverage:
             joined: views that are added in any case.
         """
         start = len(self.map_ids)
-        stands = self._stands()[start:].tocsc()
+        stands = _stands(self.gain)[start:].tocsc()
         margins = self.gain[start:, start:].minimum(MOST_GAIN).tocsc()
         left = np.asarray(stands[:, :start].sum(axis=1)).ravel() == 0
         of_session = stands[:, start:]
@@ -98,32 +102,40 @@ class Coverage:
             left[_column(of_session, found[-1])] = False
         return np.array(found, dtype=np.int64)
 
-    def redundant(self, kept: Mask, order: Ids, most: int) -> tuple[Ids, Ids]:
+    def redundant(self, kept: Mask, order: Ids, most: int, within_m: float) -> tuple[Ids, Ids]:
         """Views of the map to remove, and their anchors: kept views that represent them best.
 
         Args:
             kept: (V,) views that are in the updated map.
             order: views of the map that may be removed, in this order.
             most: largest number to remove.
+            within_m: a view is represented by views up to this distance, so that the map stays
+                dense enough for poses.
         """
-        stands = self._stands().tocsc()
+        near = self.gain.tocoo()
+        metres = np.linalg.norm(self.positions[near.row] - self.positions[near.col], axis=1)
+        near.data = near.data * (metres <= within_m)
+        gain = near.tocsr()
+        gain.eliminate_zeros()
+        stands = _stands(gain).tocsc()
         left = kept.copy()
         count = np.asarray(stands[:, kept].sum(axis=1)).ravel()
         for view in map(int, order):
             if kept.sum() - left.sum() >= most:
                 break
             others = _column(stands, view)
-            if left[view] and (count[others] >= 2).all():
+            if left[view] and (count[others] >= LEAST_LEFT + 1).all():
                 count[others] -= 1
                 left[view] = False
         gone = np.flatnonzero(kept & ~left)
-        kept_gain = self.gain.tocsc()[:, left].tocsr()
+        kept_gain = gain.tocsc()[:, left].tocsr()
         anchors = [int(kept_gain[view].indices[kept_gain[view].data.argmax()]) for view in gone]
         return gone, np.flatnonzero(left)[np.unique(np.array(anchors, dtype=np.int64))]
 
-    def _stands(self) -> csr_matrix:
-        """(V, V) of ones where the column represents the row; a view represents itself."""
-        return (self.gain > 0).astype(np.int64) + identity(self.gain.shape[0], np.int64, 'csr')
+
+def _stands(gain: csr_matrix) -> csr_matrix:
+    """(V, V) of ones where the column represents the row; a view represents itself."""
+    return (gain > 0).astype(np.int64) + identity(gain.shape[0], np.int64, 'csr')
 
 
 def _column(matrix: csc_matrix, number: int) -> Ids:
@@ -190,7 +202,8 @@ def compare(place_map: PlaceMap, session: PlaceMap, T_map_cam: Array, reached: M
         if view % BLOCK == BLOCK - 1:
             progress(view + 1, len(T))
     gain = csr_matrix((values, (rows, columns)), shape=(len(T), len(T)))
-    return Coverage(map_ids=visited, session_ids=in_session, gain=gain, known=known, best=best)
+    return Coverage(map_ids=visited, session_ids=in_session, gain=gain, known=known, best=best,
+                    positions=T[:, :3, 3])
 
 
 def _visited(T_map: Array, T_session: Array, place: Place) -> tuple[Ids, Mask]:

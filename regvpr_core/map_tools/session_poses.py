@@ -62,6 +62,7 @@ class SessionPoses:
     T_map_cam: (N, 4, 4). localized: (N,) enough matches agree around the keyframe. reached: (N,)
     it is localized or close enough to such a keyframe. matches, inliers: number of matches, and of
     those that agree. rms_m: of the agreeing matches. stretch_m: length of a stretch.
+    pairs: ids in the map and in the session of the agreeing matches.
     """
 
     T_map_cam: Array
@@ -71,6 +72,7 @@ class SessionPoses:
     inliers: int
     rms_m: float
     stretch_m: float
+    pairs: tuple[Ids, Ids]
 
 
 def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
@@ -122,13 +124,21 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
                        f'{int(agree.sum())} of {len(agree)} matches agree, nowhere '
                        f'{config.agreeing} within {stretch_m:.1f} m; is it of the same place, '
                        f'and in the same frame?')
-    gap = np.abs(way[:, None] - way[localized][None]).min(axis=1)
     errors = np.linalg.norm((poses[ids_session] - place_map.T_map_cam[ids_map])[agree, :3, 3],
                             axis=1)
     return SessionPoses(
-        T_map_cam=poses, localized=localized, reached=gap <= config.reach * stretch_m,
+        T_map_cam=poses, localized=localized, reached=within_reach(
+            way, localized, config.reach * stretch_m),
         matches=len(agree), inliers=int(agree.sum()),
-        rms_m=float(np.sqrt((errors ** 2).mean())), stretch_m=stretch_m)
+        rms_m=float(np.sqrt((errors ** 2).mean())), stretch_m=stretch_m,
+        pairs=(ids_map[agree], ids_session[agree]))
+
+
+def within_reach(way: Array, localized: Mask, reach_m: float) -> Mask:
+    """Keyframes (N,) up to `reach_m` along the way from a localized one."""
+    if not localized.any():
+        return localized.copy()
+    return np.asarray(np.abs(way[:, None] - way[localized][None]).min(axis=1) <= reach_m)
 
 
 def way_m(T: Array) -> Array:

@@ -26,13 +26,18 @@ from regvpr_core.map_tools.session_poses import (
     session_poses,
     SessionPoses,
     SessionPosesConfig,
+    way_m,
+    within_reach,
 )
+from regvpr_core.map_tools.trust import confirmed
 from regvpr_core.maps.files import new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 from regvpr_core.recordings.camera_conflicts import conflict
 
 BLOCK = 256
+NO_POSES = np.zeros((0, 4, 4))
+
 SAME_SPOT = 0.75
 """Keyframes within this share of `place_m` are appearances of one spot."""
 
@@ -69,6 +74,11 @@ class UpdateConfig:
     max_shrink: float = setting(
         0.2, 'An update that would make the map smaller by more than this share is refused.',
         0.0, 1.0)
+    trust: str = setting(
+        'alignment',
+        '`alignment`: stretches whose matches agree count. `confirmed`: only those of them that '
+        'local features confirm, or that two passes reached by matches of their own.',
+        choices=('alignment', 'confirmed'))
     poses: SessionPosesConfig = field(default_factory=SessionPosesConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
@@ -114,7 +124,7 @@ class UpdatePlan:
 
 
 def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config: UpdateConfig,
-                same_frame: bool = False,
+                same_frame: bool = False, witnesses: Array = NO_POSES,
                 progress: Progress = lambda done, total: None) -> UpdatePlan:
     """Select keyframes to add and to remove; nothing is written.
 
@@ -123,6 +133,8 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
         spacing_m: spacing of the keyframes of the map, m.
         config: settings.
         same_frame: the session's poses are in the frame of the map.
+        witnesses: (W, 4, 4) poses in the map of localized keyframes of other sessions, for the
+            trust `confirmed`.
         progress: called with session keyframes compared and in total.
 
     Raises:
@@ -132,15 +144,17 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
     check_session(place_map, session, same_frame)
     poses = session_poses(place_map, session, spacing_m, config.poses, config.alignment,
                           same_frame)
-    records = read_experiences(place_map)
     radius_m = config.place_m or 2.0 * spacing_m
+    if config.trust == 'confirmed':
+        poses = _confirmed(place_map, session, poses, radius_m, config, witnesses)
+    records = read_experiences(place_map)
     coverage = compare(place_map, session, poses.T_map_cam, poses.reached, Place(
         radius_m=radius_m, angle_rad=config.place_rad, margin=config.margin), progress)
     _count(records, coverage)
     add = _choose(poses.T_map_cam, coverage, spacing_m, config)
     T_added = poses.T_map_cam[add]
     aged = _aged(place_map, records, coverage.useful, T_added, radius_m, config)
-    redundant, anchors = _redundant(coverage, records, aged, add)
+    redundant, anchors = _redundant(coverage, records, aged, add, radius_m)
     over = _over_budget(place_map, records, aged | redundant, T_added, radius_m, config)
     plan = UpdatePlan(
         poses=poses, recognised=int(coverage.recognised.sum()),
@@ -223,6 +237,25 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         writer.attach(NAME, records.to_bytes())
 
 
+def _confirmed(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, radius_m: float,
+               config: UpdateConfig, witnesses: Array) -> SessionPoses:
+    """Only confirmed stretches count as localized.
+
+    Raises:
+        MapError: there is none.
+    """
+    sure = confirmed(place_map, session, poses, radius_m, config.place_rad, witnesses)
+    if not sure.any():
+        raise MapError(
+            f'no stretch of {session.path} is confirmed: {int(poses.localized.sum())} of '
+            f'{len(sure)} keyframes are localized, but neither local features nor a second pass '
+            f'agree; drive the way twice, build the map with --features, or look at the session '
+            f'and give it to regvpr map update')
+    reach_m = config.poses.reach * poses.stretch_m
+    return replace(poses, localized=sure,
+                   reached=within_reach(way_m(session.T_map_cam), sure, reach_m))
+
+
 def _count(records: Experiences, coverage: Coverage) -> None:
     """Update the records of the map's keyframes."""
     matched = coverage.best[coverage.recognised]
@@ -255,8 +288,8 @@ def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig
     return np.asarray(coverage.session_ids[views])
 
 
-def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids
-              ) -> tuple[Mask, Mask]:
+def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, within_m: float
+               ) -> tuple[Mask, Mask]:
     """Redundant keyframes (N,) to remove, and a mask over `add` of those that represent them.
 
     Each removed keyframe is recognised by a kept one, which is recorded as its anchor and is not
@@ -269,7 +302,8 @@ def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids
     order = np.lexsort((records.matched[ids], records.last[ids]))
     order = order[records.anchor[ids[order]] == 0]
     further = np.isin(coverage.session_ids[coverage.known], add).sum()
-    gone, anchors = coverage.redundant(kept, order, max(0, int(further - aged.sum())))
+    gone, anchors = coverage.redundant(kept, order, max(0, int(further - aged.sum())),
+                                       within_m)
     drop = np.zeros(len(aged), dtype=bool)
     drop[ids[gone]] = True
     records.anchor[ids[anchors[anchors < len(ids)]]] = 1

@@ -10,10 +10,19 @@ import shutil
 import numpy as np
 
 from regvpr_core.errors import MapError
+from regvpr_core.geometry import Array
 from regvpr_core.localization.belief import spacing
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_tools.history import replace_map
-from regvpr_core.map_tools.update import plan_update, UpdateConfig, UpdatePlan, write_update
+from regvpr_core.map_tools.session_poses import session_poses
+from regvpr_core.map_tools.update import (
+    check_session,
+    NO_POSES,
+    plan_update,
+    UpdateConfig,
+    UpdatePlan,
+    write_update,
+)
 from regvpr_core.maps.files import lock_folder
 from regvpr_core.maps.place_map import PlaceMap
 
@@ -33,6 +42,7 @@ class UpdateReport:
 
 def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateConfig, *,
                same_frame: bool = False, dry_run: bool = False, keep: int = 3,
+               witnesses: Array = NO_POSES,
                progress: Progress = lambda done, total: None) -> UpdateReport:
     """Update a map by sessions, in the order given.
 
@@ -46,6 +56,7 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
         same_frame: the sessions' poses are in the frame of the map.
         dry_run: the map is not replaced.
         keep: number of earlier versions to keep.
+        witnesses: (W, 4, 4) localized poses of other sessions (`localized_poses`).
         progress: called with session keyframes compared and in total.
 
     Raises:
@@ -66,7 +77,8 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
             for number, (session_path, source) in enumerate(sessions):
                 new = staging[number % 2]
                 shutil.rmtree(new, ignore_errors=True)
-                _step(current, session_path, source, new, config, same_frame, report, progress)
+                _step(current, session_path, source, new, config, same_frame, report, witnesses,
+                      progress)
                 current = new
             if not dry_run:
                 calibrate_and_store(current)
@@ -77,15 +89,30 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
 
 
 def _step(path: Path, session_path: Path, source: str, out: Path, config: UpdateConfig,
-          same_frame: bool, report: UpdateReport, progress: Progress) -> None:
+          same_frame: bool, report: UpdateReport, witnesses: Array, progress: Progress
+          ) -> None:
     """Update a map by one session and write the result to `out`."""
     with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
         spacing_m = built_spacing(place_map)
-        plan = plan_update(place_map, session, spacing_m, config, same_frame, progress)
+        plan = plan_update(place_map, session, spacing_m, config, same_frame, witnesses,
+                           progress)
         write_update(place_map, session, plan, out, source)
         report.before = report.before or len(place_map)
         report.after = plan.keyframes
         report.plans.append(plan)
+
+
+def localized_poses(path: Path, session_path: Path, config: UpdateConfig) -> Array:
+    """Poses (W, 4, 4) in the map of the localized keyframes of a session.
+
+    Raises:
+        MapError: as `plan_update`.
+    """
+    with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
+        check_session(place_map, session, same_frame=False)
+        poses = session_poses(place_map, session, built_spacing(place_map), config.poses,
+                              config.alignment, same_frame=False)
+        return np.asarray(poses.T_map_cam[poses.localized])
 
 
 def built_spacing(place_map: PlaceMap) -> float:

@@ -28,7 +28,7 @@ class SessionMap:
         self._waiting: list[Keyframe] = []
 
     def add(self, stamp_ns: int, camera: str, descriptor: Float32, T_odom_cam: Array,
-            thumbnail: RGB | None) -> None:
+            thumbnail: RGB | None, local_features: bytes | None = None) -> None:
         """Append a keyframe; a full batch is committed.
 
         Raises:
@@ -36,7 +36,7 @@ class SessionMap:
         """
         self._waiting.append(Keyframe(
             stamp_ns=stamp_ns, camera=camera, T_map_cam=T_odom_cam, descriptor=descriptor,
-            source='session', thumbnail=thumbnail))
+            source='session', thumbnail=thumbnail, local_features=local_features))
         if len(self._waiting) >= self.BATCH:
             self.flush()
 

@@ -1,9 +1,13 @@
 """A session improves the map on disk: by the service, or when the node is deactivated."""
 
 from pathlib import Path
+import signal
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from regvpr_ros.srv import LoadMap
 from std_srvs.srv import Trigger
 
 from regvpr_core.cli import main
@@ -36,17 +40,25 @@ def test_each_part_that_agrees_improves_the_map_on_disk_and_others_are_left_out_
     (tmp_path / 'session').mkdir()
     place_map = build('map', whole[:25])
     parts = [build('session/part001', whole), build('session/part002', whole[:4])]
+    once = list(parts)
+    parts.append(build('session/part003', whole[:30]))
     with PlaceMap.open(place_map) as loaded:
         state = SimpleNamespace(
             config=SimpleNamespace(update='propose'), place_map=loaded, turn=Turn(),
             session=SimpleNamespace(parts=lambda: parts))
         before = (place_map / 'map.db').read_bytes()
+        # One pass that nothing confirms changes nothing, whatever its matches say.
+        state.session.parts = lambda: once
+        unsure = update_by_session(state, dry_run=False)
+        assert unsure.used == 0
+        assert 'part001: left out, no stretch of ' in unsure.text
+        assert (place_map / 'map.db').read_bytes() == before
+        state.session.parts = lambda: parts
         planned = update_by_session(state, dry_run=True)
         assert (place_map / 'map.db').read_bytes() == before
         done = update_by_session(state, dry_run=False)
         assert len(loaded) == 25  # what is loaded stays as it is
-    assert (planned.used, planned.added) == (done.used, done.added)
-    assert done.used == 1
+    assert planned.used == done.used == 2
     assert done.added >= 5
     assert 'part002: left out, 4 keyframes are too few' in done.text
     with PlaceMap.open(place_map) as updated:
@@ -60,35 +72,65 @@ def test_an_update_that_is_off_is_refused():
         update_by_session(state, dry_run=True)
 
 
-def test_the_services_answer_with_what_the_session_brings_and_a_plan_writes_nothing(
-    make_bag, frames, small_model, tmp_path, start, heard, listener, camera, wait_until,
-):
+@pytest.fixture
+def driven_session(make_bag, frames, small_model, tmp_path, start, heard, camera, wait_until):
+    """Start a node on a map of the first 20 of 30 places, and drive all of them there and back.
+
+    Gives a function of a name for the session; it returns the node's process.
+    """
     whole = frames(30)
-    place_map = tmp_path / 'map'
-    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', whole)), '--out',
-                 str(place_map), '--model', str(small_model)]) == 0
+    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', whole[:20])), '--out',
+                 str(tmp_path / 'map'), '--model', str(small_model)]) == 0
+
+    def drive(name: str):
+        before = heard.count('session keyframes')
+        process = start(
+            'localize', '--ros-args', '-p', f'map:={tmp_path / "map"}', '-p',
+            f'model:={small_model}', '-p', 'mode:=both', '-p',
+            f'session_path:={tmp_path / name}', '-p', 'update:=propose', '-r',
+            'image:=/camera/image_raw')
+        camera.drive(whole, period_s=0.15)
+        assert wait_until(lambda: heard.count('session keyframes') not in (before, '')
+                          and heard.count('session keyframes') >= 62), process.output
+        camera.stop()
+        return process
+
+    return drive
+
+
+def test_a_live_session_improves_the_map_on_disk_which_the_node_then_loads(
+    driven_session, listener, tmp_path,
+):
+    process, place_map = driven_session('session'), tmp_path / 'map'
     before = (place_map / 'map.db').read_bytes()
-    process = start(
-        'localize', '--ros-args', '-p', f'map:={place_map}', '-p', f'model:={small_model}',
-        '-p', 'mode:=both', '-p', f'session_path:={tmp_path / "session"}',
-        '-p', 'update:=propose', '-r', 'image:=/camera/image_raw')
-    camera.drive(whole, period_s=0.15)
-    assert wait_until(lambda: heard.count('session keyframes') > 25), process.output
-    camera.stop()
-
-    def says(service: str) -> str:
-        answer = listener.call(Trigger, f'/regvpr/{service}', Trigger.Request())
-        # The part is used, or left out with the reason that `regvpr map update` gives.
-        assert ('part001: left out, ' in answer.message) is not answer.success, answer.message
-        assert 'part001: ' in answer.message
-        return str(answer.message)
-
-    says('plan_update')
+    plan = listener.call(Trigger, '/regvpr/plan_update', Trigger.Request())
+    assert plan.success, plan.message
     assert (place_map / 'map.db').read_bytes() == before
-    used = 'left out' not in says('update_map')
+    update = listener.call(Trigger, '/regvpr/update_map', Trigger.Request())
+    assert update.success, update.message
     with PlaceMap.open(place_map) as updated:
-        assert len(updated) >= 24
-    assert (len(list(tmp_path.glob('.map.history/*'))) > 0) is used
+        assert len(updated) >= 27
+        # The last ten metres were not in the map; they lie where they were driven.
+        assert 27.0 <= updated.T_map_cam[:, 0, 3].max() <= 31.0
+    loaded = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path=str(place_map)))
+    assert loaded.success, loaded.message
+    assert loaded.keyframes >= 27
     assert process.stop() == 0, process.output
-    assert 'improves the map by it' in process.output
     assert 'Traceback' not in process.output
+
+
+@pytest.mark.soak
+def test_a_node_that_is_killed_while_it_updates_leaves_the_old_or_the_new_map(
+    driven_session, listener, tmp_path,
+):
+    rng = np.random.default_rng(2)
+    for number in range(50):
+        process = driven_session(f'session{number}')
+        client = listener.node.create_client(Trigger, '/regvpr/update_map')
+        assert client.wait_for_service(60.0)
+        client.call_async(Trigger.Request())
+        time.sleep(float(rng.uniform(0.0, 1.5)))
+        process.stop(signal.SIGKILL)
+        with PlaceMap.open(tmp_path / 'map') as place_map:
+            place_map.check_descriptors()
+            assert len(place_map) >= 20

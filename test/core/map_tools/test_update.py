@@ -14,6 +14,7 @@ from regvpr_core.cli import main
 from regvpr_core.errors import MapError
 from regvpr_core.map_tools.experiences import read_experiences
 from regvpr_core.map_tools.history import history_folder, undo, versions
+from regvpr_core.map_tools.session_poses import SessionPosesConfig
 from regvpr_core.map_tools.update import UpdateConfig
 from regvpr_core.map_tools.update_map import update_map
 from regvpr_core.maps.files import lock_folder, Manifest
@@ -268,6 +269,36 @@ def test_the_map_itself_and_an_empty_session_are_refused(day, make):
         run(day, day)
     with pytest.raises(MapError, match='has no keyframes'):
         run(day, make('empty', looks(0)[:0], poses()[:0]))
+
+
+def test_one_pass_without_local_features_changes_nothing_where_confirmation_is_asked(day, make):
+    session = make('once', looks(0, 60, 120, seed=2), drifted(poses(60, 120)))
+    before = (day / 'map.db').read_bytes()
+    with pytest.raises(MapError, match=r'no stretch of .* is confirmed: \d+ of 120 keyframes are '
+                                       r'localized, but neither local features nor a second'):
+        run(day, session, trust='confirmed')
+    assert (day / 'map.db').read_bytes() == before
+
+
+def test_only_stretches_that_two_passes_agree_on_count(day, make):
+    # The first 60 places are passed once, the last 60 twice: by another session.
+    session = make('long', looks(0, 0, 170, seed=2), poses(0, 170))
+    witness = poses(60, 60)
+    config = UpdateConfig(trust='confirmed', poses=SessionPosesConfig(reach=1.0))
+    report = update_map(day, [(session, 'long')], config, same_frame=True, witnesses=witness)
+    plan = report.plans[0]
+    assert plan.poses.localized[60:120].all()
+    assert not plan.poses.localized[:55].any()
+    # New places up to one stretch (20 m) from a confirmed one.
+    assert 8 <= plan.new <= 12
+
+
+def test_a_second_pass_of_the_same_session_confirms_the_first(day, make):
+    rows = np.concatenate([looks(0, seed=2), looks(0, seed=3)])
+    T = drifted(np.concatenate([poses(), poses()]))
+    plan = run(day, make('twice', rows, T), trust='confirmed').plans[0]
+    # A keyframe of the map matches one of the two passes only, so that some stretches fall short.
+    assert plan.poses.localized.mean() > 0.75
 
 
 def test_two_updates_at_once_are_refused(day, make):
