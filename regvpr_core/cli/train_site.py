@@ -42,7 +42,8 @@ def run_site(options: argparse.Namespace) -> None:
         finally:
             watch.close()
     facts: dict[str, Any] = {
-        'checkpoint': str(report.checkpoint), 'images': report.data.images,
+        'checkpoint': None if report.checkpoint is None else str(report.checkpoint),
+        'share of the trained weights': report.share, 'images': report.data.images,
         'places': report.data.places, 'held-out gallery': report.data.gallery,
         'held-out queries': report.data.queries, 'step seconds': round(report.seconds, 1)}
     for row in report.recalls:
@@ -50,11 +51,14 @@ def run_site(options: argparse.Namespace) -> None:
                   f'{row.name}: recall@1': [round(row.before, 4), round(row.after, 4)],
                   f'{row.name}: recall@1 centred': [round(row.before_centred, 4),
                                                     round(row.after_centred, 4)]}
+    if report.map_model:
+        facts[f'held-out stretch: {report.map_model}'] = [
+            round(share, 4) for share in report.of_map_model]
     if options.json:
         print_facts(facts, True)
         return
-    print_facts({name: value for name, value in facts.items() if not isinstance(value, list)},
-                False)
+    print_facts({name: value for name, value in facts.items()
+                 if value is not None and not isinstance(value, list)}, False)
     if report.recalls:
         table = Table('recall@1', 'before', 'after', 'before, mean off', 'after, mean off')
         for row in report.recalls:
@@ -66,4 +70,17 @@ def run_site(options: argparse.Namespace) -> None:
     if not others:
         say(console, 'what is forgotten elsewhere was not measured: give maps of another site '
                      'with --other', 'yellow')
-    say_next(console, f'regvpr map convert {options.map[0]} --model {report.checkpoint} --out NEW')
+    better = report.checkpoint is not None
+    if not better:
+        say(console, f'training did not help on this site: on the stretch to choose by no mix of '
+                     f'old and trained weights is better than {config.start}, which is kept. '
+                     f'More drives in other light, or the original images (--bag), help', 'yellow')
+    if report.map_model and report.recalls:
+        ours, theirs = report.recalls[0].after_centred, report.of_map_model[1]
+        say(console, f'{report.map_model}, the model of the map, has '
+                     f'{report.of_map_model[0]:.1%} and {theirs:.1%} with the mean off on the '
+                     f'held-out stretch' + ('' if ours > theirs else ': keep it'), 'yellow')
+        better = better and ours > theirs
+    if better:
+        say_next(console, f'regvpr map convert {options.map[0]} --model {report.checkpoint} '
+                          f'--out NEW')

@@ -31,9 +31,6 @@ MOST_GAIN = 0.6
 TIE = 0.1
 """Weight of the margins relative to the number of represented keyframes."""
 
-LEAST_LEFT = 2
-"""Number of views that must still represent each view that a removed keyframe represents."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -102,7 +99,8 @@ class Coverage:
             left[_column(of_session, found[-1])] = False
         return np.array(found, dtype=np.int64)
 
-    def redundant(self, kept: Mask, order: Ids, most: int, within_m: float) -> tuple[Ids, Ids]:
+    def redundant(self, kept: Mask, order: Ids, most: int, within_m: float, margin: float
+                  ) -> tuple[Ids, Ids]:
         """Views of the map to remove, and their anchors: kept views that represent them best.
 
         Args:
@@ -111,10 +109,11 @@ class Coverage:
             most: largest number to remove.
             within_m: a view is represented by views up to this distance, so that the map stays
                 dense enough for poses.
+            margin: and only if the gain exceeds this.
         """
         near = self.gain.tocoo()
         metres = np.linalg.norm(self.positions[near.row] - self.positions[near.col], axis=1)
-        near.data = near.data * (metres <= within_m)
+        near.data = near.data * ((metres <= within_m) & (near.data > margin))
         gain = near.tocsr()
         gain.eliminate_zeros()
         stands = _stands(gain).tocsc()
@@ -124,7 +123,7 @@ class Coverage:
             if kept.sum() - left.sum() >= most:
                 break
             others = _column(stands, view)
-            if left[view] and (count[others] >= LEAST_LEFT + 1).all():
+            if left[view] and (count[others] >= 2).all():
                 count[others] -= 1
                 left[view] = False
         gone = np.flatnonzero(kept & ~left)

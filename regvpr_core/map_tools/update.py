@@ -41,6 +41,9 @@ NO_POSES = np.zeros((0, 4, 4))
 SAME_SPOT = 0.75
 """Keyframes within this share of `place_m` are appearances of one spot."""
 
+CLEARLY = 2.0
+"""A keyframe is redundant only if others recognise its place with this many times `margin`."""
+
 SAME_LIGHT = 0.85
 """Least share of the visited keyframes of an earlier update that a session must match for the two
 to count as similar in light."""
@@ -60,7 +63,7 @@ class UpdateConfig:
         0.9, 'Keyframes of one place differ in direction by less than this.', 0.01, 3.2,
         unit='rad')
     margin: float = setting(
-        0.13,
+        0.1,
         'A keyframe recognises a place when its cosine exceeds that of every other place by this; '
         'larger values keep more keyframes.', 0.0, 1.0)
     experiences: int = setting(
@@ -154,7 +157,8 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
     add = _choose(poses.T_map_cam, coverage, spacing_m, config)
     T_added = poses.T_map_cam[add]
     aged = _aged(place_map, records, coverage.useful, T_added, radius_m, config)
-    redundant, anchors = _redundant(coverage, records, aged, add, radius_m)
+    redundant, anchors = _redundant(coverage, records, aged, add, SAME_SPOT * radius_m,
+                                    CLEARLY * config.margin)
     over = _over_budget(place_map, records, aged | redundant, T_added, radius_m, config)
     plan = UpdatePlan(
         poses=poses, recognised=int(coverage.recognised.sum()),
@@ -288,8 +292,8 @@ def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig
     return np.asarray(coverage.session_ids[views])
 
 
-def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, within_m: float
-               ) -> tuple[Mask, Mask]:
+def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, within_m: float,
+               margin: float) -> tuple[Mask, Mask]:
     """Redundant keyframes (N,) to remove, and a mask over `add` of those that represent them.
 
     Each removed keyframe is recognised by a kept one, which is recorded as its anchor and is not
@@ -303,7 +307,7 @@ def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, w
     order = order[records.anchor[ids[order]] == 0]
     further = np.isin(coverage.session_ids[coverage.known], add).sum()
     gone, anchors = coverage.redundant(kept, order, max(0, int(further - aged.sum())),
-                                       within_m)
+                                       within_m, margin)
     drop = np.zeros(len(aged), dtype=bool)
     drop[ids[gone]] = True
     records.anchor[ids[anchors[anchors < len(ids)]]] = 1

@@ -1,6 +1,7 @@
 """Fine-tunes a model on the user's own site, with recall there and on other data."""
 
 from collections.abc import Sequence
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from regvpr_core.datasets.config import ValidationConfig
 from regvpr_core.datasets.dataset import Dataset
 from regvpr_core.datasets.folders import read_table
 from regvpr_core.datasets.manifest import COLUMNS, HELP, manifest_validation
-from regvpr_core.errors import TrainingError
+from regvpr_core.errors import CheckpointError, TrainingError
 from regvpr_core.evaluation.describers import EncoderDescriber
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
 from regvpr_core.maps.place_map import PlaceMap
@@ -16,6 +17,7 @@ from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training.config import DistilConfig, TrainConfig
 from regvpr_core.training.site_data import Images, SiteData, SiteDataConfig, write_site_data
 from regvpr_core.training.trainer import train, Watch
+from regvpr_core.training.weight_mix import choose_mix
 
 LEAST_GALLERY = 10
 """Least number of images of the held-out stretch for a recall."""
@@ -38,12 +40,21 @@ class SiteRecall:
 
 @dataclass(slots=True, kw_only=True)
 class SiteReport:
-    """Result of a run. checkpoint: the new model. recalls: first of the held-out stretch."""
+    """Result of a run.
 
-    checkpoint: Path
+    checkpoint: the new model; None where no mix of weights was better than the start on the
+        stretch to choose by. share: of the trained weights in it. recalls: first of the held-out
+        stretch. map_model, of_map_model: the model of the maps, where it is not the start, and its
+        recall@1 on the held-out stretch, plain and centred.
+    """
+
+    checkpoint: Path | None
+    share: float
     data: SiteData
     seconds: float
     recalls: list[SiteRecall] = field(default_factory=list)
+    map_model: str = ''
+    of_map_model: tuple[float, float] = (0.0, 0.0)
 
 
 def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], images: Images,
@@ -83,8 +94,9 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
     config = replace(config, data=(one,), validation=(), data_root='', distil=DistilConfig(
         teacher=teacher, weight=DISTIL_WEIGHT) if teacher else config.distil)
     progress = train(config, out, watch, resume=resume)
-    checkpoint = out / 'last.safetensors'
-    report = SiteReport(checkpoint=checkpoint, data=data, seconds=progress.seconds)
+    share, checkpoint = _chosen(config, out, data, site)
+    report = SiteReport(checkpoint=checkpoint if share else None, share=share, data=data,
+                        seconds=progress.seconds)
     if sets:
         before, after = (_recalls(sets, model, config.backbone_path)
                          for model in (str(config.start), str(checkpoint)))
@@ -92,7 +104,29 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
             SiteRecall(name=dataset.name, queries=len(dataset.queries), before=b[0], after=a[0],
                        before_centred=b[1], after_centred=a[1])
             for dataset, b, a in zip(sets, before, after, strict=True)]
+        name = maps[0].manifest.model
+        if held is not None and name != config.start:
+            with contextlib.suppress(CheckpointError):  # of this machine's no more
+                report.of_map_model = _recalls([held], name, None)[0]
+                report.map_model = name
     return report
+
+
+def _chosen(config: TrainConfig, out: Path, data: SiteData, site: SiteDataConfig
+            ) -> tuple[float, Path]:
+    """Share of the trained weights, and the checkpoint; all of them without a stretch to ask."""
+    rows = read_table(data.choosing, COLUMNS, HELP) if data.choosing.exists() else []
+    splits = [row['split'] for row in rows]
+    trained = out / 'last.safetensors'
+    if splits.count('gallery') < LEAST_GALLERY or not splits.count('query'):
+        return 1.0, trained
+    dataset = replace(manifest_validation(data.choosing, ValidationConfig(
+        kind='manifest', folder=str(data.choosing), radius=site.cell_m)), name='choosing')
+
+    def measure(path: Path) -> float:
+        return sum(_recalls([dataset], str(path), config.backbone_path)[0])
+
+    return choose_mix(config, trained, out, measure)
 
 
 def _read(folder: Path, resume: bool) -> SiteData:

@@ -38,6 +38,10 @@ class SiteDataConfig:
     held_out: float = setting(
         0.2, 'Share of the way of the first map that is held out for validation.', 0.0, 0.9)
 
+    choosing: float = setting(
+        0.15, 'Share of the way of the first map, from its start, that is held out to choose how '
+        'far to move from the old weights to the trained ones.', 0.0, 0.5)
+
     def __post_init__(self) -> None:
         check_settings(self, 'site')
 
@@ -55,6 +59,11 @@ class SiteData:
     places: int
     gallery: int
     queries: int
+
+    @property
+    def choosing(self) -> Path:
+        """Manifest of the stretch to choose by."""
+        return self.table.with_name('choosing.csv')
 
 
 def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
@@ -77,24 +86,27 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
     """
     if folder.exists():
         raise TrainingError(f'{folder} exists; choose a new folder for the run')
-    held, near = _held_out(maps, config)
+    held, near = _stretch(maps, config, 0.5 * (1.0 - config.held_out), config.held_out)
+    chosen_by, near_it = _stretch(maps, config, 0.0, 0.0 if asking_only else config.choosing)
     one_drive = len({(n, s) for n, m in enumerate(maps) for s in m.sources}) == 1
     rows: list[dict[str, object]] = []
+    choosing: list[dict[str, object]] = []
     for number, place_map in enumerate(maps):
         (folder / f'map{number}').mkdir(parents=True)
         for i, rgb in _images(place_map, images):
             T = place_map.T_map_cam[i]
-            split = 'train'
-            if asking_only or held[number][i]:
+            split, of = 'train', rows
+            if asking_only or held[number][i] or chosen_by[number][i]:
                 # The first drive is the gallery; in a single drive every second image is a query.
                 asks = i % 2 == 1 if one_drive else (
                     number > 0 or place_map.sources[i] != place_map.sources[0])
                 split = 'query' if asks else 'gallery'
-            elif near[number][i]:
-                continue  # a margin beside the held-out stretch is not used
+                of = choosing if chosen_by[number][i] else rows
+            elif near[number][i] or near_it[number][i]:
+                continue  # a margin beside held-out stretches is not used
             name = f'map{number}/{i:07d}.jpg'
             _write(folder / name, rgb)
-            rows.append({
+            of.append({
                 'image': name, 'split': split, 'group': 'site',
                 'place': _place(T, config) if places or split != 'train' else name,
                 'x': f'{T[0, 3]:.3f}', 'y': f'{T[1, 3]:.3f}'})
@@ -103,6 +115,8 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
                             'thumbnails; give the recordings with --bag')
     table = folder / 'manifest.csv'
     write_manifest(table, rows)
+    if choosing:
+        write_manifest(table.with_name('choosing.csv'), choosing)
     splits = [row['split'] for row in rows]
     return SiteData(
         table=table, images=splits.count('train'), gallery=splits.count('gallery'),
@@ -110,16 +124,18 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
         queries=splits.count('query'))
 
 
-def _held_out(maps: Sequence[PlaceMap], config: SiteDataConfig
-              ) -> tuple[list[Mask], list[Mask]]:
-    """Masks of each map's keyframes: in the held-out stretch, and within two cells of it."""
+def _stretch(maps: Sequence[PlaceMap], config: SiteDataConfig, start: float, share: float
+             ) -> tuple[list[Mask], list[Mask]]:
+    """Masks of each map's keyframes: in a stretch of the first map, and within two cells of it.
+
+    start, share: of the way of the first map.
+    """
     first = maps[0].T_map_cam[:, :3, 3]
     steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(first, axis=0), axis=1))])
-    if not config.held_out:
+    if not share:
         nothing = [np.zeros(len(m), dtype=bool) for m in maps]
         return nothing, nothing
-    start = 0.5 * (1.0 - config.held_out) * steps[-1]
-    stretch = first[(steps >= start) & (steps <= start + config.held_out * steps[-1])]
+    stretch = first[(steps >= start * steps[-1]) & (steps <= (start + share) * steps[-1])]
     gaps = [_gap(m.T_map_cam[:, :3, 3], stretch) for m in maps]
     return ([gap <= config.cell_m / 2 for gap in gaps],
             [gap <= 2.5 * config.cell_m for gap in gaps])

@@ -14,9 +14,11 @@ from regvpr_core.errors import TrainingError
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
+from regvpr_core.models.checkpoints import load_model
 from regvpr_core.training.site import train_on_site
 from regvpr_core.training.site_data import SiteDataConfig, write_site_data
 from regvpr_core.training.trainer import train
+from regvpr_core.training.weight_mix import choose_mix, SHARES
 
 LENGTH = 60
 
@@ -118,7 +120,9 @@ def test_a_site_is_trained_on_and_recall_is_told_before_and_after(
     config = replace(settings(epochs=2, validation=[], start=str(start)), steps=6)
     report = train_on_site(config, tmp_path / 'run', maps, nothing, listener(),
                            others=maps[:1])
-    assert report.checkpoint.is_file()
+    # Whichever share is taken, what lies at the end is that mix of start and trained weights.
+    assert report.share in SHARES
+    assert (report.checkpoint is None) is (report.share == 0.0)
     assert [row.name for row in report.recalls] == ['held-out stretch', 'other site']
     for row in report.recalls:
         for share in (row.before, row.after, row.before_centred, row.after_centred):
@@ -126,6 +130,45 @@ def test_a_site_is_trained_on_and_recall_is_told_before_and_after(
     assert report.recalls[0].queries == report.data.queries
     with pytest.raises(TrainingError, match='choose a new folder for the run, or --resume'):
         train_on_site(config, tmp_path / 'run', maps, nothing, listener())
+
+
+@pytest.mark.parametrize('best', [0.0, 0.25, 1.0])
+def test_the_share_of_the_trained_weights_is_chosen_and_the_start_is_kept_where_none_helps(
+    settings, start, maps, tmp_path, listener, best,
+):
+    config = replace(settings(epochs=2, validation=[], start=str(start)), steps=6)
+    data = write_site_data(maps, nothing, tmp_path / 'data', SiteDataConfig())
+    of_site = replace(config.data[0], kind='manifest', folder=str(data.table))
+    config = replace(config, data=(of_site,))
+    train(config, tmp_path / 'run', listener())
+    backbone = Path(str(config.backbone_path))
+    begun, ended = (load_model(path, backbone).model.state_dict()
+                    for path in (start, tmp_path / 'run' / 'last.safetensors'))
+    moved = next(key for key in begun if not torch.equal(begun[key], ended[key]))
+
+    def measure(path: Path) -> float:
+        at = load_model(path, backbone).model.state_dict()[moved]
+        share = float((at - begun[moved]).norm() / (ended[moved] - begun[moved]).norm())
+        return -abs(share - best)
+
+    share, checkpoint = choose_mix(config, tmp_path / 'run' / 'last.safetensors',
+                                   tmp_path / 'run', measure)
+    assert share == best
+    assert checkpoint.name == ('site.safetensors' if best else 'last.safetensors')
+    if best:
+        assert measure(checkpoint) == pytest.approx(0.0, abs=1e-3)
+    assert not (tmp_path / 'run' / 'mix.safetensors').exists()
+
+
+def test_a_stretch_to_choose_by_is_neither_learnt_nor_reported(maps, tmp_path):
+    data = write_site_data(maps, nothing, tmp_path / 'out', SiteDataConfig())
+    reported, choosing = table(data.table), table(data.choosing)
+    assert {row['split'] for row in choosing} == {'gallery', 'query'}
+    assert not {row['image'] for row in reported} & {row['image'] for row in choosing}
+    by = [float(row['x']) for row in choosing]
+    learnt = [float(row['x']) for row in reported if row['split'] == 'train']
+    assert 0.0 <= min(by) < max(by) < 25.0
+    assert min(abs(a - b) for a in by for b in learnt) > 8.0
 
 
 def test_a_teacher_is_learnt_from_without_places(settings, start, maps, tmp_path, listener):
