@@ -32,6 +32,10 @@ STUCK_LEVELS, STUCK_SHARE, LEAST_CHANGE = 1.5, 0.4, 4.0
 A view is blocked if more than this share is stuck and the others change by at least the last
 value."""
 
+SATURATED = 250.0
+MIDDLE = (40.0, 215.0)
+"""Mean levels between which a flat image is one of little contrast, not of wrong exposure."""
+
 FIELD_SHARE = 0.15
 """Relative difference of the horizontal field of view from the map's that gives a warning."""
 
@@ -105,22 +109,24 @@ class CameraHealth:
         middle, spread = self._of_map
         far = (self._measure - middle) / spread
         mean, contrast = self._measure
-        if abs(far[0]) > FAR:
+        flat = far[1] < -FAR / 2
+        if abs(far[0]) > FAR and not (flat and MIDDLE[0] < mean < MIDDLE[1]):
             word = 'dark' if far[0] < 0 else 'bright'
             return [Note(f'too_{word}', (
                 f"images are {word}: mean level {mean:.0f}, the map's {middle[0]:.0f} of 255: "
                 f'check exposure and gain; if it is the hour, add such a drive (regvpr map '
                 f'update)'))]
-        if far[1] < -FAR / 2:
+        if flat:
             return [Note('low_contrast', (
                 f"images have little contrast: {contrast:.0f} levels, the map's {middle[1]:.0f}: "
                 f'clean the lens, look for fog, glare or a wrong focus'))]
         return []
 
     def _stuck(self) -> list[Note]:
-        if self._change is None or self._moves < MEMORY / 3:
+        if self._change is None or self._last is None or self._moves < MEMORY / 3:
             return []
-        stuck = self._change < STUCK_LEVELS
+        # An overexposed part does not change either; that is told as exposure.
+        stuck = (self._change < STUCK_LEVELS) & (self._last < SATURATED)
         share = float(stuck.mean())
         moving = self._change[~stuck]
         if share <= STUCK_SHARE or (len(moving) and moving.mean() < LEAST_CHANGE):

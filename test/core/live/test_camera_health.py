@@ -1,3 +1,7 @@
+import csv
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
@@ -84,6 +88,50 @@ def test_another_field_of_view_is_told_in_degrees():
     assert note.code == 'field_of_view'
     assert '90 deg' in note.text
     assert '53 deg' in note.text
+
+
+DATA = Path(__file__).resolve().parents[3].parent / 'shared' / 'data'
+
+
+def real(folder: str, sequence: str, count: int) -> list[np.ndarray]:
+    """Images of a real drive, spread over it."""
+    if not (DATA / folder / 'data.csv').is_file():
+        pytest.skip(f'../shared/data/{folder} is not there')
+    with (DATA / folder / 'data.csv').open(encoding='utf-8') as file:
+        names = [row['image'] for row in csv.DictReader(file) if row['sequence'] == sequence]
+    chosen = np.linspace(0, len(names) - 1, count).astype(int)
+    return [cv2.imread(str(DATA / folder / names[i]))[..., ::-1] for i in chosen]
+
+
+@pytest.mark.parametrize(('folder', 'of_map', 'driven'), [
+    ('campus_track', 'd25_lap1', 'd24_lap1'), ('campus_track', 'd25_lap1', 'd27_dusk1'),
+    ('campus_track', 'd25_lap1', 'd27_dusk2'), ('corridor_changes', 'run1', 'run2')])
+def test_a_real_drive_at_another_hour_raises_no_alarm(folder, of_map, driven):
+    health = CameraHealth(Thumbnails(real(folder, of_map, 48)))
+    for i, image in enumerate(real(folder, driven, 120)):
+        assert health.look(image, at(float(i))) == ()
+
+
+def covered(image: np.ndarray) -> np.ndarray:
+    image = image.copy()
+    image[:, : image.shape[1] // 2] = 20
+    return image
+
+
+@pytest.mark.parametrize(('folder', 'of_map', 'driven'), [
+    ('campus_track', 'd25_lap1', 'd24_lap1'), ('corridor_changes', 'run1', 'run2')])
+@pytest.mark.parametrize(('change', 'code'), [
+    (lambda image: (0.15 * image).astype(np.uint8), 'too_dark'),
+    (lambda image: np.clip(3.0 * image + 60.0, 0, 255).astype(np.uint8), 'too_bright'),
+    (lambda image: (0.12 * image + 130.0).astype(np.uint8), 'low_contrast'),
+    (covered, 'view_blocked')], ids=['dark', 'overexposed', 'fog', 'half covered'])
+def test_real_images_that_are_altered_raise_the_one_alarm_that_fits(
+    folder, of_map, driven, change, code,
+):
+    health = CameraHealth(Thumbnails(real(folder, of_map, 48)))
+    for i, image in enumerate(real(folder, driven, 60)):
+        health.look(change(image), at(float(i)))
+    assert [note.code for note in health.notes] == [code]
 
 
 def test_a_stretch_lost_along_known_places_is_told_and_a_fix_ends_it():
