@@ -131,6 +131,10 @@ def no_map(path: Path) -> str:
             f'with `regvpr map build BAG --out {path}`')
 
 
+DISK_ERRORS = (10, 13)
+"""SQLITE_IOERR and SQLITE_FULL: the disk, not what the map holds."""
+
+
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     """Open a map's database with the SQLite features disabled that an untrusted file could abuse.
 
@@ -160,6 +164,10 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
             database.execute('PRAGMA synchronous=FULL')
     except (sqlite3.Error, UnicodeError) as error:  # SQLite quotes the invalid bytes
         database.close()
+        # Reading too needs a little room on the disk, for the index of the write-ahead log.
+        if getattr(error, 'sqlite_errorcode', 0) & 0xFF in DISK_ERRORS:
+            raise MapError(f'map {path} cannot be read: {error}; is its disk full, or gone?'
+                           ) from error
         raise MapError(f'map {path} is damaged: {error}') from error
     except BaseException:
         database.close()

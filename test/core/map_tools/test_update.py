@@ -5,6 +5,9 @@ from dataclasses import replace
 import multiprocessing
 import os
 from pathlib import Path
+import re
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -322,6 +325,34 @@ def test_a_reader_keeps_reading_the_map_that_it_opened(day, make):
         run(day, make('further', looks(0, 60, 100, seed=2), poses(60, 100)), same_frame=True)
         assert len(place_map) == PLACES
         assert place_map.search(looks(0)[7], 1)[1][0] == 7
+
+
+def update_on_a_full_disk(day: Path, session: Path, size: int, said) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        run(day, session, same_frame=True)
+        said.put('')
+    except MapError as error:
+        said.put(str(error))
+
+
+@pytest.mark.parametrize('size', [100, 10_000, 20_000, 40_000])
+def test_a_disk_that_is_full_in_the_middle_is_one_line_and_the_map_stays(day, make, size):
+    session = make('further', looks(0, 60, 100, seed=2), poses(60, 100))
+    before = (day / 'map.db').read_bytes(), (day / 'descriptors.f16').read_bytes()
+    context = multiprocessing.get_context('fork')
+    said = context.Queue()
+    process = context.Process(target=update_on_a_full_disk, args=(day, session, size, said))
+    process.start()
+    text = said.get(timeout=60)
+    process.join()
+    assert re.search(r'cannot be read: .* full|cannot (write|replace|append)', text), text
+    assert '\n' not in text
+    assert ((day / 'map.db').read_bytes(), (day / 'descriptors.f16').read_bytes()) == before
+    assert [p.name for p in day.parent.iterdir() if 'update' in p.name] == []
+    with PlaceMap.open(day) as place_map:
+        place_map.check_descriptors()
 
 
 def update_again_and_again(day: Path, session: Path) -> None:
