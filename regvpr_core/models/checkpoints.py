@@ -14,7 +14,8 @@ from typing import Any
 import safetensors
 from safetensors.torch import save_file
 import torch
-from torch import Tensor
+from torch import nn, Tensor
+from torch.overrides import TorchFunctionMode
 
 from regvpr_core.config import from_mapping, nearest, to_mapping
 from regvpr_core.errors import CheckpointError, ConfigError, MissingWeightsError, UnknownModelError
@@ -303,6 +304,24 @@ def fingerprint(config: ModelConfig, backbone_sha256: str | None, own: dict[str,
     return digest.hexdigest()
 
 
+class Unfilled(TorchFunctionMode):
+    """New tensors are not filled: on the meta device torch imports its compiler for that, 2 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Make an empty tensor, or leave one as it is, in place of random numbers and ones."""
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs['tensor']
+        if func is torch.randn:
+            func = torch.empty
+        elif func is torch.eye:
+            func, args = torch.empty, (args[0], args[-1])
+        return func(*args, **kwargs)
+
+
 def _assemble(
     checkpoint: Checkpoint,
     backbone_path: Path | None,
@@ -338,7 +357,7 @@ def _assemble(
             f'{told}, {weights.notice}'
     if absent:
         raise MissingWeightsError('; '.join(absent))
-    with torch.device('meta'):  # without initialising random weights
+    with torch.device('meta'), Unfilled():
         model = DescriptorModel(checkpoint.config)
     load_strictly(model, tensors, str(checkpoint.path))
     digest = fingerprint(

@@ -87,7 +87,7 @@ class RegisterAggregator(nn.Module):
         self.score = reduction(width, config.hidden_dim, config.clusters, config.dropout)
         register_width = width if config.register_width == 'token' else config.cluster_dim
         self.registers = nn.Parameter(
-            torch.randn(config.registers, register_width) * config.register_std)
+            torch.randn(config.registers, register_width).mul_(config.register_std))
         self.encoder = nn.ModuleList(
             EncoderLayer(config.cluster_dim, config.heads, config.feedforward_dim,
                          config.encoder_dropout)

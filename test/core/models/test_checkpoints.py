@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 import pickle
+import subprocess
+import sys
 
 import pytest
 import safetensors
@@ -60,6 +62,14 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path):
     checkpoint = read_checkpoint(path)
     assert checkpoint.config == model.config
     assert checkpoint.record == {'recall': 0.9}
+
+
+def test_loading_a_model_does_not_import_the_compiler_of_torch(small_model):
+    code = (f'import sys; from pathlib import Path; '
+            f'from regvpr_core.models.checkpoints import load_model; '
+            f'load_model(Path({str(small_model)!r})); print("sympy" in sys.modules)')
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == 'False'
 
 
 def test_frozen_weights_are_not_stored_again(tmp_path, backbone_file):
