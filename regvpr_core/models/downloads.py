@@ -105,6 +105,8 @@ def address_of(url: str, file: str) -> str:
 
 def _plain(error: Exception) -> str:
     """What went wrong, without the names of Python's errors."""
+    if isinstance(error, urllib.error.HTTPError):
+        return str(error)  # HTTP Error 404: Not Found
     cause = getattr(error, 'reason', error)
     return (cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)) \
         or str(error)

@@ -89,7 +89,7 @@ def driven_session(make_bag, frames, small_model, tmp_path, start, heard, camera
             f'model:={small_model}', '-p', 'mode:=both', '-p',
             f'session_path:={tmp_path / name}', '-p', 'update:=propose', '-r',
             'image:=/camera/image_raw')
-        camera.drive(whole, period_s=0.15)
+        camera.drive(whole, period_s=0.25)
         assert wait_until(lambda: heard.count('session keyframes') not in (before, '')
                           and heard.count('session keyframes') >= 62), process.output
         camera.stop()

@@ -133,7 +133,7 @@ def test_places_that_nobody_can_tell_apart_are_warned_of(tmp_path):
 def test_broken_and_missing_pictures_are_counted(tmp_path):
     places = street(4, thumbnail=None)
     _, data, _ = make_page(write_map(tmp_path / 'none', places))
-    assert any('stores no pictures' in w['text'] for w in data['warnings'])
+    assert any('stores no images' in w['text'] for w in data['warnings'])
     broken = [*street(3), *street(1, thumbnail=b'no picture')]
     _, data, report = make_page(write_map(tmp_path / 'broken', broken))
     assert report.pictures == 3

@@ -138,7 +138,7 @@ def test_a_map_without_any_picture_is_refused_and_nothing_is_left(
         make, tmp_path, small_encoder):
     with make(thumbnails=()) as place_map:
         with pytest.raises(MapError, match='can be described anew: no thumbnail is stored and no '
-                                           'picture was found; give --bag SOURCE'):
+                                           'image was found; give --bag SOURCE'):
             convert_map(place_map, small_encoder, tmp_path / 'out')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['map']
 

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -165,7 +166,8 @@ def test_a_function_of_a_file_becomes_a_model_until_the_file_changes(
     assert rows.shape == (3, 60)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
     file.write_text(FUNCTION + 'x = 1\n')
-    assert main(['describe', str(tmp_path), '--model', 'coarse']) == 1
+    cv2.imwrite(str(tmp_path / 'one.png'), noise(1)[0])
+    assert main(['describe', str(tmp_path / 'one.png'), '--model', 'coarse']) == 1
     assert 'has changed since model coarse was added' in capsys.readouterr().err
 
 

@@ -145,8 +145,9 @@ def test_a_map_of_torch_is_driven_by_onnx_without_torch_and_the_other_way_round(
                  '--json']) == 0
 
 
-def test_what_needs_torch_says_so_and_how_to_get_it(small_model, tmp_path):
-    for arguments in (['describe', str(tmp_path), '--model', str(small_model)],
+def test_what_needs_torch_says_so_and_how_to_get_it(small_model, noise, tmp_path):
+    cv2.imwrite(str(tmp_path / 'one.png'), noise(1)[0])
+    for arguments in (['describe', str(tmp_path / 'one.png'), '--model', str(small_model)],
                       ['export', 'gem_vits14', '-o', 'model.onnx']):
         run = run_blocked(COMMAND, *arguments)
         assert run.returncode == 1
