@@ -76,6 +76,24 @@ def test_photos_are_mapped_and_asked_as_the_tutorial_says(work, small_model, cap
         assert x == pytest.approx(6.0, abs=3.0)
 
 
+def test_a_drive_with_odometry_is_localized_as_the_page_of_python_says(
+    work, small_model, capsys, monkeypatch,
+):
+    import regvpr_core
+
+    assert main(['quickstart', 'PHOTOS', '--out', 'site', '--model', str(small_model)]) == 0
+    (work / 'PHOTOS').rename(work / 'drive')
+    load = regvpr_core.load_encoder
+    monkeypatch.setattr(regvpr_core, 'load_encoder', lambda: load(small_model, 'cpu', 'fp32'))
+    capsys.readouterr()
+    exec(compile(example(ROOT / 'docs' / 'reference' / 'python.md'), 'python.md', 'exec'), {})
+    lines = capsys.readouterr().out.splitlines()
+    states = {line.split()[0]: line.split()[1] for line in lines if line.startswith('drive/')}
+    assert len(states) == 12
+    assert states['drive/11.jpg'] == 'LOCALIZED'
+    assert float(re.search(r'x (-?[\d.]+) y', lines[-1])[1]) == pytest.approx(22.0, abs=3.0)
+
+
 def test_models_are_compared_as_the_tutorial_says(work, small_model, capsys):
     pytest.importorskip('matplotlib', reason='the report needs it')
     (work / 'mine.py').write_text(
