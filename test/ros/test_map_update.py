@@ -80,14 +80,15 @@ def driven_session(make_bag, frames, small_model, tmp_path, start, heard, camera
     """
     whole = frames(30)
     assert main(['map', 'build', str(make_bag(tmp_path / 'bag', whole[:20])), '--out',
-                 str(tmp_path / 'map'), '--model', str(small_model)]) == 0
+                 str(tmp_path / 'map'), '--model', str(small_model), '--features', 'patch']) == 0
 
     def drive(name: str):
         before = heard.count('session keyframes')
         process = start(
             'localize', '--ros-args', '-p', f'map:={tmp_path / "map"}', '-p',
             f'model:={small_model}', '-p', 'mode:=both', '-p',
-            f'session_path:={tmp_path / name}', '-p', 'update:=propose', '-r',
+            f'session_path:={tmp_path / name}', '-p', 'update:=propose', '-p',
+            'session.verification.kind:=patch', '-r',
             'image:=/camera/image_raw')
         camera.drive(whole, period_s=0.25)
         assert wait_until(lambda: heard.count('session keyframes') not in (before, '')
