@@ -62,8 +62,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Localize each image, print a line about it and the totals."""
+    from regvpr_core.errors import ConfigError
     from regvpr_core.recordings.source_kinds import check_images
 
+    if not (options.map / 'map.db').is_file():
+        for path in options.images:
+            if (path / 'map.db').is_file():
+                raise ConfigError(f'{path} is a place map, and MAP comes first: '
+                                  f'regvpr localize {path} {options.map}')
     check_images(options.images)
     from regvpr_core.maps.place_map import PlaceMap
 
@@ -146,14 +152,18 @@ def facts(path: Path, found: 'Localization | ImageLocalization', place_map: 'Pla
     from regvpr_core.geometry import quat_xyzw
     from regvpr_core.localization.one_image import ImageLocalization
 
-    best = found.matches[0] if found.matches else None
     alone = isinstance(found, ImageLocalization)
+    best = found.matches[0] if found.matches else None
+    if best and not alone and not best.accepted:
+        # No place is accepted: the guess is the likeliest place, not the one most alike.
+        best = max(found.matches, key=lambda match: match.probability)
     line: dict[str, Any] = {'image': str(path)}
     if isinstance(found, ImageLocalization):
         line |= {'answer': found.answer.value, 'probability': round(found.probability, 4)}
     else:
-        line |= {'answer': _answer(found.state.name), 'state': found.state.name.lower(),
-                 'probability': round(best.probability, 4) if best else 0.0}
+        probability = best.probability if best else 0.0
+        line |= {'answer': _answer(found.state.name, probability),
+                 'state': found.state.name.lower(), 'probability': round(probability, 4)}
     line |= {
         'reason': found.reason,
         'keyframe': best and best.keyframe_id,
@@ -178,9 +188,18 @@ def facts(path: Path, found: 'Localization | ImageLocalization', place_map: 'Pla
     return line
 
 
-def _answer(state: str) -> str:
-    """The answer (yes, unsure or no) for an image of a drive."""
-    return {'LOCALIZED': 'yes', 'AMBIGUOUS': 'unsure', 'INITIALISING': 'unsure'}.get(state, 'no')
+def _answer(state: str, probability: float) -> str:
+    """The answer (yes, unsure or no) for an image of a drive.
+
+    Args:
+        probability: of the likeliest place. Before a place is accepted the answer is unsure from
+            `POSSIBLE` on, as for an image alone.
+    """
+    from regvpr_core.localization.one_image import POSSIBLE
+
+    if state == 'LOCALIZED':
+        return 'yes'
+    return 'unsure' if state != 'OFF_MAP' and probability >= POSSIBLE else 'no'
 
 
 def _position(place_map: 'PlaceMap', keyframe_id: int) -> list[float]:
@@ -201,9 +220,11 @@ def _print(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
         shown = line['keyframe_image'] or f'number {line["keyframe"]}'
         at = line['position_m'] or line['keyframe_position_m']
         known = answer != 'no' and at is not None
+        if answer == 'no':  # the best guess, which is not believed
+            shown = '' if line['keyframe'] is None else f'({shown})'
         deviation = line['deviation_m']
         table.add_row(
-            cell(name), cell(answer), cell(shown if known else ''),
+            cell(name), cell(answer), cell(shown),
             *(f'{at[i]:.1f}' if known else '' for i in (0, 1)),
             '' if deviation is None else f'{deviation:.1f}', f'{line["probability"]:.2f}',
             style=STYLES[answer])

@@ -1,5 +1,6 @@
 """`regvpr localize` and `regvpr doctor`, in process."""
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from regvpr_core.cli import doctor, main
+from regvpr_core.cli import doctor, localize as localize_command, main
 from regvpr_core.images import encode_jpeg
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.writer import Keyframe, MapWriter
@@ -56,6 +57,33 @@ def test_pictures_of_a_drive_find_their_keyframes_and_places(wall, small_model, 
         assert lines[i]['position_m'][0] == pytest.approx(2.0 * i, abs=6.0)
         assert 0.0 < lines[i]['deviation_m'] < 10.0
     assert all(line['position_m'] is None for line in lines if line['state'] != 'localized')
+    for line in lines:
+        if line['answer'] != 'yes':
+            assert line['probability'] == max(match['probability'] for match in line['matches'])
+            assert line['answer'] == ('unsure' if line['probability'] >= 0.3
+                                      and line['state'] != 'off_map' else 'no')
+
+
+def test_the_best_guess_of_a_no_stands_in_brackets_without_a_position(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    line = {'image': 'q.jpg', 'keyframe': 3, 'keyframe_image': '003.jpg', 'position_m': None,
+            'keyframe_position_m': [6.0, 7.0, 0.0], 'deviation_m': None}
+    lines = [line | {'answer': 'no', 'probability': 0.12},
+             line | {'answer': 'unsure', 'probability': 0.4},
+             line | {'answer': 'no', 'probability': 0.0, 'keyframe': None, 'keyframe_image': None,
+                     'keyframe_position_m': None}]
+    localize_command._print(lines, argparse.Namespace(images=[Path('q.jpg')]))
+    assert [row.split() for row in capsys.readouterr().out.splitlines()[1:]] == [
+        ['q.jpg', 'no', '(003.jpg)', '0.12'],
+        ['q.jpg', 'unsure', '003.jpg', '6.0', '7.0', '0.40'],
+        ['q.jpg', 'no', '0.00']]
+
+
+@pytest.mark.parametrize(('state', 'probability', 'answer'), [
+    ('LOCALIZED', 0.55, 'yes'), ('INITIALISING', 0.02, 'no'), ('INITIALISING', 0.4, 'unsure'),
+    ('AMBIGUOUS', 0.29, 'no'), ('LOST', 0.95, 'unsure'), ('OFF_MAP', 0.4, 'no')])
+def test_the_answer_of_a_drive_fits_its_probability(state, probability, answer):
+    assert localize_command._answer(state, probability) == answer
 
 
 def test_a_picture_alone_is_judged_alone(wall, small_model, capsys):
@@ -103,6 +131,7 @@ def test_what_cannot_be_localized_is_refused_in_one_line(wall, small_model, tmp_
     (tmp_path / 'bad.jpg').write_bytes(b'no')
     for arguments, message in (
             ((tmp_path / 'none', photos), f'{tmp_path / "none"}'),
+            ((photos, path), f'MAP comes first: regvpr localize {path} {photos}'),
             ((path, tmp_path / 'none.jpg'), 'none.jpg does not exist'),
             ((path, tmp_path / 'bad.jpg'), 'none of 1 files can be read as an image')):
         code, out, err = localize(capsys, *arguments, '--model', small_model)
