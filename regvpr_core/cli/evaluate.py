@@ -66,7 +66,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--allow-code', action='store_true',
                         help="let torch.hub run a baseline's own code on this machine")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--precision', help='fp32, bf16, fp16, or auto: on a CPU the fastest as '
+                        'measured now, so that runs may differ (default: fp32 on a CPU, fp16 on '
+                        'CUDA)')
     parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
     bags = parser.add_argument_group('where a side is a bag')
     bags.add_argument('--image-topic', metavar='TOPIC')
@@ -206,7 +208,7 @@ def _datasets(options: argparse.Namespace, cache: Path | None,
 def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
                 console: Console) -> 'Iterator[Describer | None]':
     """Load the models one after the other; None if maps supply the descriptors."""
-    from regvpr_core.evaluation.model_specs import open_describer
+    from regvpr_core.evaluation.model_specs import open_describer, steady_precision
 
     if not options.model and all(d.given_references and d.given_queries for d in datasets):
         yield None
@@ -215,12 +217,13 @@ def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
     seen: set[str] = set()
     for spec in specs:
         describer = open_describer(
-            spec, device=options.device, precision=options.precision,
+            spec, device=options.device,
+            precision=options.precision or steady_precision(spec, options.device),
             allow_code=options.allow_code, notice=lambda line: say(console, line, 'dim'))
         if describer.name in seen:  # two checkpoints may have one name
             describer.name = spec
         seen.add(describer.name)
-        say(console, f'model {describer.name}', 'dim')
+        say(console, describer.notice, 'dim')
         yield describer
 
 
@@ -240,8 +243,13 @@ def _progress(console: Console) -> Iterator['Told']:
     with Progress('{task.description}', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task('', total=None)
+        said = ''
 
         def told(what: str, done: int, total: int) -> None:
+            nonlocal said
+            if not console.is_terminal and what != said:
+                say(console, f'{what}: {total} images', 'dim')
+                said = what
             bar.update(task, description=plain(what).replace('[', r'\['), completed=done,
                        total=total)
 

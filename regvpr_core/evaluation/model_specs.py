@@ -25,7 +25,7 @@ from regvpr_core.errors import CheckpointError, EvaluationError, UnknownModelErr
 from regvpr_core.evaluation.describers import CallableDescriber, Describer, EncoderDescriber
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem, NAME as EFFICIENTNET
 from regvpr_core.evaluation.modules import module_fingerprint, ModuleDescriber, Shown
-from regvpr_core.models.added import added_names, import_file
+from regvpr_core.models.added import added_names, find_added, import_file
 from regvpr_core.models.backbones import find_backbone
 from regvpr_core.models.catalogue import ALIASES, CATALOGUE, refuse_unbuilt
 from regvpr_core.models.checkpoints import (
@@ -80,6 +80,17 @@ def open_describer(
     except UnknownModelError as error:
         raise _unknown(spec) from error
     return EncoderDescriber(encoder)
+
+
+def steady_precision(spec: str, device: str) -> str:
+    """The precision that is the same in each run: auto on a CPU goes by a measurement of speed.
+
+    Raises:
+        ConfigError: unknown or unavailable device.
+    """
+    file = find_added(spec) or Path(spec)
+    fixed = file.suffix == '.onnx' or choose_device(device).type != 'cpu'
+    return 'auto' if fixed else 'fp32'
 
 
 def check_spec(spec: str, allow_code: bool) -> None:

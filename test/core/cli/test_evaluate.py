@@ -47,6 +47,19 @@ def refused(evaluate, capsys):
     return run
 
 
+def test_the_precision_is_that_of_the_device_and_told_unless_one_is_asked_for(
+    folder, small_model, tmp_path, capsys, monkeypatch,
+):
+    # A measurement that always prefers bf16 must not change the figures.
+    monkeypatch.setattr('regvpr_core.models.engines.bf16_is_faster', lambda width: True)
+    assert main(['evaluate', '--model', str(small_model), '--device', 'cpu', '--no-cache',
+                 '--data', str(folder), '--radius-m', '5', '--json']) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)['results'][0]['weights'].endswith('; on cpu in fp32')
+    assert 'on cpu in fp32' in err
+    assert ': references of wall: 12 images\n' in err
+
+
 def test_one_model_on_one_folder(evaluate, folder, tmp_path, capsys):
     assert evaluate('--data', folder, '--radius-m', 5, '--json', '-o', tmp_path / 'out') == 0
     record = json.loads(capsys.readouterr().out)['results'][0]
