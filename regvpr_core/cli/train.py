@@ -189,7 +189,8 @@ class BarWatch:
         """Move the bar; a log gets a line each tenth of the run."""
         self.losses.append(loss)
         if not self._console.is_terminal and step % max(1, steps // LINES) == 0:
-            say(self._console, f'step {step} of {steps}: loss {loss:.4f}')
+            say(self._console, f'step {step} of {steps}: loss {loss:.4f}'
+                               f'{"" if loss else " (no pair violates the margin)"}')
         self._show('steps', step, steps, f'loss {loss:.3f}')
 
     def recall(self, step: int, recalls: dict[str, dict[int, float]]) -> None:

@@ -69,8 +69,11 @@ def find(config: TrainConfig, folder: str) -> Path:
     """A data set's folder or file.
 
     Raises:
-        TrainingError: it does not exist.
+        TrainingError: it does not exist, or it is the working folder and nobody said so.
     """
+    if not config.data_root and Path(folder) == Path():
+        raise TrainingError(f'{config.name} does not say where its images are; give their folder '
+                            f'with --set data_root=FOLDER')
     path = Path(config.data_root).expanduser() / Path(folder).expanduser()
     if not path.exists():
         raise TrainingError(f'{path} does not exist; give the folder of the data sets with '

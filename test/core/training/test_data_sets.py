@@ -57,6 +57,8 @@ def test_places_with_too_few_pictures_are_dropped_and_counted(tmp_path):
 @pytest.mark.parametrize(('spoil', 'message'), [
     (lambda root: (root / 'Dataframes' / 'Boston.csv').write_text('place_id,year\n1,2\n'),
      'lacks the column month, northdeg'),
+    (lambda root: (root / 'Dataframes' / 'Boston.csv').write_text('place_id;year\n1;2\n'),
+     "it has place_id;year: its separator is ';'; expected a comma"),
     (lambda root: (root / 'Dataframes' / 'Boston.csv').write_text(
         GSV_HEADER + 'x,2012,11,5,Boston,42.4,-71.1,x\n'),
      r'Boston\.csv, line 2: invalid literal'),
@@ -242,6 +244,18 @@ def test_too_few_places_for_a_batch_are_one_line(settings):
         training_set(settings(batch={'places': 13, 'images': 4}))
     with pytest.raises(TrainingError, match=r'has 0 places of 6 .* \(12 have fewer\)'):
         training_set(settings(batch={'places': 4, 'images': 6}))
+
+
+def test_the_working_folder_is_no_data_set_unless_it_is_named(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match=r'where its images are; .* --set data_root=FOLDER'):
+        training_set(read_train_config('places'))
+    for number in range(5):
+        (tmp_path / f'{number}').mkdir()
+        for image in range(2 if number else 1):
+            (tmp_path / f'{number}' / f'{image}.jpg').write_bytes(b'x')
+    places = training_set(read_train_config('places', ['data_root=.']))
+    assert (len(places.members), places.dropped) == (4, 1)  # a place of one image has no pair
 
 
 def test_a_missing_folder_says_how_to_name_it(settings):
