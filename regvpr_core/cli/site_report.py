@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
           PlaceMap.open(options.maps[1], index=index) as second):
         from regvpr_core.cli.map_tools import keyframe_images
         from regvpr_core.evaluation.site_report import measure, recommend
+        from regvpr_core.localization.one_image import SURE
         from regvpr_core.map_tools.update_map import drive_spacing
         from regvpr_core.models.encoder import load_encoder
 
@@ -82,7 +83,10 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps({'radius_m': radius_m, 'models': [row.facts() for row in rows],  # noqa: T201
                           'recommendation': advice}, indent=1))
         return
-    table = Table('model', 'recall@1', '95 %', 'plain', 'yes', 'of them right', 'ms', 'bytes')
+    table = Table(box=None, pad_edge=False)
+    table.add_column('model', overflow='fold')
+    for heading in ('recall@1', '95 %', 'plain', 'yes', 'right', 'ms', 'bytes'):
+        table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
         facts: dict[str, Any] = row.facts()
         low, high = facts['recall_95']
@@ -92,6 +96,11 @@ def run(options: argparse.Namespace) -> None:
                       '–' if precision is None else f'{precision:.1%}', f'{row.ms:.0f}',
                       str(row.bytes))
     Console().print(table)
+    say(Console(), 'plain: recall@1 without centring; yes: answered so from the one image alone '
+                   f'(probability {SURE:g} or more); right: of these', 'dim')
+    if not any(row.yes.any() for row in rows):
+        say(Console(), 'no image alone is sure enough for yes; a drive with odometry gives poses '
+                       'where recall@1 is high')
     say(Console(), f'{len(rows[0].right)} queries, right within {radius_m:.1f} m: {advice}')
     say_next(console, f'regvpr map convert {options.maps[0]} --model MODEL --out NEW')
 

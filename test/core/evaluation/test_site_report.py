@@ -90,6 +90,13 @@ def test_a_faster_model_is_recommended_where_the_queries_cannot_tell_it_from_the
     assert recommend([best, far]).startswith('take large')
 
 
+def test_a_little_less_time_which_load_may_explain_does_not_outweigh_recall():
+    best, near = row('large', [1] * 95 + [0] * 5, 100.0), row('small', [1] * 93 + [0] * 7, 60.0)
+    assert recommend([near, best]) == (
+        'take large: recall@1 95.0%, 100 ms an image, the best; small (93.0%, 60 ms) not '
+        'significantly worse, but not clearly faster')
+
+
 def test_maps_of_two_sites_are_refused(drives):
     T = np.eye(4)
     T[0, 3] = 5000.0
