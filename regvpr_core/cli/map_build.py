@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 import contextlib
+from importlib.util import find_spec
 import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
@@ -64,6 +65,7 @@ def run_build(options: argparse.Namespace) -> None:
     if options.out is None:
         raise ConfigError('--out MAP is missing: the folder for the map')
     refuse_taken(build.out)
+    _check_model(options, console)
     with open_sources(options.sources, build.sources, build.config.gps,
                       build.config.max_pose_gap_s) as sources:
         for source in sources:
@@ -102,6 +104,32 @@ def _build_options(options: argparse.Namespace) -> 'BuildOptions':
         out=options.out or Path(), sources=source_options(options),
         config=with_overrides(from_mapping(BuildConfig, values), options.set),
         features=options.features, compress=options.compress, resume=options.resume)
+
+
+def _check_model(options: argparse.Namespace, console: Console) -> None:
+    """Refuse an unknown model, and fetch a published one, before the sources are read.
+
+    Raises:
+        CheckpointError: the model is unknown, or its weights can neither be found nor fetched.
+    """
+    from regvpr_core.models.added import find_added, find_exported
+    from regvpr_core.models.catalogue import canonical, CATALOGUE, local_file
+
+    model = options.model
+    if model == AUTO or model.endswith('.onnx') or find_added(model) or find_exported(model):
+        return
+    if find_spec('torch') is None:  # loading says so
+        return
+    if canonical(model) not in CATALOGUE:
+        from regvpr_core.models.checkpoints import checkpoint_files
+
+        checkpoint_files(model)
+    elif local_file(canonical(model)) is None:
+        from regvpr_core.models.fetching import fetch_model
+
+        with download_bar(console) as progress:
+            fetch_model(model, progress=progress,
+                        notice=lambda line: say(console, line, 'dim'))
 
 
 def _encoder(options: argparse.Namespace, console: Console) -> Any:

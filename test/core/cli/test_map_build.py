@@ -11,6 +11,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
 
 from regvpr_core.cli import main
+from regvpr_core.errors import CheckpointError
 from regvpr_core.maps.place_map import PlaceMap
 
 SECOND = 10**9
@@ -200,7 +201,8 @@ def test_no_bag_is_refused(refused, tmp_path):
     (tmp_path / 'notes.txt').write_text('hello')
     (tmp_path / 'folder').mkdir()
     assert 'notes.txt is a table, not a recording' in refused(tmp_path / 'notes.txt')
-    assert f'{tmp_path / "folder"} is empty; give a ROS 1 .bag' in refused(tmp_path / 'folder')
+    folder = tmp_path / 'folder'
+    assert f'{folder} is empty; give a folder of images' in refused(folder)
 
 
 @pytest.mark.parametrize(('rgb', 'encoding', 'message'), [
@@ -212,7 +214,7 @@ def test_images_that_nobody_can_read_are_refused(
         refused, make_bag, frames, tmp_path, rgb, encoding, message):
     laps = [dataclasses.replace(frame, rgb=rgb) for frame in frames(3)]
     line = refused(make_bag(tmp_path / 'lap', laps, encoding=encoding))
-    assert '3 images seen; dropped: 3 image cannot be decoded (' in line
+    assert '3 images seen; dropped: 3 × image cannot be decoded (' in line
     assert message in line
 
 
@@ -259,6 +261,24 @@ def test_output_that_exists_or_cannot_be_written_is_refused(refused, make_bag, f
     (('--extrinsics', '0', '0', 'nan', *'0001'), 'not finite')])
 def test_wrong_options_are_refused(refused, make_bag, frames, tmp_path, more, message):
     assert message in refused(make_bag(tmp_path / 'lap', frames(2)), *more)
+
+
+def test_an_unknown_model_is_refused_before_the_sources_are_read(
+    refused, make_bag, frames, tmp_path, monkeypatch,
+):
+    def read(*_):
+        raise AssertionError('the sources were read')
+
+    monkeypatch.setattr('regvpr_core.recordings.sources.open_sources', read)
+    bag = make_bag(tmp_path / 'lap', frames(2))
+    assert "unknown model 'gem_vit14'" in refused(bag, '--model', 'gem_vit14')
+    monkeypatch.setattr('regvpr_core.models.catalogue.local_file', lambda name: None)
+
+    def fetch(name, **_):
+        raise CheckpointError(f'{name} cannot be fetched')
+
+    monkeypatch.setattr('regvpr_core.models.fetching.fetch_model', fetch)
+    assert 'megaloc cannot be fetched' in refused(bag, '--model', 'megaloc')
 
 
 def test_the_folder_for_the_map_must_be_named(make_bag, frames, tmp_path, capsys):
