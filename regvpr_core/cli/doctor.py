@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from regvpr_core.cli.console import cell
+from regvpr_core.cli.console import cell, say
 from regvpr_core.cli.describe import add_encoder_arguments
 from regvpr_core.cli.parsing import add_command
 from regvpr_core.config import DEFAULT_MODEL
@@ -51,6 +51,9 @@ def run(options: argparse.Namespace) -> None:
         ('onnxruntime', False, lambda: version('onnxruntime', 'onnxruntime')),
         ('ROS 2', False, ros_facts),
     ]
+    if not options.json:
+        say(Console(stderr=True), 'checking this machine: the model, which is loaded and run, '
+                                  'takes longest', 'dim')
     lines = [checked(*check) for check in checks]
     if options.device.startswith('cuda'):
         lines += tested(options)
@@ -131,8 +134,8 @@ def model_facts(options: argparse.Namespace) -> str:
     encoder.describe(grey)
     start = time.perf_counter()
     encoder.describe(grey)
-    return (f'{encoder.notice}; on {encoder.device} in {encoder.precision}, '
-            f'{1e3 * (time.perf_counter() - start):.0f} ms an image')
+    return (f'{encoder.name} [{encoder.fingerprint[:12]}] on {encoder.device} in '
+            f'{encoder.precision}, {1e3 * (time.perf_counter() - start):.0f} ms an image')
 
 
 def ros_facts() -> str:

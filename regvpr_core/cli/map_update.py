@@ -83,7 +83,9 @@ def run_update(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
     """Folder of a session map, and the name of its source; a bag is first built into a map."""
+    console = Console(stderr=True)
     if (path / 'map.db').is_file():
+        say(console, f'session {path.name}: compared with map {map_path}', 'dim')
         yield path, path.name
         return
     from regvpr_core.mapping.builder import build_map
@@ -91,12 +93,14 @@ def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
     from regvpr_core.maps.place_map import PlaceMap
     from regvpr_core.models.encoder import load_encoder
     from regvpr_core.recordings.source_kinds import check_source
+    from regvpr_core.recordings.sources import open_sources, summary
 
     check_source(path, 'build a session map with it: regvpr map build FOLDER --table {path} '
                        '--out SESSION')
     with PlaceMap.open(map_path, index='none') as place_map:
         manifest = place_map.manifest
-    console = Console(stderr=True)
+    say(console, f'session {path.name}: read into a map of its own first, by {manifest.model}',
+        'dim')
     encoder = load_encoder(manifest.model)
     if encoder.fingerprint != manifest.fingerprint:
         raise MapError(f'map {map_path} was built with {manifest.model} '
@@ -107,8 +111,13 @@ def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
     say_model(console, encoder)
     with tempfile.TemporaryDirectory(prefix='regvpr_session_') as folder:
         out = Path(folder) / 'session'
-        build_map([path], BuildOptions(out=out, features=manifest.features or 'none'),
-                  encoder).close()
+        build = BuildOptions(out=out, features=manifest.features or 'none')
+        with (open_sources([path], build.sources, build.config.gps,
+                           build.config.max_pose_gap_s) as sources,
+              bar(f'images of {path.name}') as told):
+            total = sum(source.total for source in sources)
+            say(console, summary(sources[0]), 'dim')
+            build_map(sources, build, encoder, lambda report: told(report.seen, total)).close()
         yield out, path.stem
 
 

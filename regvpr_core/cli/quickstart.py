@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
         say(Console(), 'and play a drive to it, in another shell:', 'bold')
         player = 'ros2 bag play' if has_ros2() else 'replay'
         print(f'{player} {shlex.quote(str(source))}')  # noqa: T201
-    say_next(console, f'regvpr localize {site} {"QUERY.jpg" if topics else source}')
+    say_next(console, f'regvpr localize {site} QUERY.jpg   (an image that is not of the map)')
 
 
 def _recorded(options: argparse.Namespace, out: Path, console: Console) -> Path:
@@ -275,4 +275,12 @@ def _print(out: Path, expectation: 'Expectation | None', *, drive: bool) -> None
         for name, value in rows:
             table.add_row(Text(name), cell(value))
         console.print(table)
+    if expectation is not None and not expectation.localized:
+        say(console, 'no pose was given: '
+            + ('the held-out drive is short, or its keyframes lie too far apart; '
+               if drive else 'images asked alone are rarely sure enough, where places are far '
+                             'apart or look alike; ')
+            + 'take images more densely'
+            + ('' if drive else ', or ask a drive as a whole: regvpr localize MAP DRIVE/ --drive, '
+                                'or the node with odometry'), 'yellow')
     say(console, f'map: {out / "map"}, page: {out / "map.html"}')
