@@ -45,7 +45,7 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], where: str = '') 
     for key, value in values.items():
         name = f'{where}{key}'
         if key not in known:
-            raise ConfigError(f'unknown setting {name!r}{nearest(str(key), known)}')
+            raise ConfigError(f'unknown setting {name!r}{nearest(str(key), known, where)}')
         arguments[key] = _convert(value, hints[key], name)
     try:
         return cls(**arguments)
@@ -72,7 +72,8 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
             if not isinstance(table, dict):
                 raise ConfigError(f'unknown section {section!r} in {override!r}')
         if key not in table:
-            raise ConfigError(f'unknown setting {path!r}{nearest(key, table)}')
+            prefix = ''.join(f'{section}.' for section in sections)
+            raise ConfigError(f'unknown setting {path!r}{nearest(key, table, prefix)}')
         table[key] = _parse(text, f'override {override!r}')
     return from_mapping(type(config), values)
 
@@ -215,11 +216,15 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f'unknown {name} {value!r}{nearest(value, known)}')
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint such as '; did you mean 'model'?', or all known names if none is near."""
+def nearest(name: str, known: typing.Iterable[str], prefix: str = '') -> str:
+    """A hint such as '; did you mean 'model'?', or all known names if none is near.
+
+    Args:
+        prefix: of the name that is meant, such as 'keyframes.'.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f'; did you mean {close[0]!r}?' if close else f'; known: {", ".join(known)}'
+    return f'; did you mean {prefix + close[0]!r}?' if close else f'; known: {", ".join(known)}'
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:

@@ -78,8 +78,11 @@ def read_table(path: Path, columns: tuple[str, ...], help_text: str) -> list[dic
         reader = csv.DictReader(io.StringIO(text), strict=True)
         lacking = [c for c in columns if c not in (reader.fieldnames or ())]
         if lacking:
-            raise EvaluationError(f'{path} lacks the column {", ".join(lacking)}; it has '
-                                  f'{", ".join(reader.fieldnames or ()) or "none"}')
+            found = ', '.join(reader.fieldnames or ())
+            other = next((mark for mark in (';', '\t', '|') if mark in found), '')
+            raise EvaluationError(
+                f'{path} lacks the column {", ".join(lacking)}; it has {found or "none"}'
+                + (f': its separator is {other!r}; expected a comma' if other else ''))
         rows = list(reader)
     except csv.Error as error:
         raise EvaluationError(f'{path} is no CSV table: {error}') from error

@@ -94,8 +94,8 @@ def undo(path: Path) -> Version:
     """
     found = _folders(path)
     if not found:
-        raise MapError(f'map {path} has no earlier version; `regvpr map history {path}` lists '
-                       f'them')
+        raise MapError(f'map {path} has no earlier version: it was not updated yet, or its '
+                       f'earlier versions were removed')
     PlaceMap.open(found[-1], index='none').close()
     try:
         exchange(found[-1], path)

@@ -103,6 +103,6 @@ class BuildReport:
     @property
     def reasons(self) -> str:
         """Numbers of dropped frames by reason, in one line."""
-        counted = ', '.join(f'{count} {reason}' for reason, count in self.dropped.items())
+        counted = ', '.join(f'{count} × {reason}' for reason, count in self.dropped.items())
         error = f' ({self.first_image_error})' if self.first_image_error else ''
         return f'dropped: {counted}{error}' if counted else 'the source holds no image'

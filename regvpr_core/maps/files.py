@@ -27,6 +27,7 @@ import numpy.typing as npt
 from regvpr_core.config import check_range, from_mapping, nearest
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import pose_matrix
+from regvpr_core.images.finding import SUFFIXES
 
 FORMAT_VERSION = 2
 MAX_DIMENSION = 65_536
@@ -110,25 +111,41 @@ def check_file(file: Path) -> None:
                            f'map holds no links')
 
 
+BAG_SUFFIXES = frozenset({'.bag', '.mcap', '.db3'})
+
+
 def no_map(path: Path) -> str:
     """What to say of a path without a map: a map inside it, or how to make one."""
     if path.name == 'map.db' and path.is_file():
         return f'{path} is a file of a place map; give its folder {path.parent}'
+    inside = [entry for entry in sorted(path.iterdir()) if (entry / 'map.db').is_file()] \
+        if path.is_dir() else []
+    if inside:
+        return f'{path} is no place map, but {inside[0]} in it is one; give that'
+    if _is_recording(path):
+        return (f'{path} is no place map but a recording: where a command takes both, MAP comes '
+                f'first; `regvpr map build {path} --out MAP` makes a map of it')
     if path.is_file():
         return (f'{path} is no place map: a map is a folder; build one with '
                 f'`regvpr map build {path} --out MAP` where that is a recording')
     if path.is_dir():
-        inside = [entry for entry in sorted(path.iterdir()) if (entry / 'map.db').is_file()]
-        if inside:
-            return f'{path} is no place map, but {inside[0]} in it is one; give that'
         return (f'{path} is no place map: it has no map.db; build one with '
                 f'`regvpr map build BAG --out MAP`')
     folder = path.absolute().parent
     beside = folder.iterdir() if folder.is_dir() else ()
     maps = [entry.name for entry in beside if (entry / 'map.db').is_file()]
-    hint = nearest(path.name, maps) if maps else ''
-    return (f'{path} is no place map: it has no map.db{hint.partition("; known")[0]}; build one '
-            f'with `regvpr map build BAG --out {path}`')
+    hint = nearest(path.name, maps).partition('; known')[0] if maps else ''
+    return (f'{path} is no place map: it has no map.db'
+            f'{hint or f"; build one with `regvpr map build BAG --out {path}`"}')
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a path looks like a bag or a folder of images."""
+    if path.is_file():
+        return path.suffix.lower() in BAG_SUFFIXES
+    return path.is_dir() and any(
+        entry.name == 'metadata.yaml' or entry.suffix.lower() in BAG_SUFFIXES | SUFFIXES
+        for entry in path.iterdir())
 
 
 DISK_ERRORS = (10, 13)

@@ -55,8 +55,8 @@ def fetch_model(
     """
     name = canonical(name)
     if name not in CATALOGUE:
-        known = (*CATALOGUE, *ALIASES)
-        raise CheckpointError(f'unknown model {name!r}{nearest(name, known)}; '
+        near = nearest(name, (*CATALOGUE, *ALIASES)).partition('; known')[0]
+        raise CheckpointError(f'unknown model {name!r}{near}; '
                               f'`regvpr models` lists those that can be fetched')
     entry = CATALOGUE[name]
     refuse_unbuilt(name)

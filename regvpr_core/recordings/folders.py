@@ -158,7 +158,8 @@ def _records(folder: Path, names: list[str], options: FolderOptions, notes: list
     if not any(record.place for record in records):
         raise BagError(
             f'{folder} has {len(names)} images and no poses: no table (.csv), no names such as '
-            f'@east@north@.jpg, no GPS position in the images; give --table, --tum or --kitti'
+            f'@east@north@.jpg, no GPS position in the images; give poses: '
+            f'regvpr map build {folder} --out MAP with --table, --tum or --kitti FILE'
             f'{"; " if notes else ""}{"; ".join(notes)}')
     # One clock for all images: that of the camera, else GPS time, else the order of names.
     for clock in ('stamp_ns', 'gps_stamp_ns'):

@@ -114,5 +114,5 @@ def _check_folder(folder: Path) -> None:
         if number >= MAX_LOOKED_AT:
             return
     kind = 'is empty' if not entries else 'holds neither a bag nor an image'
-    raise BagError(f'{folder} {kind}; give a ROS 1 .bag, a rosbag2 folder, .mcap, .db3 or a '
-                   f'folder of images')
+    raise BagError(f'{folder} {kind}; give a folder of images, a ROS 1 .bag, a rosbag2 '
+                   f'folder, .mcap or .db3')

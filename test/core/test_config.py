@@ -56,7 +56,7 @@ def test_a_mapping_becomes_nested_dataclasses_and_back():
 
 @pytest.mark.parametrize(('values', 'message'), [
     ({'dors': 3}, "unknown setting 'dors'; did you mean 'doors'?"),
-    ({'wheel': {'radius': 3}}, "unknown setting 'wheel.radius'; did you mean 'radius_m'?"),
+    ({'wheel': {'radius': 3}}, "unknown setting 'wheel.radius'; did you mean 'wheel.radius_m'?"),
     ({'zzz': 1}, "unknown setting 'zzz'; known: doors, electric, extra, name, size_m, stops, "),
     ({7: 1}, "unknown setting '7'; known: doors"),
     ({'doors': '4'}, "doors is '4'; expected int"),
@@ -111,7 +111,7 @@ def test_a_power_of_ten_without_a_point_is_a_number():
 @pytest.mark.parametrize(('override', 'message'), [
     ('doors', "'doors' is no override; expected section.key=value"),
     ('dors=1', "unknown setting 'dors'; did you mean 'doors'?"),
-    ('wheel.radus_m=1', "unknown setting 'wheel.radus_m'; did you mean 'radius_m'?"),
+    ('wheel.radus_m=1', "unknown setting 'wheel.radus_m'; did you mean 'wheel.radius_m'?"),
     ('weel.radius_m=1', "unknown section 'weel' in 'weel.radius_m=1'"),
     ('doors.x=1', "unknown section 'doors' in 'doors.x=1'"),
     ('doors=[1', "cannot read override 'doors=[1': while parsing a flow sequence"),

@@ -86,8 +86,9 @@ def test_values_reach_the_nested_config():
 
 @pytest.mark.parametrize(('values', 'message'), [
     ({'mapp': 'x'}, "unknown setting 'mapp'; did you mean 'map'?"),
-    ({'localizer.candidate': 3}, "'localizer.candidate'; did you mean 'candidates'?"),
-    ({'localizer.belief.kidnapp': 0.1}, "'localizer.belief.kidnapp'; did you mean 'kidnap'?"),
+    ({'localizer.candidate': 3}, "'localizer.candidate'; did you mean 'localizer.candidates'?"),
+    ({'localizer.belief.kidnapp': 0.1},
+     "'localizer.belief.kidnapp'; did you mean 'localizer.belief.kidnap'?"),
     ({'map': 3}, 'map is 3; expected str'),
     ({'threads': 300}, 'threads is 300; expected 0 to 256'),
     ({'threads': 1.5}, 'threads is 1.5; expected int'),

@@ -116,7 +116,7 @@ def test_thumbnails_can_be_left_out(small_encoder, tmp_path, noise):
      r'3 images seen; dropped: 3 no pose at its stamp'),
     ([PosedFrame(stamp_ns=i, camera='c', T_map_cam=np.eye(4), decode=undecodable)
       for i in range(2)],
-     r'dropped: 2 image cannot be decoded \(the image is torn\)')])
+     r'dropped: 2 × image cannot be decoded \(the image is torn\)')])
 def test_no_keyframe_is_no_map_and_says_why(small_encoder, tmp_path, frames, message):
     with pytest.raises(MapError, match=message):
         build(frames, small_encoder, tmp_path / 'map')

@@ -239,10 +239,15 @@ DAMAGES = {
 
 def test_what_is_no_map_is_answered_with_the_map_that_is_near(make_map, tmp_path):
     path = make_map(2)
+    (tmp_path / 'photos').mkdir()
+    for recording in (tmp_path / 'lap.mcap', tmp_path / 'photos' / 'a.JPG'):
+        recording.write_bytes(b'x')
     for given, message in (
             (path.parent, f'but {path} in it is one; give that'),
             (path / 'map.db', f'is a file of a place map; give its folder {path}'),
             (path.with_name(path.name + 'q'), f"did you mean '{path.name}'?"),
+            (tmp_path / 'lap.mcap', 'a recording: where a command takes both, MAP comes first'),
+            (tmp_path / 'photos', 'a recording: where a command takes both, MAP comes first'),
             (path / 'descriptors.f16', 'a map is a folder; build one with `regvpr map build')):
         with pytest.raises(MapError) as error:
             PlaceMap.open(given)

@@ -121,7 +121,7 @@ def test_all_of_it_can_be_trained_except_an_average_that_learns_nothing():
     ({'train': 'last_13'}, 'last_N is 13; expected 0 to 12'),
     ({'aggregator': 'regvrp'}, "unknown aggregator 'regvrp'; did you mean 'regvpr'"),
     ({'adapter': {'blocks': 'last_20'}}, 'last_N is 20; expected 1 to 12'),
-    ({'adapter': {'scal': 0.1}}, "unknown setting 'adapter.scal'; did you mean 'scale'"),
+    ({'adapter': {'scal': 0.1}}, "unknown setting 'adapter.scal'; did you mean 'adapter.scale'"),
     ({'aggregator_config': {'pover': 3.0}}, "unknown setting 'aggregator.pover'")])
 def test_a_wrong_model_config_is_refused_before_anything_is_built(settings, message):
     with pytest.raises(ConfigError, match=message):

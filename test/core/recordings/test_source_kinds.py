@@ -26,7 +26,7 @@ def made(folder: Path, name: str) -> Path:
     (['site/map.db'], 'site/map.db', 'look at the map: regvpr map info'),
     (['a/photo.JPG'], 'a/photo.JPG', 'is one image; give its folder'),
     (['drive/metadata.yaml'], 'drive/metadata.yaml', 'description of a bag; give its folder'),
-    (['empty/'], 'empty', 'is empty; give a ROS 1 .bag'),
+    (['empty/'], 'empty', 'is empty; give a folder of images'),
     (['papers/a.pdf'], 'papers', 'holds neither a bag nor an image'),
     (['paper.pdf'], 'paper.pdf', 'is no recording; expected a ROS 1 .bag'),
     (['all/one.bag', 'all/two.mcap'], 'all', 'holds 2 bags; give one or more of them: '),
