@@ -234,7 +234,7 @@ def test_odometry_with_a_gap_where_the_images_are_is_refused(
     bag = make_bag(tmp_path / 'lap', frames(4, start_s=1000))
     write_tum(tmp_path / 'poses.txt', [990 * SECOND, 1010 * SECOND],
               np.tile(np.eye(4), (2, 1, 1)))
-    assert '4 images seen; dropped: 4 no pose at its stamp' in refused(
+    assert '4 images seen; dropped: 4 × no pose at its stamp' in refused(
         bag, '--tum', str(tmp_path / 'poses.txt'))
 
 

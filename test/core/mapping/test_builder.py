@@ -113,7 +113,7 @@ def test_thumbnails_can_be_left_out(small_encoder, tmp_path, noise):
 @pytest.mark.parametrize(('frames', 'message'), [
     ([], r'no keyframe for map .*map: 0 images seen; the source holds no image'),
     ([PosedFrame(stamp_ns=0, camera='c', T_map_cam=None, decode=undecodable)] * 3,
-     r'3 images seen; dropped: 3 no pose at its stamp'),
+     r'3 images seen; dropped: 3 × no pose at its stamp'),
     ([PosedFrame(stamp_ns=i, camera='c', T_map_cam=np.eye(4), decode=undecodable)
       for i in range(2)],
      r'dropped: 2 × image cannot be decoded \(the image is torn\)')])

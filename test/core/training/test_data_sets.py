@@ -6,6 +6,7 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
+from regvpr_core.config import PRESETS, read_yaml
 from regvpr_core.datasets.clips import clips_validation, read_clips
 from regvpr_core.datasets.config import DataConfig, ValidationConfig
 from regvpr_core.datasets.gsv_cities import read_gsv_cities
@@ -248,13 +249,15 @@ def test_too_few_places_for_a_batch_are_one_line(settings):
 
 def test_the_working_folder_is_no_data_set_unless_it_is_named(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    preset = read_yaml(PRESETS / 'train' / 'places.yaml')
+    own = {key: preset[key] for key in ('data', 'batch')}
     with pytest.raises(TrainingError, match=r'where its images are; .* --set data_root=FOLDER'):
-        training_set(read_train_config('places'))
+        training_set(settings(**own, data_root=''))
     for number in range(5):
         (tmp_path / f'{number}').mkdir()
         for image in range(2 if number else 1):
             (tmp_path / f'{number}' / f'{image}.jpg').write_bytes(b'x')
-    places = training_set(read_train_config('places', ['data_root=.']))
+    places = training_set(settings(**own, data_root='.'))
     assert (len(places.members), places.dropped) == (4, 1)  # a place of one image has no pair
 
 
