@@ -10,7 +10,7 @@ import pytest
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin, Writer as Writer2
 
-from regvpr_core.cli import main
+from regvpr_core.cli import main, map_update
 from regvpr_core.errors import CheckpointError
 from regvpr_core.maps.place_map import PlaceMap
 
@@ -309,3 +309,18 @@ def test_a_map_tells_the_frames_of_its_poses_and_cameras_that_look_up(
     facts = json.loads(capsys.readouterr().out)
     assert facts['poses'] == ['lap: /odom, extrinsics as given (map -> base_link)']
     assert 'would look straight up' in facts['note'][0]
+
+
+def test_a_bag_that_updates_a_map_is_named_with_what_is_read_of_it(
+        build, make_bag, frames, tmp_path, monkeypatch, capsys, small_encoder):
+    bag = make_bag(tmp_path / 'lap2', frames(6))
+    assert build(bag) == 0
+    monkeypatch.setattr('regvpr_core.models.encoder.load_encoder', lambda model: small_encoder)
+    capsys.readouterr()
+    with map_update._session(bag, tmp_path / 'map') as (folder, name):
+        assert name == 'lap2'
+        with PlaceMap.open(folder) as session:
+            assert len(session) == 6
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith('session lap2: read into a map of its own first, by small')
+    assert any(line.startswith('images /') and 'poses /odom' in line for line in lines)
