@@ -51,8 +51,11 @@ def run_update(options: argparse.Namespace) -> None:
     from regvpr_core.config import check_range, with_overrides
     from regvpr_core.map_tools.update import UpdateConfig
     from regvpr_core.map_tools.update_map import update_map
+    from regvpr_core.maps.files import no_map
 
     check_range('--keep', options.keep, 1, 1000)
+    if not (options.map / 'map.db').is_file():  # before a session is read
+        raise MapError(no_map(options.map))
     config = with_overrides(UpdateConfig(), options.set)
     with contextlib.ExitStack() as stack:
         sessions = [stack.enter_context(_session(path, options.map)) for path in options.sessions]
