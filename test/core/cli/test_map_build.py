@@ -316,7 +316,7 @@ def test_a_bag_that_updates_a_map_is_named_with_what_is_read_of_it(
     bag = make_bag(tmp_path / 'lap2', frames(6))
     assert build(bag) == 0
     assert main(['map', 'update', str(bag), str(tmp_path / 'map')]) == 1
-    assert 'but a recording: where a command takes both, MAP comes first' in capsys.readouterr().err
+    assert 'where a command takes both, MAP comes first' in capsys.readouterr().err
     assert not (bag / 'map.lock').exists()
     monkeypatch.setattr('regvpr_core.models.encoder.load_encoder', lambda model: small_encoder)
     capsys.readouterr()

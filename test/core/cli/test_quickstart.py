@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from regvpr_core.cli import main
+from regvpr_core.cli import main, quickstart
 from regvpr_core.cli.quickstart import launch_command
 from regvpr_core.images import encode_jpeg
+from regvpr_core.mapping.expectation import Expectation
 from regvpr_core.maps.place_map import PlaceMap
 
 
@@ -87,6 +88,23 @@ def test_a_folder_of_images_becomes_a_map_without_a_node_command(
     assert not (out / 'params.yaml').exists()
     assert main(['quickstart', str(photos), '--out', str(out)]) == 1
     assert 'exists; choose another folder with --out DIR' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('drive', 'localized', 'advice'), [
+    (False, 0.0, 'take images more densely, or ask a drive as a whole: regvpr localize MAP'),
+    (True, 0.0, 'its keyframes lie too far apart; take images more densely'),
+    (False, 0.1, None), (True, 0.1, None)])
+def test_where_nothing_is_answered_it_is_said_why_and_what_to_do(
+    drive, localized, advice, tmp_path, capsys,
+):
+    expectation = Expectation(
+        how='every third', queries=10, references=20, radius_m=2.0, recall_at_1=0.5,
+        localized=localized, precision=None, unsure=0.0, unsure_right=None, error_m=None,
+        look_alike=0, compared=20, one_way=0.0)
+    quickstart._print(tmp_path, expectation, drive=drive)
+    out = capsys.readouterr().out
+    assert ('no pose was given: ' in out) == (advice is not None)
+    assert advice is None or advice in out
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [

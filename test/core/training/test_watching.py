@@ -1,8 +1,10 @@
 import json
 
+from rich.console import Console
 import yaml
 
 from regvpr_core.cli import main
+from regvpr_core.cli.train import BarWatch
 from regvpr_core.config import to_mapping
 from regvpr_core.training.trainer import train
 
@@ -23,6 +25,14 @@ def test_the_command_trains_resumes_and_writes_tensorboard(settings, tmp_path, c
     assert json.loads(printed.out)['steps'] == 3
     assert 'step 3: val: R@1' in printed.err
     assert '12 places of 60 images (0 places dropped' in printed.err
+
+
+def test_a_loss_of_zero_is_explained(capsys):
+    watch = BarWatch(Console(stderr=True))
+    watch.step(1, 2, 0.5, 1e-3)
+    watch.step(2, 2, 0.0, 1e-3)
+    assert capsys.readouterr().err.splitlines() == [
+        'step 1 of 2: loss 0.5000', 'step 2 of 2: loss 0.0000 (no pair violates the margin)']
 
 
 def test_a_watch_is_told_of_every_step(settings, listener, tmp_path):
