@@ -6,7 +6,7 @@ import torch
 
 from regvpr_core.errors import EvaluationError, RegvprError
 from regvpr_core.evaluation.describers import unit_rows
-from regvpr_core.evaluation.model_specs import check_spec, open_describer
+from regvpr_core.evaluation.model_specs import check_spec, open_describer, steady_precision
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -190,6 +190,12 @@ def test_a_preset_takes_the_weights_of_a_checkpoint_of_its_kind(
     preset.write_text('backbone: vits14\nlast_block: 1\n')
     with pytest.raises(EvaluationError, match='holds another model than'):
         open_describer(f'{preset}@{small_model}', device='cpu')
+
+
+@pytest.mark.parametrize(('spec', 'precision'), [
+    ('regvpr_offline', 'fp32'), ('own.safetensors', 'fp32'), ('own.onnx', 'auto')])
+def test_the_precision_on_a_cpu_does_not_depend_on_a_measurement(spec, precision):
+    assert steady_precision(spec, 'cpu') == precision
 
 
 def test_our_own_models_go_through_the_same_interface(small_model, small_encoder, noise):
