@@ -22,7 +22,7 @@ LEGEND = (
     'image here (regvpr models benchmark). Recall@1 as published, by whom says regvpr',
     'models list NAME: MSLS validation, 740 queries; N*: Nordland, 2,760 queries, +-1',
     'frame; N**: Nordland, 27,592 queries, +-10 frames; P30k: Pittsburgh 30k, test.',
-    '-: not published, or not measured here. here: no: regvpr models fetch NAME gets it.')
+    '-: unpublished, or not measured here; here no: regvpr models fetch NAME gets it.')
 """Legend of the table's headings."""
 
 SHORT = {'none stated': 'none', 'Apache-2.0': 'Apache-2'}
