@@ -28,6 +28,9 @@ from regvpr_ros.stacks import Stack
 from regvpr_ros.tf_broadcast import TransformBroadcast
 from regvpr_ros.view import View
 
+CLOSURE_LOG_PERIOD_S = 1.0
+"""Least time between log lines of loop closures, which are numbered, s."""
+
 
 class Announcer:
     """Publishes results. Used by the worker only, except for the status and the map."""
@@ -112,6 +115,8 @@ class Announcer:
         count, odom_frame = 0, self._node.odom_frame
         for closure in found:
             count += 1
+            self._node.log.info(in_words(closure, self._node.health.loop_closures + count),
+                                throttle_duration_sec=CLOSURE_LOG_PERIOD_S)
             self._send(interfaces.LOOPS, loop_closure(
                 closure, session.map_id, view.header, odom_frame,
                 session.pose_of(closure.reference_id)))
@@ -185,6 +190,16 @@ class Announcer:
 
     def _is_heard(self, topic: interfaces.Topic) -> bool:
         return bool(self._publish[topic.name].get_subscription_count())
+
+
+def in_words(closure: LoopClosure, number: int) -> str:
+    """A loop closure in words, for the log; number: of the closure since activation."""
+    ago_s = (closure.query_stamp_ns - closure.reference_stamp_ns) / 1e9
+    pose = 'with' if closure.relative_pose_valid else 'without'
+    return (f'loop closure {number}: image of {closure.query_stamp_ns / 1e9:.2f} s shows the '
+            f'place of keyframe {closure.reference_id} of '
+            f'{closure.reference_stamp_ns / 1e9:.2f} s ({ago_s:.1f} s before), probability '
+            f'{closure.probability:.2f}, {pose} relative pose')
 
 
 def where(prior: PosePrior) -> str:

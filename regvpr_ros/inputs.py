@@ -76,8 +76,7 @@ class Inputs:
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:
             there = sorted(other for other, kinds in self._node.get_topic_names_and_types()
-                           if wanted in kinds and other != name
-                           and self._node.count_publishers(other))
+                           if wanted in kinds and other != name and self._is_of_others(other))
             return 'no publisher' + (f'; {wanted} is published on {", ".join(there[:4])}'
                                      if there else '')
         others = {one.topic_type for one in publishers} - {wanted}
@@ -94,6 +93,12 @@ class Inputs:
                         return (f'the QoS of its publisher {one.node_name} does not fit: '
                                 f'{reason.strip()}')
         return f'{len(publishers)} publisher(s), but no message arrived'
+
+    def _is_of_others(self, name: str) -> bool:
+        """Whether a topic has a publisher besides this node."""
+        own = self._node.get_name(), self._node.get_namespace()
+        return any((one.node_name, one.node_namespace) != own
+                   for one in self._node.get_publishers_info_by_topic(name))
 
     def close(self) -> None:
         """Remove the subscriptions."""

@@ -21,7 +21,9 @@ def open_encoder(config: NodeConfig, log: Any) -> Encoder:
         MapError: the map cannot be opened.
     """
     weights = config.backbone_weights
-    name = config.model or model_of(config)
+    name = model_of(config)
+    where = '' if config.mode == 'loop_closure' else f' (map {config.map})'
+    log.info(f'loading model {name}{where} ...')
     try:
         encoder = load_encoder(name, config.device, config.precision,
                                threads=config.threads or None,
@@ -39,20 +41,25 @@ def open_encoder(config: NodeConfig, log: Any) -> Encoder:
 
 
 def model_of(config: NodeConfig) -> str:
-    """The model of the map; without a map the default model.
+    """The model of the parameter, else that of the map; without a map the default model.
+
+    The map is looked at in any case, because an error in it is found sooner here than after the
+    model is loaded.
 
     Raises:
         MapError: no map is given, or it cannot be opened.
     """
     if config.mode == 'loop_closure':
-        return DEFAULT_MODEL
+        return config.model or DEFAULT_MODEL
     with PlaceMap.open(_folder(config.map), index='none') as place_map:
-        return place_map.manifest.model
+        return config.model or place_map.manifest.model
 
 
 def _folder(path: str) -> Path:
     if not path:
-        raise MapError("parameter 'map' is empty; give the folder of a place map (map:=...)")
+        raise MapError("parameter 'map' is empty; give the folder of a place map: localize "
+                       "--ros-args -p map:=FOLDER, or ros2 launch regvpr_ros localize.launch.py "
+                       "map:=FOLDER")
     return Path(path).expanduser()
 
 

@@ -5,7 +5,7 @@ This module implements the lifecycle. `NodeState` contains the state, `Inputs` t
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 import gc
 import sys
 import time
@@ -19,10 +19,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from regvpr_core.errors import ConfigError, RegvprError
 from regvpr_core.live.process import tune_process
+from regvpr_core.live.trail import Trail
 from regvpr_core.localization.states import Reason
 from regvpr_ros import interfaces, node_parameters
 from regvpr_ros.announcer import Announcer
 from regvpr_ros.camera_infos import CameraInfos
+from regvpr_ros.command_line import refusal, usage
 from regvpr_ros.decoders import choose_decoder
 from regvpr_ros.extrinsics import TransformListener
 from regvpr_ros.health import diagnostic
@@ -32,8 +34,9 @@ from regvpr_ros.loading import open_encoder, open_localizer
 from regvpr_ros.node_state import NodeState
 from regvpr_ros.pipeline import Pipeline
 from regvpr_ros.services import Services
-from regvpr_ros.session_recorder import SessionRecorder
+from regvpr_ros.session_recorder import session_folder, SessionRecorder
 from regvpr_ros.stacks import make_stacks
+from regvpr_ros.stopping import ended_by_signals
 from regvpr_ros.tf_broadcast import TransformBroadcast
 from regvpr_ros.worker import Worker
 
@@ -42,7 +45,12 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class LocalizeNode(LifecycleNode):
-    """Lifecycle node. Callbacks only store; one worker thread runs the network and publishes."""
+    """Lifecycle node. Callbacks only store; one worker thread runs the network and publishes.
+
+    while_loading: context of configure and activate, by which a process can end them.
+    """
+
+    while_loading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __init__(self, **options: Any) -> None:
         super().__init__('regvpr', **options)
@@ -92,7 +100,8 @@ class LocalizeNode(LifecycleNode):
                  undo: ExitStack) -> TransitionCallbackReturn:
         """Run a transition. An error is logged in one line, and finished steps are undone."""
         try:
-            transition(undo)
+            with self.while_loading():
+                transition(undo)
         except RegvprError as error:
             self.get_logger().error(f'cannot {name}: {error}')
         except Exception as error:  # noqa: BLE001 - rclpy would swallow it without a word
@@ -104,35 +113,40 @@ class LocalizeNode(LifecycleNode):
 
     def _configure(self, undo: ExitStack) -> None:
         log = self.get_logger()
-        # 1. Parameters, model, map and session.
+        # 1. Parameters, and the outputs, which fail at once if a package is missing.
         node_parameters.refuse_unknown(self)
         config = node_parameters.read(self)
+        if config.mode != 'localize':
+            session_folder(config.session_path)
+        trail = Trail()
+        self._broadcast = TransformBroadcast(self) if config.broadcast_tf else None
+        stacks = make_stacks(config.outputs, self, trail)
+        for stack in stacks:
+            undo.callback(stack.close)
+        # 2. Model, map and session.
         begun_s = time.monotonic()
         encoder, infos = open_encoder(config, log), CameraInfos()
         model_s = time.monotonic()
         localizer = None if config.mode == 'loop_closure' else \
             open_localizer(config.map, encoder, config, log)
         map_s = time.monotonic()
-        if localizer is not None:
-            undo.callback(localizer.place_map.close)  # until the state closes it
-        session = None if config.mode == 'localize' else SessionRecorder(
-            encoder, config.session, config.session_path, infos.for_session)
-        state = NodeState(config=config, encoder=encoder, log=log, localizer=localizer,
-                          session=session, infos=infos,
-                          now_ns=lambda: int(self.get_clock().now().nanoseconds))
-        undo.pop_all()
+        with ExitStack() as unowned:
+            if localizer is not None:
+                unowned.callback(localizer.place_map.close)
+            session = None if config.mode == 'localize' else SessionRecorder(
+                encoder, config.session, config.session_path, infos.for_session)
+            state = NodeState(config=config, encoder=encoder, log=log, localizer=localizer,
+                              session=session, infos=infos, trail=trail,
+                              now_ns=lambda: int(self.get_clock().now().nanoseconds))
+            unowned.pop_all()
         undo.callback(state.close)
-        # 2. The pipeline from messages to posed images.
+        # 3. The pipeline from messages to posed images.
         transforms = TransformListener(self)
         undo.callback(transforms.close)
         decode, decoder = choose_decoder()
         log.info(f'pixels by {decoder}')
         pipeline = Pipeline(state, decode, ImageParser(config.is_compressed), transforms)
-        # 3. The outputs.
-        self._broadcast = TransformBroadcast(self) if config.broadcast_tf else None
-        stacks = make_stacks(config.outputs, self, state.trail)
-        for stack in stacks:
-            undo.callback(stack.close)
+        # 4. The node's own outputs.
         for topic in interfaces.OUTPUTS:
             self._publish[topic.name] = self._publisher(topic, undo)
         announcer = Announcer(state, self._publish, lambda: self.get_clock().now().to_msg(),
@@ -207,12 +221,21 @@ class LocalizeNode(LifecycleNode):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node; exit code 1 if it cannot start."""
+    """Run the node; exit code 1 if it cannot start, 2 for wrong arguments."""
+    given = sys.argv if arguments is None else arguments
+    if '--help' in given or '-h' in given:
+        print(usage())  # noqa: T201
+        return 0
+    wrong = refusal(given)
+    if wrong:
+        print(wrong, file=sys.stderr)  # noqa: T201
+        return 2
     tune_process()
-    rclpy.init(args=arguments)
+    rclpy.init(args=given)
     node = None
     try:
         node = LocalizeNode()
+        node.while_loading = ended_by_signals
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.get_parameter('autostart').value and not _start(node):

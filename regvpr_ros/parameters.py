@@ -210,7 +210,10 @@ def to_config(values: dict[str, Any]) -> NodeConfig:
         ConfigError: names the invalid parameter.
     """
     tree: dict[str, Any] = {}
+    lists = {one.name for one in declared(NodeConfig) if isinstance(one.default, list)}
     for name, value in values.items():
+        if name in lists and not isinstance(value, (list, tuple)):
+            raise ConfigError(f'{name} is {value!r}; expected a list: {name}:=[{value}]')
         *sections, key = name.split('.')
         table = tree
         for section in sections:

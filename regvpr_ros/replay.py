@@ -1,6 +1,7 @@
 """Publishes the images and odometry of a bag, for machines without `ros2 bag`."""
 
 import argparse
+from collections.abc import Callable
 import importlib
 from pathlib import Path
 import sys
@@ -10,12 +11,14 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from regvpr_core.errors import BagError, RegvprError
 from regvpr_core.recordings.bags import Bag, IMAGE_TYPES, ODOMETRY_TYPE
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
+WAIT_S = 120.0
 OTHERS_S = 2.0
 DEFAULT_TYPES = (*IMAGE_TYPES, ODOMETRY_TYPE, CAMERA_INFO_TYPE)
 
@@ -24,7 +27,12 @@ class Replay(Node):
     """One publisher per topic; messages keep their stamps."""
 
     def __init__(self, bag: Bag, topics: list[str]) -> None:
-        """Create publishers for the named topics, by default images, camera infos and odometry.
+        """Create publishers.
+
+        Args:
+            bag: the recording.
+            topics: names; none for images, camera infos, odometry and, where its messages are
+                installed, /tf_static.
 
         Raises:
             BagError: a topic is missing, or its message package is not installed.
@@ -38,30 +46,41 @@ class Replay(Node):
         if not names:
             raise BagError(f'{bag.path} holds no images and no odometry; name others with '
                            f'--topics')
+        static = [t.name for t in bag.topics(TF_TYPE) if not topics and _is_static(t.name)]
+        try:
+            names += [name for name in static if _type(TF_TYPE)]
+        except BagError:
+            self.get_logger().info(f'{static[0]} is left out: tf2_msgs is not installed')
         self._senders: dict[str, Any] = {}
         for name in names:
             # Images need no history, since subscribers use the newest; odometry must be complete.
             depth = 1 if there[name].type in IMAGE_TYPES else 200
-            qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+            # What comes once, at the start of the bag, is also for those who subscribe later.
+            qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL
+                             if _is_static(name) else DurabilityPolicy.VOLATILE)
             self._senders[name] = self.create_publisher(_type(there[name].type), name, qos)
 
-    def wait_for_subscribers(self, timeout_s: float) -> bool:
-        """Wait until an image topic has a subscriber; False after the timeout.
+    def wait_for_subscribers(self, timeout_s: float) -> None:
+        """Wait until an image topic has a subscriber.
 
         Waits a moment longer, because discovery finds the topics of a subscriber one by one.
+
+        Raises:
+            BagError: nobody has subscribed within the timeout.
         """
-        deadline = time.monotonic() + timeout_s
-        images = [p for p in self._senders.values() if p.msg_type.__name__.endswith('Image')]
-        while not any(p.get_subscription_count() for p in images or self._senders.values()):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        deadline = time.monotonic() + OTHERS_S
-        while not all(p.get_subscription_count() for p in self._senders.values()):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        return True
+        live = {name: p for name, p in self._senders.items() if not _is_static(name)}
+        wanted = {name: p for name, p in live.items()
+                  if p.msg_type.__name__.endswith('Image')} or live or self._senders
+        names = ', '.join(wanted)
+        self.get_logger().info(f'waiting for a subscriber to {names}')
+        if not _until(lambda: any(p.get_subscription_count() for p in wanted.values()),
+                      timeout_s):
+            raise BagError(
+                f'nobody has subscribed to {names} within {timeout_s:g} s, so nothing was played; '
+                f'start the node with its inputs remapped to these topics and with the same '
+                f'ROS_DOMAIN_ID, wait longer with --wait S, or play at once with --wait 0')
+        _until(lambda: all(p.get_subscription_count() for p in live.values()), OTHERS_S)
 
     def play(self, bag: Bag, rate: float, limit: int | None) -> int:
         """Publish at `rate` times the recorded speed; return the number of messages."""
@@ -79,28 +98,30 @@ class Replay(Node):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Replay a bag; exit code 1 if it cannot be read."""
+    """Replay a bag; exit code 1 if it cannot be read, or nobody listens."""
     given = arguments
     arguments = rclpy.utilities.remove_ros_args(sys.argv if given is None else given)[1:]
     parser = argparse.ArgumentParser(prog='replay', description=__doc__)
     parser.add_argument('bag', type=Path, metavar='BAG')
     parser.add_argument('--rate', type=float, default=1.0, help='times the recorded speed')
     parser.add_argument('--topics', nargs='+', default=[], metavar='TOPIC',
-                        help='default: images, camera infos and odometry')
-    parser.add_argument('--wait', type=float, default=10.0, metavar='S',
-                        help='for a subscriber to the images, s')
+                        help='default: images, camera infos, odometry and /tf_static')
+    parser.add_argument('--wait', type=float, default=WAIT_S, metavar='S',
+                        help='longest wait for a subscriber to the images, in s (default '
+                             '%(default)g); without one nothing is played; 0 plays at once')
     parser.add_argument('--limit', type=int, metavar='N', help='stop after N messages')
     options = parser.parse_args(arguments)
     if not options.rate > 0:
         parser.error(f'--rate is {options.rate}; expected a positive number')
+    if not options.wait >= 0:
+        parser.error(f'--wait is {options.wait}; expected 0 or more seconds')
     rclpy.init(args=sys.argv if given is None else given)
     node = None
     try:
         with Bag(options.bag) as bag:
             node = Replay(bag, options.topics)
-            if not node.wait_for_subscribers(options.wait):
-                node.get_logger().warning(
-                    f'nobody listens after {options.wait:g} s; playing anyway')
+            if options.wait:
+                node.wait_for_subscribers(options.wait)
             sent = node.play(bag, options.rate, options.limit)
             node.get_logger().info(f'sent {sent} messages')
             time.sleep(0.2)  # time to send the last messages
@@ -114,6 +135,23 @@ def main(arguments: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for a condition; False after the timeout. Raises ExternalShutdownException."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if not rclpy.ok():
+            raise ExternalShutdownException
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _is_static(topic: str) -> bool:
+    """Whether a topic holds static transforms: /tf_static, also in a namespace."""
+    return topic.rpartition('/')[2] == 'tf_static'
 
 
 def _type(name: str) -> Any:

@@ -36,15 +36,10 @@ class SessionRecorder:
         self._encoder = encoder
         self._intrinsics = {} if intrinsics is None else intrinsics
         self._loops = SessionLoops(encoder, config, self._intrinsics)
-        self._folder = Path(folder).expanduser() if folder else None
+        self._folder = session_folder(folder)
         self._map: SessionMap | None = None
         self._part = 0
         self._frame = 'odom'
-        # A folder left by a process killed before its first map is no session.
-        if self._folder is not None and self._folder.exists() and not all(
-                file.name.startswith('.part') for file in self._folder.iterdir()):
-            raise MapError(f"parameter 'session_path': {self._folder} is not empty; choose a new "
-                           f'folder, or move the session of before away')
         self.reset()
 
     def __len__(self) -> int:
@@ -151,3 +146,19 @@ class SessionRecorder:
             extrinsics={name: [float(v) for v in (*T_base_cam[:3, 3],
                                                 *quat_xyzw(T_base_cam))]},
             preprocessing=to_mapping(encoder.preprocessing), sources=['session'])
+
+
+def session_folder(path: str) -> Path | None:
+    """The folder of the parameter `session_path`; None for a session in memory.
+
+    Raises:
+        MapError: the folder is not empty.
+    """
+    if not path:
+        return None
+    folder = Path(path).expanduser()
+    # A folder left by a process killed before its first map is no session.
+    if folder.exists() and not all(file.name.startswith('.part') for file in folder.iterdir()):
+        raise MapError(f"parameter 'session_path': {folder} is not empty; choose a new folder, or "
+                       f'move the session of before away')
+    return folder

@@ -21,8 +21,8 @@ class LocalizerConfig:
     least_score: float = setting(
         3.5, 'Least score of the best keyframe of the place for a fix.', 0.0, 20.0)
     confirm_m: float = setting(
-        0.0, 'Distance over which a place must be confirmed before the first fix; 0 takes two '
-        'images that are all new.',
+        0.0, 'Distance over which a place must be confirmed before the first fix; 0 takes the '
+        'distance of two images that are all new (1.8 `belief.evidence_m`), which the log names.',
         0.0, 1000.0, unit='m')
     keep_probability: float = setting(0.7, 'Least belief that keeps an existing fix.', 0.5, 1.0)
     keep_score: float = setting(2.5, 'Least score that keeps an existing fix.', 0.0, 20.0)

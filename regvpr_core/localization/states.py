@@ -121,6 +121,6 @@ class Decider:
         believed_m = self._believed_m or 0.0
         if not self._localized and believed_m < self._confirm_m - 1e-9:
             return State.LOST, Reason(
-                'too_short_a_way', f'one place has {here:.2f}, so far over {believed_m:.1f} of '
-                f'{self._confirm_m:.1f} m')
+                'too_short_a_way', f'nearly there: one place has {here:.2f}, confirmed over '
+                f'{believed_m:.1f} of {self._confirm_m:.1f} m so far')
         return State.LOCALIZED, Reason('one_place', f'one place has {here:.2f}')

@@ -36,6 +36,9 @@ def test_a_second_lap_closes_loops_with_both_stamps_and_the_session_survives_a_k
         assert closure.header.frame_id == 'camera_optical'
     assert [*pairs[0].data] == [closures[0].header.stamp.sec, closures[0].reference_stamp.sec]
     assert not fixes
+    assert f'loop closure 1: image of {closures[0].header.stamp.sec}.00 s' in process.output
+    assert (f'keyframe {closures[0].reference_id} of {closures[0].reference_stamp.sec}.00 s'
+            in process.output)
 
     saved = listener.call(SaveMap, '/regvpr/save_map',
                           SaveMap.Request(path=str(tmp_path / 'saved')))

@@ -24,10 +24,12 @@ def test_the_log_says_what_is_waited_for_and_why_nothing_comes(
 ):
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     listener.node.create_publisher(CompressedImage, '/packed', 1)
+    listener.node.create_publisher(CompressedImage, '/other', 1)
     wrong = listener.node.create_publisher(Image, '/wrong', best_effort)
     process = start(
         'localize', '--ros-args', '-p', f'map:={place_map}', '-p', f'model:={small_model}',
-        '-p', 'image_timeout_s:=0.5', '-p', 'camera_names:=[typo, packed, wrong, good]',
+        '-p', 'image_timeout_s:=0.5', '-p', 'camera_names:=[typo, packed, wrong, good, unheard]',
+        '-p', 'compressed_cameras:=[unheard]', '-r', 'unheard/image/compressed:=/nowhere',
         '-p', 'qos_overrides./wrong.subscription.reliability:=reliable',
         '-r', 'typo/image:=/camera/image_row', '-r', 'packed/image:=/packed',
         '-r', 'wrong/image:=/wrong', '-r', 'good/image:=/camera/image_raw')
@@ -38,11 +40,15 @@ def test_the_log_says_what_is_waited_for_and_why_nothing_comes(
 
     assert wait_until(lambda: says('still waiting for')), process.output
     assert says('waiting for /camera/image_row (image), /packed (image), /wrong (image), '
-                '/camera/image_raw (image), /odom (odom)')
+                '/camera/image_raw (image), /nowhere (image), /odom (odom)')
     assert wait_until(lambda: says(
         '/camera/image_row (image): no publisher; sensor_msgs/msg/Image is published on ')), \
         process.output
     assert says('/camera/image_raw')
+    assert wait_until(lambda: says('/nowhere (image): no publisher; '
+                                   'sensor_msgs/msg/CompressedImage is published on /')), \
+        process.output
+    assert 'debug' not in process.output  # what the node itself publishes is no candidate
     assert says('/packed (image): 1 publisher(s) of sensor_msgs/msg/CompressedImage, not of '
                 'sensor_msgs/msg/Image; set compressed:=true')
     assert says('/wrong (image): the QoS of its publisher listener does not fit')

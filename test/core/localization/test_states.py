@@ -22,7 +22,7 @@ def evidence(**changes) -> Evidence:
     ({'here': 0.6}, State.LOST, 'best place has 0.60'),
     ({'seen': 1.2}, State.LOST, 'the believed place is not seen (score 1.2)'),
     ({'seen': -math.inf}, State.LOST, 'the believed place is not seen (not found)'),
-    ({}, State.LOST, 'one place has 0.95, so far over 0.0 of 4.0 m')])
+    ({}, State.LOST, 'nearly there: one place has 0.95, confirmed over 0.0 of 4.0 m so far')])
 def test_each_state_has_its_reason(changes, state, reason):
     assert Decider(CONFIG).decide(evidence(**changes)) == (state, reason)
 
@@ -31,7 +31,8 @@ def test_a_place_must_be_believed_over_some_way():
     decider = Decider(CONFIG)
     # The way to the first image that shows it says nothing of it, however long.
     assert decider.decide(evidence(way_m=50.0))[0] is State.LOST
-    assert decider.decide(SURE) == (State.LOST, 'one place has 0.95, so far over 2.0 of 4.0 m')
+    assert decider.decide(SURE) == (
+        State.LOST, 'nearly there: one place has 0.95, confirmed over 2.0 of 4.0 m so far')
     assert decider.decide(SURE) == (State.LOCALIZED, 'one place has 0.95')
 
 

@@ -1,0 +1,46 @@
+"""SIGINT and SIGTERM while the node loads."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import threading
+from typing import Any
+
+import rclpy
+from rclpy.signals import install_signal_handlers, uninstall_signal_handlers
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+GRACE_S = 3.0
+"""Time after a signal until the process ends itself, s. An import may swallow the exception."""
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal raise KeyboardInterrupt in what runs here; for the main thread.
+
+    The handlers of rclpy would end ROS and let the loading go on, with log lines that fail.
+    """
+    timers: list[threading.Timer] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        timers.append(threading.Timer(GRACE_S, os._exit, (0,)))
+        timers[-1].daemon = True
+        timers[-1].start()
+        raise KeyboardInterrupt
+
+    uninstall_signal_handlers()
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        if not rclpy.ok():  # a signal came just before
+            raise KeyboardInterrupt
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        install_signal_handlers()
+        for timer in timers:
+            timer.cancel()
+    if timers:
+        raise KeyboardInterrupt
