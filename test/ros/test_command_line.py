@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 import pytest
 
 from regvpr_ros.command_line import not_of_ros, refusal
@@ -83,16 +85,23 @@ def test_packages_outputs_and_folders_are_checked_before_the_model_is_loaded(
         assert 'loading model' not in process.output
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('swallows', [False, True])
+@pytest.mark.parametrize(('number', 'swallows', 'autostart'), [
+    (signal.SIGINT, False, True), (signal.SIGTERM, True, True), (signal.SIGTERM, False, False)])
 def test_a_signal_ends_the_node_while_it_loads(
-    line, small_model, start, wait_until, monkeypatch, tmp_path, number, swallows,
+    line, small_model, start, listener, wait_until, monkeypatch, tmp_path, number, swallows,
+    autostart,
 ):
     (tmp_path / 'sitecustomize.py').write_text(SLOW_MODEL.format(swallows=swallows))
     with monkeypatch.context() as patch:
         patch.setenv('PYTHONPATH', f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
         process = start('localize', '--ros-args', '-p', f'map:={line[1]}',
-                        '-p', f'model:={small_model}')
+                        '-p', f'model:={small_model}', '-p',
+                        f'autostart:={str(autostart).lower()}')
+    if not autostart:  # a lifecycle manager configures it
+        manager = listener.node.create_client(ChangeState, '/regvpr/change_state')
+        assert manager.wait_for_service(60.0), process.output
+        manager.call_async(ChangeState.Request(
+            transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
     assert wait_until(lambda: f'loading model {small_model} (map {line[1]})' in process.output), \
         process.output
     since = time.monotonic()
