@@ -313,8 +313,9 @@ class Localizer:
         verifications = () if self._config.verification.kind == 'none' else \
             self._verifier.verify(view.features, self._one_a_place(ids), view.frame.intrinsics)
         if verifications:
-            log_odds = log_odds + spread_log_odds(
-                verifications, ids, self.place_map.T_map_cam, self._belief.radius_m)
+            # Local features only speak against a place here: those of a look-alike agree as well.
+            log_odds = log_odds + np.minimum(0.0, spread_log_odds(
+                verifications, ids, self.place_map.T_map_cam, self._belief.radius_m))
         T_base_cam = view.frame.T_base_cam
         return Candidates(
             novelty=novelty, T_base_cam=T_base_cam, ids=ids, similarities=similarities,

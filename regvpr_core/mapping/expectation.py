@@ -13,13 +13,14 @@ from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.localization.belief import BeliefConfig, place_radius
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.localizer import image_config, Localizer
 from regvpr_core.localization.one_image import Answer
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
+from regvpr_core.verification.local_features import decode_features
 
 LEAST_KEYFRAMES = 12
 """Least number of keyframes of a map for this test."""
@@ -146,7 +147,7 @@ def _localize(
     Each (Q,); lengths in m. The error is NaN without a pose.
     """
     order = queries[np.argsort(place_map.stamps_ns[queries], kind='stable')]
-    localizer = Localizer(encoder, references)
+    localizer = Localizer(encoder, references, None if odometry else image_config(references))
     nearest, errors = np.full(len(order), np.inf), np.full(len(order), np.nan)
     unsure = np.zeros(len(order), dtype=bool)
     for number, i in enumerate(order):
@@ -155,7 +156,9 @@ def _localize(
         descriptor = place_map.descriptors(int(i), int(i) + 1)[0]
         _, ids = references.search(descriptor, 1)
         nearest[number] = _metres(T, references.T_map_cam[ids[0]])
-        view = Description(frame, descriptor)
+        data = None if odometry else place_map.local_features(int(i))
+        view = Description(frame, descriptor, decode_features(
+            data, f'local features of keyframe {i} of {place_map.path}') if data else None)
         # Without odometry each image is localized alone, as `regvpr localize` does.
         if odometry:
             prior = localizer.localize(view, T).pose_prior
