@@ -8,15 +8,15 @@ several matches, or a second pass that was placed by matches of its own.
 import numpy as np
 from scipy.spatial import cKDTree
 
-from regvpr_core.arrays import Ids, Mask
+from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.map_tools.session_poses import SessionPoses, way_m
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.verification.feature_matches import match_features, refined
-from regvpr_core.verification.local_features import decode_features, LocalFeatures
+from regvpr_core.verification.local_features import LocalFeatures
 from regvpr_core.verification.place_pose import ERROR_SHARE
 from regvpr_core.verification.relative_pose import uncalibrated
-from regvpr_core.verification.verification import log_odds
+from regvpr_core.verification.verification import log_odds, stored_features
 
 LEAST_VERIFIED = 2
 """Matches within a stretch that local features must confirm."""
@@ -66,18 +66,12 @@ def _verified(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, way: 
     ids_map, ids_session = poses.pairs
     step = max(1, -(-len(ids_map) // MOST_VERIFIED))
     right = np.array([
-        _agree(_features(place_map, a), _features(session, b))
+        _agree(stored_features(place_map, int(a)), stored_features(session, int(b)))
         for a, b in zip(ids_map[::step], ids_session[::step], strict=True)], dtype=bool)
     at = np.sort(way[ids_session[::step][right]])
     half = poses.stretch_m / 2.0
     count = np.searchsorted(at, way + half, 'right') - np.searchsorted(at, way - half)
     return np.asarray(count >= LEAST_VERIFIED)
-
-
-def _features(place_map: PlaceMap, keyframe: Ids) -> LocalFeatures | None:
-    data = place_map.local_features(int(keyframe))
-    return None if not data else decode_features(
-        data, f'local features of keyframe {int(keyframe)} of {place_map.path}')
 
 
 def _agree(a: LocalFeatures | None, b: LocalFeatures | None) -> bool:

@@ -20,7 +20,7 @@ from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.verification.local_features import decode_features
+from regvpr_core.verification.verification import stored_features
 
 LEAST_KEYFRAMES = 12
 """Least number of keyframes of a map for this test."""
@@ -156,9 +156,8 @@ def _localize(
         descriptor = place_map.descriptors(int(i), int(i) + 1)[0]
         _, ids = references.search(descriptor, 1)
         nearest[number] = _metres(T, references.T_map_cam[ids[0]])
-        data = None if odometry else place_map.local_features(int(i))
-        view = Description(frame, descriptor, decode_features(
-            data, f'local features of keyframe {i} of {place_map.path}') if data else None)
+        view = Description(
+            frame, descriptor, None if odometry else stored_features(place_map, int(i)))
         # Without odometry each image is localized alone, as `regvpr localize` does.
         if odometry:
             prior = localizer.localize(view, T).pose_prior

@@ -257,9 +257,7 @@ class Verifier:
         if keyframe in self._cache:
             self._cache.move_to_end(keyframe)
             return self._cache[keyframe]
-        data = self._map.local_features(keyframe)
-        features = None if not data else decode_features(
-            data, f'local features of keyframe {keyframe} of {self._map.path}')
+        features = stored_features(self._map, keyframe)
         if features is not None and features.kind != self._config.kind:
             raise MapError(f'map {self._map.path} is damaged: keyframe {keyframe} has features '
                            f'{features.kind}, the map says {self._config.kind}')
@@ -270,6 +268,17 @@ class Verifier:
 
 
 AnyVerifier = NoVerifier | Verifier
+
+
+def stored_features(place_map: PlaceMap, keyframe: int) -> LocalFeatures | None:
+    """Decoded local features of a keyframe of a map; None if it has none.
+
+    Raises:
+        MapError: they are damaged.
+    """
+    data = place_map.local_features(keyframe)
+    return None if not data else decode_features(
+        data, f'local features of keyframe {keyframe} of {place_map.path}')
 
 
 def make_verifier(
