@@ -79,23 +79,34 @@ def align_maps(a: PlaceMap, b: PlaceMap, config: AlignmentConfig) -> Alignment:
     return align_poses(a.T_map_cam[ids_a], b.T_map_cam[ids_b], config, (a.path, b.path))
 
 
-def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
-    """Mutual nearest neighbours among `sample` keyframes of each map."""
+def matches(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array | None = None,
+            apart_m: float = np.inf) -> tuple[Ids, Ids]:
+    """Mutual nearest neighbours among `sample` keyframes of each map.
+
+    Args:
+        a, b: open maps of one model.
+        sample: largest number of keyframes of a map that are compared, spread over it.
+        way_b: (N,) distance driven up to each keyframe of b, m; None: b is one pass.
+        apart_m: a keyframe of b competes for one of a only with those less than this away along
+            the way, so that each pass of b through a place has matches of its own.
+
+    Returns:
+        ids (M,) in a and in b.
+    """
     ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):
         return ids_a[:0], ids_b[:0]
     # Each map is centred by its own mean: images by day and at dusk differ as a whole.
     centre_b = _mean(b, ids_b)
     rows_a = unit(np.concatenate(list(_blocks(a, ids_a))) - _mean(a, ids_a))
-    best_of_b = np.zeros(len(ids_b), dtype=np.int64)
-    value_of_a, best_of_a = np.full(len(ids_a), -np.inf), np.zeros(len(ids_a), dtype=np.int64)
-    for start, rows_b in zip(range(0, len(ids_b), BLOCK), _blocks(b, ids_b), strict=True):
-        similarities = unit(rows_b - centre_b) @ rows_a.T
-        best_of_b[start:start + len(similarities)] = similarities.argmax(axis=1)
-        best, value = similarities.argmax(axis=0), similarities.max(axis=0)
-        better = value > value_of_a
-        best_of_a[better], value_of_a[better] = start + best[better], value[better]
-    mutual = best_of_a[best_of_b] == np.arange(len(ids_b))
+    # (B, A), 64 MB for two maps of 4,000.
+    similar = np.concatenate([unit(rows - centre_b) @ rows_a.T for rows in _blocks(b, ids_b)])
+    best_of_b = similar.argmax(axis=1)
+    way = np.zeros(len(ids_b)) if way_b is None else way_b[ids_b]
+    first = np.searchsorted(way, way - apart_m, side='right')
+    end = np.searchsorted(way, way + apart_m, side='left')
+    mutual = np.array([similar[n, best] >= similar[first[n]:end[n], best].max()
+                       for n, best in enumerate(best_of_b)])
     return ids_a[best_of_b[mutual]], ids_b[mutual]
 
 

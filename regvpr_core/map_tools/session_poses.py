@@ -1,8 +1,9 @@
 """Poses of the keyframes of a session in the frame of a map, corrected for drift.
 
 The session's poses drift, so one transform is not enough. Mutual nearest neighbours among the
-descriptors are matches, and a robust transform selects those that agree. Then each keyframe gets
-the least-squares transform of the agreeing matches near it along the drive, which follows drift.
+descriptors are matches, each pass of the session through a place for itself, and a robust transform
+selects those that agree. Then each keyframe gets the least-squares transform of the agreeing
+matches near it along the drive, which follows drift.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ FAR = 3.0
 
 SCALE_ERROR = 0.15
 """Relative difference of distances from the map's beyond which the scale of a session is wrong."""
+
+PASS_APART = 2.0
+"""Keyframes further apart along the way than this many stretches belong to different passes."""
 
 SCALE_PAIRS = 20
 """Least number of pairs of matches to estimate the scale."""
@@ -92,9 +96,10 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
         MapError: too little of the session agrees with the map; the message says how much, and
             the cause if it is known.
     """
-    ids_map, ids_session = matches(place_map, session, alignment.sample)
-    order = np.argsort(ids_session)
-    ids_map, ids_session = ids_map[order], ids_session[order]
+    stretch_m = config.stretch_m or 10.0 * spacing_m
+    way = way_m(session.T_map_cam)
+    ids_map, ids_session = matches(place_map, session, alignment.sample, way,
+                                   PASS_APART * stretch_m)
     T = np.eye(4)
     if not same_frame:
         try:
@@ -105,8 +110,6 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
             raise MapError(str(error).replace('give --transform', hint or (
                 'was it driven elsewhere? If both are in one frame, give --same-frame'))
             ) from error
-    stretch_m = config.stretch_m or 10.0 * spacing_m
-    way = way_m(session.T_map_cam)
     poses = T @ session.T_map_cam
     agree = agreeing(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
     for _ in range(0 if same_frame else GROWTH):

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from regvpr_core.arrays import Mask
 from regvpr_core.geometry import Array, rotation_angle
-from regvpr_core.map_tools.session_poses import SessionPoses, way_m
+from regvpr_core.map_tools.session_poses import PASS_APART, SessionPoses, way_m
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.verification.feature_matches import match_features, refined
 from regvpr_core.verification.local_features import LocalFeatures
@@ -52,7 +52,7 @@ def _passed_again(poses: SessionPoses, way: Array, radius_m: float, place_rad: f
     tree = cKDTree(T[:, :3, 3])
     for i in ids:
         near = np.array(tree.query_ball_point(poses.T_map_cam[i, :3, 3], radius_m))
-        near = near[np.abs(along[near] - way[i]) > 2.0 * poses.stretch_m]
+        near = near[np.abs(along[near] - way[i]) > PASS_APART * poses.stretch_m]
         found[i] = bool((rotation_angle(poses.T_map_cam[i, :3, :3].T @ T[near, :3, :3])
                          < place_rad).any())
     return found

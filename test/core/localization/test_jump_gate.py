@@ -1,5 +1,8 @@
+import csv
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from regvpr_core.localization.jump_gate import JumpGate
 from regvpr_core.localization.pose_prior import PosePrior
@@ -70,3 +73,58 @@ def test_after_a_reset_the_first_fix_is_let_through():
     gate.admit(fix(0.0), pose(0.0))
     gate.reset()
     assert gate.admit(fix(500.0), pose(0.0)) == ''
+
+
+def walked(real_data) -> np.ndarray:
+    """Poses (N, 4, 4) of a HoloLens, by its own visual-inertial odometry, on a walk indoors."""
+    with (real_data('hololens_office') / 'data.csv').open(encoding='utf-8') as file:
+        return np.array([np.fromstring(row['pose_cam2world'], sep=' ').reshape(4, 4)
+                         for row in csv.DictReader(file)])
+
+
+def drifting(T: np.ndarray) -> np.ndarray:
+    """The same way with 3 % of error in its length and a slow turn, in a frame of its own."""
+    out = [pose(5.0, -3.0)]
+    turn = Rotation.from_euler('y', 0.002).as_matrix()
+    for before, after in zip(T[:-1], T[1:], strict=True):
+        step = np.linalg.inv(before) @ after
+        step[:3, 3] *= 1.03
+        step[:3, :3] = step[:3, :3] @ turn
+        out.append(out[-1] @ step)
+    return np.array(out)
+
+
+@pytest.fixture
+def walk(real_data):
+    """Odometry, and right fixes with the errors that their covariances say."""
+    T_map_base = walked(real_data)
+    rng = np.random.default_rng(4)
+    fixes = []
+    for T in T_map_base:
+        T = T.copy()
+        T[:3, 3] += rng.normal(0.0, 0.3, 3)
+        fixes.append(PosePrior(T, np.diag([0.3 ** 2] * 3 + [0.05 ** 2] * 3)))
+    return drifting(T_map_base), fixes
+
+
+def test_on_a_real_walk_with_drifting_odometry_no_right_fix_is_held(walk):
+    gate = JumpGate(4.0, 5, 0.1)
+    assert [gate.admit(one, T) for T, one in zip(*walk, strict=True)].count('') == len(walk[1])
+
+
+def test_on_a_real_walk_each_fix_at_a_look_alike_place_is_held_and_counted(walk):
+    gate = JumpGate(4.0, 5, 0.1)
+    said = []
+    for number, (T, right) in enumerate(zip(*walk, strict=True)):
+        wrong = PosePrior(right.T_map_base + pose(6.0) - np.eye(4), right.covariance)
+        said.append(bool(gate.admit(wrong if number % 10 == 9 else right, T)))
+    assert [n for n, held in enumerate(said) if held] == list(range(9, len(said), 10))
+    assert gate.held == len(said) // 10
+
+
+def test_on_a_real_walk_a_person_who_is_carried_away_is_believed_at_the_fifth_fix(walk):
+    gate = JumpGate(4.0, 5, 0.1)
+    said = [gate.admit(one if number < 200 else PosePrior(
+        one.T_map_base + pose(6.0) - np.eye(4), one.covariance), T)
+        for number, (T, one) in enumerate(zip(*walk, strict=True))]
+    assert [n for n, text in enumerate(said) if text] == [200, 201, 202, 203]
