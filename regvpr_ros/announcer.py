@@ -62,12 +62,18 @@ class Announcer:
         return str(self._told[0].name.lower()) if self._told else ''
 
     def forget(self, reason: Reason) -> None:
-        """Publish the initial status, and forget a requested fix."""
+        """Publish the initial status; forget a requested fix and the transform map to odom."""
+        self.forget_transform()
         self._told = ()
         self._fix_stamp = None
         self._node.asked = False
         self._node.fix_wanted = self._node.config.initialpose == 'first_fix'
         self._tell(State.INITIALISING, reason, self._now(), self._node.place_map)
+
+    def forget_transform(self) -> None:
+        """Broadcast no transform until the next fix: that of before is of another frame."""
+        if self._broadcast is not None:
+            self._broadcast.forget()
 
     def localization(self, moment: list[View], result: Localization,
                      place_map: PlaceMap) -> None:

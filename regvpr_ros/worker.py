@@ -102,6 +102,7 @@ class Worker:
         views, anew = self._pipeline.views(arrivals)
         if anew:
             state.forget()
+            self.announcer.forget_transform()
         for moment in moments(views):
             descriptions: dict[str, Description] = {}
             if state.localizer is not None:

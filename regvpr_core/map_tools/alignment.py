@@ -79,35 +79,42 @@ def align_maps(a: PlaceMap, b: PlaceMap, config: AlignmentConfig) -> Alignment:
     return align_poses(a.T_map_cam[ids_a], b.T_map_cam[ids_b], config, (a.path, b.path))
 
 
-def matches(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array | None = None,
-            apart_m: float = np.inf) -> tuple[Ids, Ids]:
-    """Mutual nearest neighbours among `sample` keyframes of each map.
+def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
+    """Mutual nearest neighbours (M,) among `sample` keyframes of each map."""
+    ids_a, ids_b, sole = matches_of_passes(a, b, sample, np.zeros(len(b)), 1.0)
+    return ids_a[sole], ids_b[sole]
+
+
+def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart_m: float
+                      ) -> tuple[Ids, Ids, Mask]:
+    """Mutual nearest neighbours of a map and each pass of a drive.
 
     Args:
         a, b: open maps of one model.
         sample: largest number of keyframes of a map that are compared, spread over it.
-        way_b: (N,) distance driven up to each keyframe of b, m; None: b is one pass.
+        way_b: (N,) distance driven up to each keyframe of b, m, rising.
         apart_m: a keyframe of b competes for one of a only with those less than this away along
             the way, so that each pass of b through a place has matches of its own.
 
     Returns:
-        ids (M,) in a and in b.
+        ids (M,) in a and in b, and which of them are mutual among all keyframes of b.
     """
     ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):
-        return ids_a[:0], ids_b[:0]
+        return ids_a[:0], ids_b[:0], np.zeros(0, bool)
     # Each map is centred by its own mean: images by day and at dusk differ as a whole.
     centre_b = _mean(b, ids_b)
     rows_a = unit(np.concatenate(list(_blocks(a, ids_a))) - _mean(a, ids_a))
     # (B, A), 64 MB for two maps of 4,000.
     similar = np.concatenate([unit(rows - centre_b) @ rows_a.T for rows in _blocks(b, ids_b)])
-    best_of_b = similar.argmax(axis=1)
-    way = np.zeros(len(ids_b)) if way_b is None else way_b[ids_b]
+    best = similar.argmax(axis=1)
+    way, own = way_b[ids_b], similar[np.arange(len(ids_b)), best]
     first = np.searchsorted(way, way - apart_m, side='right')
     end = np.searchsorted(way, way + apart_m, side='left')
-    mutual = np.array([similar[n, best] >= similar[first[n]:end[n], best].max()
-                       for n, best in enumerate(best_of_b)])
-    return ids_a[best_of_b[mutual]], ids_b[mutual]
+    mutual = np.array([own[n] >= similar[first[n]:end[n], best[n]].max()
+                       for n in range(len(ids_b))])
+    sole = similar.argmax(axis=0)[best] == np.arange(len(ids_b))
+    return ids_a[best[mutual]], ids_b[mutual], sole[mutual]
 
 
 def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,

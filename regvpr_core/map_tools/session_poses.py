@@ -1,9 +1,9 @@
 """Poses of the keyframes of a session in the frame of a map, corrected for drift.
 
 The session's poses drift, so one transform is not enough. Mutual nearest neighbours among the
-descriptors are matches, each pass of the session through a place for itself, and a robust transform
-selects those that agree. Then each keyframe gets the least-squares transform of the agreeing
-matches near it along the drive, which follows drift.
+descriptors are matches, and a robust transform selects those that agree. Then each keyframe gets
+the least-squares transform of the agreeing matches near it along the drive, which follows drift.
+Here each pass through a place has matches of its own.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from regvpr_core.map_tools.alignment import (
     AlignmentConfig,
     camera_points,
     fit,
-    matches,
+    matches_of_passes,
 )
 from regvpr_core.maps.place_map import PlaceMap
 
@@ -98,15 +98,17 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     """
     stretch_m = config.stretch_m or 10.0 * spacing_m
     way = way_m(session.T_map_cam)
-    ids_map, ids_session = matches(place_map, session, alignment.sample, way,
-                                   PASS_APART * stretch_m)
+    ids_map, ids_session, sole = matches_of_passes(place_map, session, alignment.sample, way,
+                                                   PASS_APART * stretch_m)
+    one_map, one_session = ids_map[sole], ids_session[sole]
     T = np.eye(4)
     if not same_frame:
         try:
-            T = align_poses(place_map.T_map_cam[ids_map], session.T_map_cam[ids_session],
+            # Matches of all passes would hold more wrong ones where the map lacks places.
+            T = align_poses(place_map.T_map_cam[one_map], session.T_map_cam[one_session],
                             alignment, (place_map.path, session.path)).T_a_b
         except MapError as error:
-            hint = _scale_hint(place_map.T_map_cam[ids_map], session.T_map_cam[ids_session])
+            hint = _scale_hint(place_map.T_map_cam[one_map], session.T_map_cam[one_session])
             raise MapError(str(error).replace('give --transform', hint or (
                 'was it driven elsewhere? If both are in one frame, give --same-frame'))
             ) from error
