@@ -66,9 +66,11 @@ def inverse(T: Array) -> Array:
 
 def rotation_angle(R: Array) -> Array:
     """Angle in rad of rotations (..., 3, 3); exact also near 0 and pi."""
-    from scipy.spatial.transform import Rotation  # late: takes half a second to load
-
-    return np.asarray(Rotation.from_matrix(R).magnitude())
+    # |sin| and cos of the angle, from the antisymmetric part and the trace.
+    axis = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0],
+                     R[..., 1, 0] - R[..., 0, 1]])
+    trace = R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2]
+    return np.asarray(np.arctan2(np.sqrt(np.square(axis).sum(axis=0)), trace - 1.0))
 
 
 def distance(T_a: Array, T_b: Array) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
-from regvpr_core.arrays import Float64, Ids
+from regvpr_core.arrays import Float64, Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.geometry import Array
 from regvpr_core.localization.motion import Motion, SPEED_ERROR, SPEEDS
@@ -27,7 +27,7 @@ MAX_ACTIVE = 256
 probability of others goes to the floor."""
 
 MAX_PLACES = 1024
-"""Places whose keyframes are kept in memory."""
+"""Neighbourhoods of keyframes that are kept in memory."""
 
 PLACE_SPACINGS = 2.5
 """Radius of a place in spacings of the map: two keyframes before and two after."""
@@ -131,7 +131,7 @@ class Belief:
         self._motion = Motion(T_map_cam, self.spacing_m, self._least_trace, drives) \
             if len(T_map_cam) else None
         self.radius_m = radius(self.spacing_m, config)
-        self._places: dict[tuple[int, bool], Ids] = {}
+        self._places: dict[tuple[int, float, bool], Ids] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -143,22 +143,18 @@ class Belief:
         # (S, K).
         self._ids: Ids = np.zeros(0, dtype=np.int64)
         self._at_speed: Float64 = np.zeros((len(SPEEDS), 0))
+        self._above: Float64 = np.zeros(0)  # (K,) the sum over all speeds
 
     def masses(self, ids: Ids) -> Float64:
         """Probability of each of these keyframes (K,)."""
-        return np.asarray(self.floor + self._of(ids).sum(axis=0))
+        return self.floor + self._looked_up(self._above, ids)
 
-    def _of(self, ids: Ids) -> Float64:
-        """Probability of keyframes (K,) above the floor, by speed: (S, K)."""
+    def _looked_up(self, values: Float64, ids: Ids) -> Float64:
+        """Values (..., K) of the individual keyframes at keyframes (M,): (..., M), else 0."""
         if not len(self._ids):
-            return np.zeros((len(SPEEDS), len(ids)))
-        spots = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[spots] == ids, self._at_speed[:, spots], 0.0)
-
-    @property
-    def _above(self) -> Float64:
-        """Probability (K,) of the individual keyframes above the floor, over all speeds."""
-        return np.asarray(self._at_speed.sum(axis=0))
+            return np.zeros((*values.shape[:-1], len(ids)))
+        spots = np.minimum(self._ids.searchsorted(ids), len(self._ids) - 1)
+        return np.where(self._ids[spots] == ids, values[..., spots], 0.0)
 
     @property
     def places(self) -> Float64:
@@ -219,8 +215,8 @@ class Belief:
         order = np.argsort(ids, kind='stable')
         ids, odds = ids[order], np.asarray(log_odds, dtype=np.float64)[order]
         least = math.exp(min(float(odds.min()), 0.0) if others is None else others)
-        unfound = ~np.isin(self._ids, ids, assume_unique=True)
-        found = (self._of(ids) + ANY_SPEED * self.floor) * np.exp(odds)
+        unfound = ~are_among(self._ids, ids)
+        found = (self._looked_up(self._at_speed, ids) + ANY_SPEED * self.floor) * np.exp(odds)
         self.floor *= least
         merged = np.concatenate([self._ids[unfound], ids])
         at_speed = np.concatenate([self._at_speed[:, unfound] * least,
@@ -231,15 +227,19 @@ class Belief:
 
     def around(self, keyframe: int) -> Ids:
         """Keyframes of the same place as this one, including it; sorted."""
-        return self._near(self._T[keyframe], self.radius_m)
+        return self._kept(keyframe, self.radius_m)
 
     def _place(self, keyframe: int, any_angle: bool = False) -> Ids:
-        """Keyframes within twice the radius of this one's place, kept from image to image."""
-        key = keyframe, any_angle
+        """Keyframes within twice the radius of this one's place."""
+        return self._kept(keyframe, 2.0 * self.radius_m, any_angle)
+
+    def _kept(self, keyframe: int, radius_m: float, any_angle: bool = False) -> Ids:
+        """Keyframes near this one, kept from image to image."""
+        key = keyframe, radius_m, any_angle
         if key not in self._places:
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
-            self._places[key] = self._near(self._T[keyframe], 2.0 * self.radius_m, any_angle)
+            self._places[key] = self._near(self._T[keyframe], radius_m, any_angle)
         return self._places[key]
 
     def near_pose(self, T_map_cam: Array) -> Ids:
@@ -257,7 +257,7 @@ class Belief:
         """
         first = int(self._ids[np.argmax(self._above)]) if len(self._ids) else 0
         here = self._place(first, any_angle=True)
-        elsewhere = ~np.isin(self._ids, here, assume_unique=True)
+        elsewhere = ~are_among(self._ids, here)
         if elsewhere.any():
             second = int(self._ids[elsewhere][np.argmax(self._above[elsewhere])])
         else:  # all others have the floor: take the least id that is not at the first place
@@ -266,7 +266,7 @@ class Belief:
                 return first, self.probability(first), 0.0
         there = self._place(second)
         return (first, self.probability(first),
-                float(self.masses(np.setdiff1d(there, here, assume_unique=True)).sum()))
+                float(self.masses(there[~are_among(there, here)]).sum()))
 
     def top(self, count: int, least: float) -> list[tuple[int, float]]:
         """The most likely places: keyframe and probability of each, most likely first.
@@ -284,7 +284,7 @@ class Belief:
                 break
             found.append((keyframe, probability))
             here = self._place(keyframe, any_angle=True)
-            left &= ~np.isin(self._ids, here, assume_unique=True)
+            left &= ~are_among(self._ids, here)
         return sorted(found, key=lambda one: -one[1])
 
     def _carried(self, motion: Motion, T_previous_current: Array) -> _Moved:
@@ -331,6 +331,14 @@ class Belief:
         self.floor /= total
         self._at_speed /= total
         self.off_map /= total
+        self._above = self._at_speed.sum(axis=0)
+
+
+def are_among(ids: Ids, others: Ids) -> Mask:
+    """Which ids (K,) are among others (M,), which are sorted."""
+    if not len(others):
+        return np.zeros(len(ids), dtype=bool)
+    return np.asarray(others[np.minimum(others.searchsorted(ids), len(others) - 1)] == ids)
 
 
 def spacing(T_map_cam: Array, drives: Sequence[str] = ()) -> float:

@@ -346,19 +346,19 @@ class Localizer:
     def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int
                  ) -> tuple[Match, ...]:
         """Matches, best first; if localized, first the best one of the accepted place."""
-        found = sorted(((view, i) for view, one in enumerate(seen) for i in range(len(one.ids))),
-                       key=lambda at: -seen[at[0]].scores[at[1]])
+        views = np.repeat(np.arange(len(seen)), [len(one.ids) for one in seen])
+        rows = np.concatenate([np.arange(len(one.ids)) for one in seen])
+        order = np.argsort(-np.concatenate([one.scores for one in seen]), kind='stable')
         accepted = None
         if state is State.LOCALIZED:
-            there = self._belief.around(keyframe)
-            shown = [one.at(there) for one in seen]
             # The candidate at the accepted place with the largest probability.
-            accepted = max(
-                ((view, i) for view, i in found if shown[view][i]),
-                key=lambda at: float(self._belief.masses(seen[at[0]].places[at[1]]).sum()))
-            found.remove(accepted)
-            found.insert(0, accepted)
-        found = found[: self._config.matches]
+            there = self._belief.around(keyframe)
+            shown = order[np.concatenate([one.at(there) for one in seen])[order]]
+            masses = np.concatenate([one.masses(self._belief) for one in seen])
+            best = shown[np.argmax(masses[shown])]
+            accepted = int(views[best]), int(rows[best])
+            order = np.concatenate([[best], order[order != best]])
+        found = [(int(views[at]), int(rows[at])) for at in order[: self._config.matches]]
         ahead = self._ahead(seen, found)
         of_image = self._calibration.probability(
             np.array([seen[view].scores[i] for view, i in found]), np.array(ahead))
@@ -382,8 +382,7 @@ class Localizer:
 
     def _match(self, one: Candidates, view: int, i: int, keyframe: int, accepted: bool,
                image_probability: float) -> Match:
-        place = one.places[i]
-        at = keyframe if accepted else int(place[0]) if len(place) else -1
+        at = keyframe if accepted else one.places.first(i)
         return Match(
             keyframe_id=int(one.ids[i]), similarity=float(one.similarities[i]),
             score=float(one.scores[i]), accepted=accepted, view=view,

@@ -135,8 +135,7 @@ def of_belief(
 
     # 1. Spread of the belief.
     steps = T_map_base[:, :3, 3] - mean[:3, 3]
-    turns = (Rotation.from_matrix(T_map_base[:, :3, :3])
-             * Rotation.from_matrix(mean[:3, :3]).inv()).as_rotvec()
+    turns = Rotation.from_matrix(T_map_base[:, :3, :3] @ mean[:3, :3].T).as_rotvec()
     covariance = np.zeros((6, 6))
     shares = config.spread_share * weights[:, None]
     covariance[:3, :3] = (shares * steps).T @ steps
@@ -171,24 +170,36 @@ def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
     Iteratively reweighted with Huber's weights, position and rotation separately, starting from
     the weights (K,), which sum to 1.
     """
-    quats = Rotation.from_matrix(T[:, :3, :3]).as_quat()
-    positions = T[:, :3, 3]
-    mean, used = np.eye(4), weights
+    turns, positions = T[:, :3, :3].reshape(-1, 9), T[:, :3, 3]
+    # Rotations this close together are all near their mean, so that none is weighed down.
+    alike = bool((turns @ turns[0]).min() > 1.0 + 2.0 * np.cos(0.5 * HUBER_RAD))
+    mean, new = np.eye(4), weights
     for _ in range(ROUNDS):
+        used = new
         mean[:3, 3] = used @ positions
-        # The mean rotation after Markley et al., Averaging quaternions (2007).
-        centre = np.linalg.eigh((used[:, None] * quats).T @ quats)[1][:, -1]
-        metres = np.linalg.norm(positions - mean[:3, 3], axis=1)
-        radians = 2.0 * np.arccos(np.minimum(np.abs(quats @ centre), 1.0))
-        huber = np.minimum(1.0, HUBER_M / np.maximum(metres, HUBER_M)) \
-            * np.minimum(1.0, HUBER_RAD / np.maximum(radians, HUBER_RAD))
+        steps = positions - mean[:3, 3]
+        metres = np.sqrt(np.einsum('ij,ij->i', steps, steps))
+        huber = HUBER_M / np.maximum(metres, HUBER_M)
+        if not alike:
+            centre = _mean_rotation(turns, used)
+            radians = np.arccos(np.clip(0.5 * (turns @ centre.reshape(9) - 1.0), -1.0, 1.0))
+            huber *= HUBER_RAD / np.maximum(radians, HUBER_RAD)
         new = weights * huber
-        new = new / new.sum()
+        new /= new.sum()
         if np.abs(new - used).max() < 1e-9:
             break
-        used = new
-    mean[:3, :3] = Rotation.from_quat(centre).as_matrix()
-    return mean, used
+    mean[:3, :3] = _mean_rotation(turns, used)
+    return mean, new
+
+
+def _mean_rotation(turns: Array, weights: Array) -> Array:
+    """Mean rotation (3, 3) of rotations (K, 9) after Markley et al., Averaging quaternions (2007).
+
+    It is the rotation nearest to the mean matrix (their section on the Frobenius norm).
+    """
+    left, _, right = np.linalg.svd((weights @ turns).reshape(3, 3))
+    left[:, 2] *= np.linalg.det(left @ right)
+    return np.asarray(left @ right)
 
 
 def road_axes(T_map_base: Array, mean: Array) -> Array:

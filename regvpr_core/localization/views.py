@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from regvpr_core.arrays import Float32, Float64, Ids
+from regvpr_core.arrays import Float32, Float64, Ids, Mask
 from regvpr_core.geometry import Array, inverse
-from regvpr_core.localization.belief import Belief
+from regvpr_core.localization.belief import are_among, Belief
 from regvpr_core.localization.calibration import SAMPLE
 from regvpr_core.verification.verification import Verification
 
@@ -25,13 +24,30 @@ COVERED = 0.5
 """Least share of places that a camera must be able to see, so that not finding one is evidence."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Keyframes (P,) at the places of candidates, and the index (P,) of each one's candidate.
+
+    They are in the order of the candidates; a candidate may have several keyframes, or none.
+    """
+
+    keyframes: Ids
+    owners: Ids
+
+    def first(self, candidate: int) -> int:
+        """The first keyframe of a candidate; -1 if it has none."""
+        at = int(self.owners.searchsorted(candidate))
+        return int(self.keyframes[at]) if at < len(self.owners) \
+            and self.owners[at] == candidate else -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
     """Keyframes found in the map for one image.
 
     novelty: how much of the image is new, 0 to 1.
     ids, similarities, scores, log_odds: (K,) of the keyframes found, most similar first.
-    places: (K,) lists of keyframes at the corresponding pose of the reference camera.
+    places: keyframes at the corresponding poses of the reference camera.
     """
 
     novelty: float
@@ -40,17 +56,22 @@ class Candidates:
     similarities: Float32
     scores: Float64
     log_odds: Float64
-    places: Sequence[Ids]
+    places: Places
     verifications: tuple[Verification, ...] = ()
 
-    def at(self, there: Ids) -> npt.NDArray[np.bool_]:
-        """(K,) mask of candidates whose reference camera pose is at one of these keyframes."""
-        sizes = np.array([len(place) for place in self.places], dtype=np.int64)
-        if not sizes.sum():
-            return np.zeros(len(sizes), dtype=bool)
-        inside = np.isin(np.concatenate(list(self.places)), there)
-        return np.bincount(np.repeat(np.arange(len(sizes)), sizes), inside,
-                           minlength=len(sizes)) > 0
+    def at(self, there: Ids) -> Mask:
+        """(K,) mask of candidates whose reference camera pose is at one of these keyframes.
+
+        there: sorted.
+        """
+        found = np.zeros(len(self.ids), dtype=bool)
+        found[self.places.owners[are_among(self.places.keyframes, there)]] = True
+        return found
+
+    def masses(self, belief: Belief) -> Float64:
+        """(K,) probability that the reference camera is at the place of each candidate."""
+        masses = belief.masses(self.places.keyframes)
+        return np.bincount(self.places.owners, masses, len(self.ids)).astype(np.float64)
 
 
 class Mounts:
@@ -71,12 +92,14 @@ class Mounts:
         if self.T_base_reference is None:
             self.T_base_reference = T_base_cam
 
-    def places(self, ids: Ids, T_base_cam: Array) -> list[Ids]:
-        """For each keyframe (K,) of this camera, ids of those at the reference camera's pose."""
+    def places(self, ids: Ids, T_base_cam: Array) -> Places:
+        """For each keyframe (K,) of this camera, those at the reference camera's pose."""
         if self.T_base_reference is None or self._is_reference(T_base_cam):
-            return [ids[i:i + 1] for i in range(len(ids))]
+            return Places(ids, np.arange(len(ids)))
         poses = self._T[ids] @ inverse(T_base_cam) @ self.T_base_reference
-        return [self._belief.near_pose(pose) for pose in poses]
+        near = [self._belief.near_pose(pose) for pose in poses]
+        return Places(np.concatenate([np.zeros(0, np.int64), *near]),
+                      np.repeat(np.arange(len(ids)), [len(place) for place in near]))
 
     def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float64, float]:
         """Combined evidence: keyframes (M,), their log odds, and the log odds of all others.
@@ -85,8 +108,7 @@ class Mounts:
             seen: images of one stamp.
             limit: largest log odds of one image for a place; against a place, `MISSED` times that.
         """
-        ids = np.unique(np.concatenate([np.zeros(0, np.int64),
-                                        *[place for one in seen for place in one.places]]))
+        ids = np.unique(np.concatenate([one.places.keyframes for one in seen]))
         total, others = np.zeros(len(ids)), 0.0
         for one in seen:
             if not len(one.ids):
@@ -96,9 +118,7 @@ class Mounts:
             # direction which the map does not contain cannot find its place.
             least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
             best = np.full(len(ids), -np.inf)
-            sizes = [len(place) for place in one.places]
-            np.maximum.at(best, np.searchsorted(ids, np.concatenate(list(one.places))),
-                          np.repeat(odds, sizes))
+            np.maximum.at(best, ids.searchsorted(one.places.keyframes), odds[one.places.owners])
             total += np.where(np.isfinite(best), np.maximum(best, least), least)
             others += least
         return ids, total, others

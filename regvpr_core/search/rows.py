@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import threading
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class CentredRows:
         self._checked = np.zeros(len(rows), dtype=bool)
         self._scale = np.zeros(len(rows), np.float32)
         self._offset = np.zeros(len(rows), np.float32)
+        self._products = Products(rows.shape[1])
         self.set_centre(np.zeros(rows.shape[1], np.float32))
 
     def __len__(self) -> int:
@@ -99,22 +101,27 @@ class CentredRows:
 
     def similarities(self, query: Float32, ids: Ids) -> Float32:
         """Cosines (len(ids),) of a unit query (D,) with centred rows."""
-        block = self._block(ids)
+        block = self._products.read(self._rows, ids)
+        self._check_new(ids, block)
         new = self._scale[ids] == 0.0
         if new.any():
             self._measure(as_float32(block[new]), ids[new])
-        return np.asarray(products(block, query) * self._scale[ids] - float(query @ self.centre)
-                          * self._offset[ids], dtype=np.float32)
+        return np.asarray(self._products(query, len(ids)) * self._scale[ids]
+                          - float(query @ self.centre) * self._offset[ids], dtype=np.float32)
 
     def _block(self, ids: Ids) -> npt.NDArray[np.float16]:
         """A copy of rows as stored: what was checked is what is used."""
         at = _slice(ids)
         block = np.array(self._rows[at]) if isinstance(at, slice) else np.asarray(self._rows[at])
+        self._check_new(ids, block)
+        return block
+
+    def _check_new(self, ids: Ids, block: npt.NDArray[np.float16]) -> None:
+        """Check the rows as read that were not read before."""
         new = ~self._checked[ids]
         if new.any():
             self._check(ids[new], block[new])
             self._checked[ids] = True
-        return block
 
     def _measure(self, rows: Float32, ids: Ids) -> None:
         """Cache 1 / (|row| |unit row - centre|) and 1 / |unit row - centre|."""
@@ -158,20 +165,41 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def products(block: npt.NDArray[np.float16], query: Float32) -> Float32:
-    """Scalar products (N,) of rows (N, D) in float16 with a query (D,), in single precision.
+class Products(threading.local):
+    """Scalar products of stored rows with a query; each thread has its own memory for rows.
 
     FAISS converts each row while it multiplies: a third of the time of `as_float32` and `einsum`.
+    Rows are read into the memory of its index, which is kept from query to query.
     """
-    faiss = load_faiss()
-    found = np.full(len(block), np.nan, np.float32)  # what FAISS leaves out is no number
-    index = faiss.IndexScalarQuantizer(block.shape[1], faiss.ScalarQuantizer.QT_fp16,
-                                       faiss.METRIC_INNER_PRODUCT)
-    with one_thread():
-        index.add_sa_codes(np.ascontiguousarray(block).view(np.uint8))
-        values, ids = index.search(np.ascontiguousarray(query[None]), max(len(block), 1))
-    found[ids[ids >= 0]] = values[ids >= 0]
-    return found
+
+    def __init__(self, dimension: int) -> None:
+        """Reserve nothing yet. dimension: length D of a row."""
+        self._dimension = dimension
+        self._index: Any = None
+        self._room = np.zeros((0, dimension), np.float16)
+
+    def read(self, rows: npt.NDArray[np.float16], ids: Ids) -> npt.NDArray[np.float16]:
+        """Read rows (len(ids), D) of (N, D); they are valid until the next call."""
+        if self._index is None or len(ids) > len(self._room):
+            faiss = load_faiss()
+            self._index = faiss.IndexScalarQuantizer(
+                self._dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+            size = max(len(ids), 1) * self._dimension * 2
+            self._index.codes.resize(size)
+            self._room = faiss.rev_swig_ptr(self._index.codes.data(), size).view(
+                np.float16).reshape(-1, self._dimension)
+        block = self._room[:len(ids)]
+        np.take(rows, ids, axis=0, out=block, mode='clip')
+        return block
+
+    def __call__(self, query: Float32, count: int) -> Float32:
+        """Products (count,) of the rows read last with a query (D,), in single precision."""
+        self._index.ntotal = count
+        found = np.full(count, np.nan, np.float32)  # what FAISS leaves out is no number
+        with one_thread():
+            values, ids = self._index.search(query[None], max(count, 1))
+        found[ids[ids >= 0]] = values[ids >= 0]
+        return found
 
 
 def as_float32(block: npt.NDArray[np.float16]) -> Float32:

@@ -7,10 +7,13 @@ from regvpr_core.geometry import distance, inverse
 from regvpr_core.localization.belief import Belief, BeliefConfig
 from regvpr_core.localization.pose_prior import (
     estimate,
+    HUBER_M,
+    HUBER_RAD,
     of_verified,
     PosePriorConfig,
     road_axes,
     robust_mean,
+    ROUNDS,
 )
 from regvpr_core.verification.metric_pose import MetricPose
 
@@ -92,6 +95,30 @@ def test_one_far_keyframe_of_little_belief_pulls_less_than_by_its_square(street)
     plain, kept = robust_mean(T[:2], np.array([0.5, 0.5]))
     assert plain[0, 3] == pytest.approx(0.5)
     np.testing.assert_allclose(kept, 0.5)
+
+
+@pytest.mark.parametrize('spread_rad', [0.03, 0.2, 0.6])
+def test_the_robust_mean_is_that_of_weighted_quaternions(spread_rad):
+    rng = np.random.default_rng(4)
+    T = np.tile(np.eye(4), (9, 1, 1))
+    T[:, :3, :3] = (Rotation.from_rotvec(spread_rad * rng.normal(size=(9, 3)))
+                    * Rotation.from_rotvec([0.3, -1.1, 2.0])).as_matrix()
+    T[:, :3, 3] = rng.normal(0.0, 2.0, (9, 3))
+    first = rng.dirichlet(np.ones(9))
+    # Markley et al. (2007): the eigenvector of the weighted sum of the quaternions' products.
+    quats, used = Rotation.from_matrix(T[:, :3, :3]).as_quat(), first
+    for _ in range(ROUNDS):
+        centre = np.linalg.eigh((used[:, None] * quats).T @ quats)[1][:, -1]
+        position = used @ T[:, :3, 3]
+        metres = np.linalg.norm(T[:, :3, 3] - position, axis=1)
+        radians = 2.0 * np.arccos(np.minimum(np.abs(quats @ centre), 1.0))
+        used = first * np.minimum(1.0, HUBER_M / np.maximum(metres, 1e-9)) \
+            * np.minimum(1.0, HUBER_RAD / np.maximum(radians, 1e-9))
+        used = used / used.sum()
+    mean, weights = robust_mean(T, first)
+    np.testing.assert_allclose(mean[:3, 3], position, atol=1e-8)
+    np.testing.assert_allclose(mean[:3, :3], Rotation.from_quat(centre).as_matrix(), atol=1e-8)
+    np.testing.assert_allclose(weights, used, atol=1e-8)
 
 
 def test_rotations_are_averaged_and_their_spread_is_about_the_maps_axes():
