@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def drifting(T: np.ndarray) -> np.ndarray:
     """The same way with 3 % of error in its length and a slow turn, in a frame of its own."""
     out = [pose(5.0, -3.0)]
     turn = Rotation.from_euler('y', 0.002).as_matrix()
-    for before, after in zip(T[:-1], T[1:], strict=True):
+    for before, after in itertools.pairwise(T):
         step = np.linalg.inv(before) @ after
         step[:3, 3] *= 1.03
         step[:3, :3] = step[:3, :3] @ turn

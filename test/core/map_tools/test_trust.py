@@ -36,7 +36,7 @@ def features(place: int, shift_px: float = 0.0) -> bytes:
     xy = rng.uniform([20, 20], [300, 220], (POINTS, 2))
     rows = rng.normal(size=(POINTS, 64)).astype(np.float32)
     return encode_features(LocalFeatures(
-        kind='xfeat', width=320, height=240, xy=xy + [shift_px, 0.0],
+        kind='xfeat', width=320, height=240, xy=[*xy, shift_px, 0.0],
         descriptors=rows / np.linalg.norm(rows, axis=1, keepdims=True)))
 
 
@@ -49,7 +49,7 @@ def looks(places: np.ndarray, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def make(tmp_path: Path):
-    """Write a map: `make(name, places, poses, seen)`; seen: places whose points the images show."""
+    """Write a map: `make(name, places, poses, seen)`; seen: places that the points are of."""
     def write(name: str, places: np.ndarray, T: np.ndarray, seen=None, seed: int = 0,
               rows: np.ndarray | None = None) -> Path:
         about = Manifest(map_id=name, model='m', fingerprint='f' * 64, dimension=32,
@@ -142,7 +142,7 @@ def test_a_corridor_that_looks_like_the_maps_does_not_change_it(make):
     # By its matches alone the stretch is localized: they are wrong together.
     plan = update_map(site, [(wrong, 'wrong')], UpdateConfig(), dry_run=True).plans[0]
     assert plan.poses.localized.mean() > 0.9
-    with pytest.raises(MapError, match='no stretch of .* is confirmed'):
+    with pytest.raises(MapError, match=r'no stretch of .* is confirmed'):
         update_map(site, [(wrong, 'wrong')], UpdateConfig(trust='confirmed'))
     assert (site / 'map.db').read_bytes() == before
     # The same drive where it was really driven is taken.
