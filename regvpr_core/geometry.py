@@ -11,6 +11,9 @@ MAX_POSITION_M = 1e12
 MAX_QUATERNION, MIN_QUATERNION = 1e9, 1e-9
 """Bounds of a quaternion's norm before normalisation."""
 
+NEARLY_HALF_A_TURN = 3.0
+"""Angle in rad above which a rotation vector is computed by scipy."""
+
 
 def pose_matrix(position: npt.ArrayLike, quat_xyzw: npt.ArrayLike) -> Array:
     """Build (..., 4, 4) transforms from positions (..., 3) in m and quaternions (..., 4).
@@ -66,11 +69,26 @@ def inverse(T: Array) -> Array:
 
 def rotation_angle(R: Array) -> Array:
     """Angle in rad of rotations (..., 3, 3); exact also near 0 and pi."""
-    # |sin| and cos of the angle, from the antisymmetric part and the trace.
+    return _axis_and_angle(R)[1]
+
+
+def rotation_vector(R: Array) -> Array:
+    """Rotation vectors (..., 3), axis times angle in rad, of rotations (..., 3, 3)."""
+    axis, angle = _axis_and_angle(R)
+    if (angle > NEARLY_HALF_A_TURN).any():  # there the antisymmetric part says little of the axis
+        from scipy.spatial.transform import Rotation  # late: takes half a second to load
+
+        return np.asarray(Rotation.from_matrix(R).as_rotvec())
+    # The antisymmetric part is 2 sin(angle) times the axis; sinc(x) is sin(pi x) / (pi x).
+    return np.asarray(axis / (2.0 * np.sinc(angle / np.pi)[..., None]))
+
+
+def _axis_and_angle(R: Array) -> tuple[Array, Array]:
+    """2 sin(angle) times the axis (..., 3), and the angle in rad, of rotations (..., 3, 3)."""
     axis = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0],
-                     R[..., 1, 0] - R[..., 0, 1]])
+                     R[..., 1, 0] - R[..., 0, 1]], axis=-1)
     trace = R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2]
-    return np.asarray(np.arctan2(np.sqrt(np.square(axis).sum(axis=0)), trace - 1.0))
+    return axis, np.asarray(np.arctan2(np.sqrt((axis * axis).sum(axis=-1)), trace - 1.0))
 
 
 def distance(T_a: Array, T_b: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ A score combines how far a keyframe stands out among those of the map with its s
 """
 
 from dataclasses import dataclass, field, replace
+import math
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -275,10 +276,10 @@ def margin(found: Float64, same: Mask) -> float:
 
 def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mask:
     """(A, B) mask: pairs of poses (A, 4, 4) and (B, 4, 4) that show one place."""
-    metres = np.linalg.norm(T_a[:, None, :3, 3] - T_b[None, :, :3, 3], axis=-1)
+    steps = T_a[:, None, :3, 3] - T_b[None, :, :3, 3]
     traces = T_a[:, :3, :3].reshape(-1, 9) @ T_b[:, :3, :3].reshape(-1, 9).T
-    return np.asarray((metres < radius_m)
-                      & (traces > 1.0 + 2.0 * np.cos(min(angle_rad, np.pi))))
+    return np.asarray((np.einsum('abi,abi->ab', steps, steps) < radius_m**2)
+                      & (traces > 1.0 + 2.0 * math.cos(min(angle_rad, math.pi))))
 
 
 def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: float

@@ -8,10 +8,9 @@ this order, as geometry_msgs/PoseWithCovariance defines it: the true pose is
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from regvpr_core.config import check_settings, setting
-from regvpr_core.geometry import Array, inverse
+from regvpr_core.geometry import Array, inverse, rotation_vector
 from regvpr_core.localization.belief import Belief
 from regvpr_core.verification.metric_pose import MetricPose, of_base
 
@@ -135,7 +134,7 @@ def of_belief(
 
     # 1. Spread of the belief.
     steps = T_map_base[:, :3, 3] - mean[:3, 3]
-    turns = Rotation.from_matrix(T_map_base[:, :3, :3] @ mean[:3, :3].T).as_rotvec()
+    turns = rotation_vector(T_map_base[:, :3, :3] @ mean[:3, :3].T)
     covariance = np.zeros((6, 6))
     shares = config.spread_share * weights[:, None]
     covariance[:3, :3] = (shares * steps).T @ steps
@@ -215,4 +214,5 @@ def road_axes(T_map_base: Array, mean: Array) -> Array:
     if np.linalg.norm(up) < 1e-6:  # a lift: the road is vertical
         up = mean[:3, 0] - (mean[:3, 0] @ along) * along
     up /= np.linalg.norm(up)
-    return np.stack([along, np.cross(up, along), up], axis=1)
+    across = up[[1, 2, 0]] * along[[2, 0, 1]] - up[[2, 0, 1]] * along[[1, 2, 0]]  # up x along
+    return np.stack([along, across, up], axis=1)

@@ -11,6 +11,7 @@ from regvpr_core.geometry import (
     pose_matrix,
     quat_xyzw,
     rotation_angle,
+    rotation_vector,
 )
 
 
@@ -64,6 +65,13 @@ def test_the_inverse_is_that_of_the_matrix():
 def test_the_angle_of_a_rotation_is_exact_also_at_its_ends(angle):
     R = Rotation.from_rotvec(angle * np.array([2.0, -1.0, 2.0]) / 3.0).as_matrix()
     assert float(rotation_angle(R)) == pytest.approx(angle, abs=1e-12)
+
+
+@pytest.mark.parametrize('angle', [0.0, 1e-9, 1.0, 2.99, 3.01, math.pi - 1e-7])
+def test_the_vector_of_a_rotation_turns_as_the_rotation_does(angle):
+    vectors = angle * np.array([[2.0, -1.0, 2.0], [0.0, 0.6, -0.8]]) / np.array([[3.0], [1.0]])
+    np.testing.assert_allclose(
+        rotation_vector(Rotation.from_rotvec(vectors).as_matrix()), vectors, atol=1e-9)
 
 
 def test_distance_is_metres_and_radians_and_the_world_does_not_matter():
