@@ -316,6 +316,21 @@ def added_encoder(
                    dimension=entry.dimension, preprocessing=entry.preprocessing)
 
 
+def cuda_devices() -> str:
+    """How many CUDA devices torch sees, and if none, what is missing."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if torch.version.cuda is None:
+        why = f'torch {torch.__version__} is built without CUDA; a build with it is on pytorch.org'
+    elif not count:
+        why = (f'torch {torch.__version__} is built for CUDA {torch.version.cuda}, but finds no '
+               f'device; nvidia-smi says whether the driver of the card runs')
+    else:
+        why = f'torch {torch.__version__} sees {count} CUDA devices, counted from 0'
+    return why
+
+
 def choose_device(device: str) -> torch.device:
     """Choose a torch device; `auto` takes CUDA if available, then MPS, then the CPU.
 
@@ -332,8 +347,7 @@ def choose_device(device: str) -> torch.device:
     if kind not in DEVICES[1:] or (number and not number.isdigit()):
         raise ConfigError(f'unknown device {device!r}{nearest(device, DEVICES)}')
     if kind == 'cuda' and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f'device {device!r} is not there: torch {torch.__version__} sees '
-                          f'{torch.cuda.device_count()} CUDA devices; use auto or cpu')
+        raise ConfigError(f'device {device!r} is not there: {cuda_devices()}; use auto or cpu')
     if kind == 'mps' and not torch.backends.mps.is_available():
         raise ConfigError("device 'mps' is not there; use auto or cpu")
     return torch.device(device)

@@ -17,6 +17,10 @@ def test_the_page_of_what_never_ran_on_cuda_is_true_to_the_code():
     for name, fragments in quoted.items():
         text = (ROOT / name).read_text()
         assert [code for code in fragments if code not in text] == [], name
+        # Whether there is a device is also asked on a machine without one.
+        calls = [line.strip() for line in text.splitlines()
+                 if re.search(r'(?<!: )torch\.cuda\.(?!is_available|device_count)', line)]
+        assert [line for line in calls if not any(code in line for code in fragments)] == [], name
     speaks = {str(path.relative_to(ROOT)) for folder in ('regvpr_core', 'regvpr_ros')
               for path in (ROOT / folder).rglob('*.py')
               if re.search(r"torch\.cuda\.|== 'cuda'", path.read_text())}

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from regvpr_core.cli import main
+from regvpr_core.errors import ConfigError
 from regvpr_core.models import self_test as module
+from regvpr_core.models.encoder import choose_device
 from regvpr_core.models.self_test import self_test
 
 
@@ -39,7 +41,20 @@ def test_a_part_that_fails_is_a_line_and_the_rest_goes_on(small_model, monkeypat
 def test_doctor_says_that_there_is_no_such_device(small_model, capsys):
     assert main(['doctor', '--device', 'cuda', '--model', str(small_model), '--json']) == 1
     lines = {line['check']: line for line in json.loads(capsys.readouterr().out)}
-    assert 'CUDA devices; use auto or cpu' in lines['self-test']['facts']
+    missing = 'is built without CUDA' if torch.version.cuda is None else 'nvidia-smi says whether'
+    assert missing in lines['self-test']['facts']
+
+
+@pytest.mark.parametrize(('built', 'count', 'message'), [
+    (None, 0, 'is built without CUDA; a build with it is on pytorch.org; use auto or cpu'),
+    ('12.8', 0, 'is built for CUDA 12.8, but finds no device; nvidia-smi says'),
+    ('12.8', 2, 'sees 2 CUDA devices, counted from 0; use auto or cpu')])
+def test_a_cuda_device_that_is_not_there_is_refused_with_what_is_missing(
+        monkeypatch, built, count, message):
+    monkeypatch.setattr(torch.version, 'cuda', built)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+    with pytest.raises(ConfigError, match=message):
+        choose_device('cuda:7')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
