@@ -274,8 +274,11 @@ def margin(found: Float64, same: Mask) -> float:
         best - float(found.min())
 
 
-def same_place(T_a: Array, T_b: Array, radius_m: float, angle_rad: float) -> Mask:
-    """(A, B) mask: pairs of poses (A, 4, 4) and (B, 4, 4) that show one place."""
+def same_place(T_a: Array, T_b: Array, radius_m: float | Array, angle_rad: float) -> Mask:
+    """(A, B) mask: pairs of poses (A, 4, 4) and (B, 4, 4) that show one place.
+
+    radius_m: one for all, or (A, 1).
+    """
     steps = T_a[:, None, :3, 3] - T_b[None, :, :3, 3]
     traces = T_a[:, :3, :3].reshape(-1, 9) @ T_b[:, :3, :3].reshape(-1, 9).T
     return np.asarray((np.einsum('abi,abi->ab', steps, steps) < radius_m**2)

@@ -315,7 +315,8 @@ class SessionLoops:
 
         On a look-alike floor it is not, however well the sequence fits.
         """
-        level = self._sequence_mean(at, sequence, [query.similarities for query in sequence])
+        level = self._sequence_mean(at, sequence, [
+            self._by_index(query, query.similarities) for query in sequence])
         return not self._steps or level >= LEAST_LEVEL * float(np.median(self._steps))
 
     def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
@@ -327,7 +328,7 @@ class SessionLoops:
         if len(query.ids) < 2:
             return None
         candidates = np.argsort(-query.scores, kind='stable')[:CANDIDATES]
-        scores_of = [query.scores for query in sequence]
+        scores_of = [self._by_index(query, query.scores) for query in sequence]
         totals = np.array([self._sequence_mean(int(at), sequence, scores_of)
                            for at in candidates])
         best = int(np.argmax(totals))
@@ -343,39 +344,41 @@ class SessionLoops:
     def _sequence_mean(self, at: int, sequence: deque[_Query], values: Sequence[Float64]) -> float:
         """Mean of the values of a sequence, if the newest keyframe is at this reference.
 
-        values: of each query, for the keyframes it was compared with.
+        Args:
+            at: index of the reference.
+            sequence: of P + 1 queries, oldest first.
+            values: of each query by index of the keyframe, from `_by_index`.
         """
         newest, past = sequence[-1], list(sequence)[-2::-1]
         T, T_reference = newest.T_odom_cam, self.store.T_odom_cam[at]
-        if np.isfinite(T).all() and np.isfinite(T_reference).all():
+        if np.isfinite(T).all() and np.isfinite(T_reference).all() and past:
             window = np.arange(max(0, at - WINDOW_KEYFRAMES),
                                min(len(newest.ids), at + WINDOW_KEYFRAMES + 1))
-            near = []
-            for query in past:
-                # Pose of that image, if the newest one was taken at the reference.
-                expected = T_reference @ inverse(T) @ query.T_odom_cam
-                reach_m = DRIFT_M + DRIFT_SHARE * (newest.along_m - query.along_m)
-                near.append(window[same_place(
-                    expected[None], self.store.T_odom_cam[window], reach_m, PLACE_RAD)[0]])
-            return self._mean_of(at, past, near, values)
-        # Without odometry, the best line of constant speed, as in SeqSLAM.
-        backs = np.arange(1, len(past) + 1)
-        return max(self._mean_of(at, past, [
-            np.arange(max(0, math.ceil(middle - 1.0)), max(0, math.floor(middle + 1.0)) + 1)
-            for middle in at - speed * backs], values) for speed in SPEEDS)
+            # Poses of the earlier images, if the newest one was taken at the reference.
+            expected = T_reference @ inverse(T) @ np.stack([query.T_odom_cam for query in past])
+            way_m = newest.along_m - np.array([query.along_m for query in past])
+            near = same_place(expected, self.store.T_odom_cam[window],
+                              (DRIFT_M + DRIFT_SHARE * way_m)[:, None], PLACE_RAD)
+        else:
+            # Without odometry, the best line of constant speed, as in SeqSLAM.
+            backs = np.arange(1, len(past) + 1)
+            middles = np.maximum(at - np.multiply.outer(SPEEDS, backs), -1.0)[..., None]
+            window = np.arange(max(0, math.floor(at - max(SPEEDS) * len(past)) - 1), at + 1)
+            near = (window >= middles - 1.0) & (window <= middles + 1.0)
+        found = np.zeros((len(past), len(window)))
+        for row, of_query in zip(found, values[-2::-1], strict=True):
+            known = of_query[window[0]:window[-1] + 1]  # others are too new for that image
+            row[:len(known)] = known
+        best = np.where(near, found, 0.0).max(axis=-1, initial=0.0)  # (P,), or (speeds, P)
+        return (float(values[-1][at]) + float(best.sum(axis=-1).max())) / (1 + len(past))
 
-    def _mean_of(self, at: int, past: Sequence[_Query], near: Sequence[Ids],
-                 values: Sequence[Float64]) -> float:
-        """Mean of the newest value at a reference, and of the best value near each other one."""
-        total = float(values[-1][at])
-        for query, indices, of_query in zip(past, near, values[-2::-1], strict=True):
-            # Keyframes may have been deleted, or be too new for that image: match them by id.
-            ids = self.store.ids[indices]
-            spots = np.searchsorted(query.ids, ids)
-            known = spots < len(query.ids)
-            known[known] = query.ids[spots[known]] == ids[known]
-            total += float(of_query[spots[known]].max(initial=0.0))
-        return total / (1 + len(past))
+    def _by_index(self, query: _Query, values: Float64) -> Float64:
+        """Values of a query by present index of the keyframe; some may have been deleted."""
+        ids, count = self.store.ids, len(query.ids)
+        if not count or (count <= len(ids) and ids[count - 1] == query.ids[-1]):
+            return values
+        kept = ids[:np.searchsorted(ids, query.ids[-1], side='right')]
+        return values[np.searchsorted(query.ids, kept)]
 
     def _same_place(self, at: int, others: Ids) -> np.ndarray:
         """Mask of keyframes that may show the same place as the one at this index."""
