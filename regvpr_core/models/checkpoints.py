@@ -219,7 +219,7 @@ def save_checkpoint(
     record: dict[str, Any],
     second: BackboneWeights | None = None,
 ) -> str:
-    """Write all tensors that differ from the frozen backbone; return the fingerprint.
+    """Write all tensors that are used and differ from the frozen backbone.
 
     Args:
         path: of the new .safetensors file.
@@ -228,12 +228,15 @@ def save_checkpoint(
         backbone: the frozen weights of the model; None stores all weights.
         record: data, recipe and figures.
         second: the frozen weights of its second trunk, if it has one.
+
+    Returns:
+        the fingerprint.
     """
     frozen = {f'{part}.{key}': tensor for part, weights in
               (('backbone', backbone), ('second', second)) if weights is not None
               for key, tensor in weights.tensors.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
-               if not _same(value, frozen.get(key))}
+               if not model.config.is_unused(key) and not _same(value, frozen.get(key))}
     sha256 = None if backbone is None else backbone.source.sha256
     second_sha256 = None if second is None else second.source.sha256
     digest = fingerprint(model.config, _both(sha256, second_sha256), tensors)
@@ -358,10 +361,13 @@ def _assemble(
     if absent:
         raise MissingWeightsError('; '.join(absent))
     with torch.device('meta'), Unfilled():
-        model = DescriptorModel(checkpoint.config)
-    load_strictly(model, tensors, str(checkpoint.path))
+        model = DescriptorModel(config)
+    model.drop_unused_blocks()
+    # Earlier versions stored the unused blocks too.
+    load_strictly(model, {key: value for key, value in tensors.items()
+                          if not config.is_unused(key)}, str(checkpoint.path))
     digest = fingerprint(
-        checkpoint.config, _both(checkpoint.backbone_sha256, checkpoint.second_sha256), own)
+        config, _both(checkpoint.backbone_sha256, checkpoint.second_sha256), own)
     if checkpoint.fingerprint not in (None, digest):
         raise CheckpointError(
             f'{checkpoint.path} was changed or damaged since it was saved: its fingerprint is '

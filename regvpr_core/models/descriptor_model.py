@@ -80,6 +80,11 @@ class ModelConfig:
         return VIT_CONFIGS[self.backbone].depth if self.last_block is None else \
             self.last_block + 1
 
+    def is_unused(self, key: str) -> bool:
+        """Whether a key of the state belongs to a block behind `last_block`."""
+        block = re.match(r'backbone\.blocks\.(\d+)\.', key)
+        return block is not None and int(block[1]) >= self.depth
+
     @property
     def trained_blocks(self) -> int:
         """N of `last_N`, else 0."""
@@ -109,6 +114,10 @@ class DescriptorModel(nn.Module):
         module, config_type = AGGREGATORS[config.aggregator]
         settings: Any = from_mapping(config_type, config.aggregator_config, 'aggregator.')
         self.aggregator = module(VIT_CONFIGS[config.backbone].width, settings)
+
+    def drop_unused_blocks(self) -> None:
+        """Remove the blocks behind `last_block`, which are never computed."""
+        self.backbone.blocks = self.backbone.blocks[:self.config.depth]
 
     @property
     def dimension(self) -> int:

@@ -78,8 +78,8 @@ def build_model(
         tensors = start.state_dict()
         own = model.state_dict()
         # Adapters may be new: they start at zero, so the initial model equals the checkpoint.
-        added = {key: value for key, value in own.items()
-                 if '.adapter.' in key and key not in tensors}
+        added = {key: value for key, value in own.items() if key not in tensors
+                 and ('.adapter.' in key or config.model.is_unused(key))}
         tensors |= added
         check_weights(own, tensors, config.start)
         if start.config.last_block != config.model.last_block:

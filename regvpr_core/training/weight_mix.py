@@ -40,7 +40,8 @@ def choose_mix(config: TrainConfig, trained: Path, folder: Path,
     files = RunFolder(folder)
 
     def write(share: float, out: Path) -> Path:
-        model.load_state_dict({key: mixed(start[key], end[key], share) for key in start})
+        model.load_state_dict(
+            start | {key: mixed(start[key], end[key], share) for key in end})
         files.write_checkpoint(out, model, config.name, backbone,
                                {'start': config.start, 'share_of_trained': share})
         return out

@@ -176,9 +176,7 @@ class FusedVit(nn.Module):
 
 def fuse(model: DescriptorModel, form: Form) -> DescriptorModel:
     """Convert a model to a form of operations, in place."""
-    last = model.config.last_block
-    if last is not None:
-        model.backbone.blocks = model.backbone.blocks[: last + 1]
+    model.drop_unused_blocks()
     model.backbone = FusedVit(model.backbone, form)  # type: ignore[assignment]
     if model.second is not None:
         size = model.config.preprocessing
