@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from regvpr_core.arrays import Float32, Ids, Mask
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ConfigError, MapError
-from regvpr_core.geometry import Array, rotation_angle
+from regvpr_core.geometry import Array
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.search.rows import unit
 
 BLOCK = 1024
+IDENTITY = np.eye(4)
 ARM_M = 3.0
 """Lever arm in metres that weighs rotation against position: an error of 1 rad counts as this."""
 
 LOTS = 3
 REFINEMENTS = 20
 LEAST_SCALE_M = 0.2
+MOST_PAIRS = 1_000_000
+"""Number of pairs of poses that are compared at once."""
 
 RIVAL = 0.5
 """The result is ambiguous if another transform has more than this share of the inliers."""
@@ -156,19 +158,22 @@ def _ransac(T_a: Array, T_b: Array, config: AlignmentConfig, rng: np.random.Gene
     if len(T_a) < 2:
         return best_T, best
     points_a, points_b = camera_points(T_a), camera_points(T_b)
-    for _ in range(config.hypotheses):
-        pair = rng.choice(len(T_a), 2, replace=False)
-        # A wrong pair of matches is found early: its distances in the two maps differ.
-        gap_a, gap_b = (np.linalg.norm(T[pair[0], :3, 3] - T[pair[1], :3, 3]) for T in (T_a, T_b))
-        if abs(gap_a - gap_b) > 2 * config.inlier_m:
-            continue
-        T = fit(points_a[pair], points_b[pair], config.dof)
-        inliers = agreeing(T_a, T @ T_b, config)
-        if inliers.sum() > best.sum():
-            best, best_T = inliers, T
+    first = rng.integers(len(T_a), size=config.hypotheses)
+    pairs = np.stack([first, (first + rng.integers(1, len(T_a), size=len(first))) % len(T_a)], 1)
+    # A wrong pair of matches is found early: its distances in the two maps differ.
+    gap_a, gap_b = (np.linalg.norm(T[pairs[:, 0], :3, 3] - T[pairs[:, 1], :3, 3], axis=1)
+                    for T in (T_a, T_b))
+    pairs = pairs[np.abs(gap_a - gap_b) <= 2 * config.inlier_m]
+    size = max(1, MOST_PAIRS // len(T_a))
+    for some in (pairs[start:start + size] for start in range(0, len(pairs), size)):
+        T = fit(points_a[some], points_b[some], config.dof)
+        inliers = agreeing(T_a, T_b, config, T)
+        at = int(inliers.sum(axis=1).argmax())
+        if inliers[at].sum() > best.sum():
+            best, best_T = inliers[at], T[at]
     if best.any():
         best_T = _refined(best_T, points_a[best], points_b[best], config.dof)
-        best = agreeing(T_a, best_T @ T_b, config)
+        best = agreeing(T_a, T_b, config, best_T)
     return best_T, best
 
 
@@ -182,34 +187,47 @@ def _refined(T: Array, points_a: Array, points_b: Array, dof: int) -> Array:
 
 
 def fit(points_a: Array, points_b: Array, dof: int, weights: Array | None = None) -> Array:
-    """Least-squares rigid transform from points_b (..., 3) to points_a.
+    """Least-squares rigid transforms (..., 4, 4) from points_b (..., N, P, 3) to points_a.
 
     Kabsch (1976) for 6 degrees of freedom; for 4 a closed form with rotation about z. weights:
-    (...) of the points.
+    (..., N, P) of the points.
     """
-    a, b = points_a.reshape(-1, 3), points_b.reshape(-1, 3)
-    w = np.ones((len(a), 1)) if weights is None else weights.reshape(-1, 1)
-    middle_a, middle_b = (w * a).sum(axis=0) / w.sum(), (w * b).sum(axis=0) / w.sum()
-    H = (w * (b - middle_b)).T @ (a - middle_a)
-    T = np.eye(4)
+    a, b = (points.reshape(*points.shape[:-3], -1, 3) for points in (points_a, points_b))
+    w = np.ones((*a.shape[:-1], 1)) if weights is None else weights.reshape(*a.shape[:-1], 1)
+    w = w / w.sum(axis=-2, keepdims=True)
+    middle_a, middle_b = ((w * points).sum(axis=-2, keepdims=True) for points in (a, b))
+    H = np.swapaxes(w * (b - middle_b), -1, -2) @ (a - middle_a)
     if dof == 4:
-        yaw = np.arctan2(H[0, 1] - H[1, 0], H[0, 0] + H[1, 1])
-        T[:3, :3] = Rotation.from_euler('z', yaw).as_matrix()
+        yaw = np.arctan2(H[..., 0, 1] - H[..., 1, 0], H[..., 0, 0] + H[..., 1, 1])
+        R = np.zeros_like(H)
+        R[..., 0, 0] = R[..., 1, 1] = np.cos(yaw)
+        R[..., 1, 0] = np.sin(yaw)
+        R[..., 0, 1] = -R[..., 1, 0]
+        R[..., 2, 2] = 1.0
     else:
         U, _, Vt = np.linalg.svd(H)
-        flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(Vt.T @ U.T))])
-        T[:3, :3] = Vt.T @ flip @ U.T
-    T[:3, 3] = middle_a - T[:3, :3] @ middle_b
+        V, U_t = np.swapaxes(Vt, -1, -2), np.swapaxes(U, -1, -2)
+        V[..., :, 2] *= np.sign(np.linalg.det(V @ U_t))[..., None]
+        R = V @ U_t
+    T = np.zeros((*H.shape[:-2], 4, 4))
+    T[..., :3, :3] = R
+    T[..., :3, 3] = (middle_a - middle_b @ np.swapaxes(R, -1, -2))[..., 0, :]
+    T[..., 3, 3] = 1.0
     return T
 
 
-def agreeing(T_a: Array, T_b: Array, config: AlignmentConfig) -> Mask:
-    """Pairs (N,) of poses (N, 4, 4) in one frame that show one place."""
-    near = np.linalg.norm(T_b[:, :3, 3] - T_a[:, :3, 3], axis=1) < config.inlier_m
-    agree = np.array(near, dtype=bool)
-    agree[near] = rotation_angle(np.swapaxes(T_b[near, :3, :3], -1, -2)
-                                 @ T_a[near, :3, :3]) < config.inlier_rad
-    return agree
+def agreeing(T_a: Array, T_b: Array, config: AlignmentConfig, T_a_b: Array = IDENTITY) -> Mask:
+    """Pairs of poses (N, 4, 4) that show one place after a transform of the second ones.
+
+    T_a_b: (..., 4, 4). The mask is (..., N).
+    """
+    R = T_a_b[..., :3, :3]
+    moved = T_b[:, :3, 3] @ np.swapaxes(R, -1, -2) + T_a_b[..., None, :3, 3]
+    near = np.linalg.norm(moved - T_a[:, :3, 3], axis=-1) < config.inlier_m
+    # Trace of the rotation from one pose to the other: 1 + 2 cos(angle).
+    R_a_b = (T_a[:, :3, :3] @ np.swapaxes(T_b[:, :3, :3], -1, -2)).reshape(-1, 9)
+    traces = R.reshape(*R.shape[:-2], 9) @ R_a_b.T
+    return np.asarray(near & (traces > 1.0 + 2.0 * np.cos(min(config.inlier_rad, np.pi))))
 
 
 def camera_points(T: Array) -> Array:

@@ -36,7 +36,7 @@ def features(place: int, shift_px: float = 0.0) -> bytes:
     xy = rng.uniform([20, 20], [300, 220], (POINTS, 2))
     rows = rng.normal(size=(POINTS, 64)).astype(np.float32)
     return encode_features(LocalFeatures(
-        kind='xfeat', width=320, height=240, xy=[*xy, shift_px, 0.0],
+        kind='xfeat', width=320, height=240, xy=xy + np.array([shift_px, 0.0]),
         descriptors=rows / np.linalg.norm(rows, axis=1, keepdims=True)))
 
 
