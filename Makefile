@@ -17,7 +17,7 @@ BENCHMARKS := $(filter-out table,$(notdir $(basename $(shell grep -l __main__ be
 # Tests wait for processes and messages half of their time: two workers a core, at most 8.
 WORKERS ?= $(shell n=$$(( 2 * $$(nproc) )); echo $$(( n < 8 ? n : 8 )))
 # Compiled modules are kept also where the environment says otherwise: hundreds of starts read them.
-RUN_TESTS = PYTHONDONTWRITEBYTECODE= python -m pytest -n $(WORKERS) --dist loadgroup
+RUN_TESTS = PYTHONDONTWRITEBYTECODE= python -m pytest -n $(WORKERS)
 
 .PHONY: setup build stand-ins demo test test-rest test-full soak lint docs bench bench-table format clean
 .DELETE_ON_ERROR:
