@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from nav_msgs.msg import Odometry
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import (
     DurabilityPolicy,
     qos_check_compatible,
@@ -113,9 +114,12 @@ class Inputs:
             self._silent.pop(name, None)
             callback(message)
 
+        # Handlers of QoS events would wake the executor for every message, since an event and a
+        # message share one condition in DDS: it then turns in vain until the message is taken.
         subscription = self._node.create_subscription(
             topic.kind, of_camera(camera, topic), heard, qos(topic), raw=raw,
             callback_group=self._group,
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
             qos_overriding_options=QoSOverridingOptions.with_default_policies())
         self._subscriptions.append(subscription)
         name = subscription.topic_name

@@ -2,7 +2,8 @@
 
 An executor of rclpy rebuilds its wait set in Python at each turn. This takes a millisecond or
 more, in which no image is taken and the worker does not run. A thread that waits for a few
-subscriptions only needs a twentieth of that.
+subscriptions only needs a twentieth of that. The executor must not wait for these subscriptions or
+their events, or it turns in vain from the arrival of each message until the thread has taken it.
 """
 
 from collections.abc import Callable
@@ -11,22 +12,21 @@ from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
-from rclpy.subscription import Subscription
 
 WAIT_NS = 100_000_000
 """Timeout of `close`."""
 
 
 class NotExecuted(CallbackGroup):
-    """Callback group whose messages the executor does not take; it still handles QoS events."""
+    """Callback group of subscriptions whose messages the executor does not take."""
 
     def can_execute(self, entity: Any) -> bool:
-        """False for subscriptions."""
-        return not isinstance(entity, Subscription)
+        """False."""
+        return False
 
     def beginning_execution(self, entity: Any) -> bool:
-        """False for subscriptions."""
-        return self.can_execute(entity)
+        """False."""
+        return False
 
     def ending_execution(self, entity: Any) -> None:
         """Nothing to do."""
