@@ -36,6 +36,7 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
         capture_output=True, text=True, check=False)
 
 
+@pytest.mark.full
 def test_a_folder_of_images_becomes_a_map_from_the_wheel_alone(
     installed, noise, small_model, tmp_path,
 ):

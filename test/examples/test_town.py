@@ -161,6 +161,7 @@ def test_dusk_is_darker_and_winter_has_whiter_ground(town: Town) -> None:
     assert winter[:, 200:].mean() > 1.6 * day[:, 200:].mean()
 
 
+@pytest.mark.full
 def test_other_cars_leave_the_place_recognisable(town: Town) -> None:
     def thumbnails(frames: list[Frame]) -> np.ndarray:
         small = np.array([cv2.resize(f.image, (32, 24), interpolation=cv2.INTER_AREA)

@@ -277,7 +277,8 @@ def test_ctrl_c_says_how_to_go_on(build, noise, tmp_path, small_model, capsys):
 # Real pictures, through the command.
 
 @pytest.mark.parametrize(('name', 'places', 'radius_m', 'share'), [
-    ('rwrc_campus', 72, 10.0, 0.9), ('opensfm_lund', 27, 25.0, 0.8)])
+    pytest.param('rwrc_campus', 72, 10.0, 0.9, marks=pytest.mark.full),
+    ('opensfm_lund', 27, 25.0, 0.8)])
 def test_real_folders_build_and_localize_leave_one_out(
         real_data, shared_weights, tmp_path, capsys, monkeypatch, name, places, radius_m, share):
     """Each keyframe is sought among the others: the most similar one must be near."""

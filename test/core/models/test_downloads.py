@@ -195,6 +195,7 @@ def small(monkeypatch, tmp_path, server) -> bytes:
 
     from regvpr_core.models import peers
     from regvpr_core.models.preprocessing import Preprocessing
+    from regvpr_core.models.vit import VIT_CONFIGS, VitConfig
 
     config = replace(PEERS['salad_vitb14'].config, backbone='vits14', aggregator_config={
         'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16},
@@ -206,6 +207,7 @@ def small(monkeypatch, tmp_path, server) -> bytes:
         title='Tiny', dimension=38, parameters=1, height=56, width=56, licence='GPL-3.0',
         file='tiny.ckpt', url=address(server, 'v1/tiny.ckpt'), page='https://example.test/tiny'))
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.setitem(VIT_CONFIGS, 'vits14', VitConfig(width=384, depth=2, heads=6))
     torch.manual_seed(0)
     tensors = {peer.their_key(key): value for key, value in peer.make().state_dict().items()}
     torch.save({'state_dict': tensors}, tmp_path / 'published.ckpt')

@@ -10,6 +10,7 @@ from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.models.peers import Peer, PEERS
 from regvpr_core.models.preprocessing import Preprocessing
+from regvpr_core.models.vit import VIT_CONFIGS, VitConfig
 
 SMALL = {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16}
 
@@ -17,6 +18,7 @@ SMALL = {'clusters': 4, 'cluster_dim': 8, 'token_dim': 6, 'hidden_dim': 16}
 @pytest.fixture
 def published(monkeypatch, tmp_path):
     """Both peers on one block of ViT-S, as their files lie in a folder of REGVPR_WEIGHTS."""
+    monkeypatch.setitem(VIT_CONFIGS, 'vits14', VitConfig(width=384, depth=2, heads=6))
     small = {}
     for name in ('salad_vitb14', 'megaloc'):
         peer = PEERS[name]

@@ -74,8 +74,7 @@ def test_descriptors_are_unit_rows_within_the_stated_bounds(
     assert_agree(precision, 'fp32', offline.describe_batch(images), rows)
 
 
-@pytest.mark.parametrize('offline', [
-    DEFAULT_MODEL, pytest.param('regvpr_vits14_offline', marks=pytest.mark.full)], indirect=True)
+@pytest.mark.full
 def test_the_second_lap_of_a_real_office_is_found_on_the_first(offline):
     """43 of 44 when they were made; plain pooling of the same tokens in quarters found 41."""
     if not DATA.is_dir():

@@ -129,6 +129,7 @@ def test_tokens_equal_hugging_faces_with_dinov2s_positions(
     compare(ours, theirs, height, width, monkeypatch)
 
 
+@pytest.mark.full
 def test_tokens_equal_hugging_faces_at_518_pixels_where_nothing_is_interpolated(ours, theirs):
     compare(ours, theirs, 518, 518, None)
 

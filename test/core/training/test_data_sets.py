@@ -194,7 +194,9 @@ def published(root: Path, picture) -> Path:
 
 
 @pytest.mark.parametrize(('preset', 'dimension'), [
-    ('regvpr_vitb14', 8448), ('regvpr_vitb14_unified', 8448), ('regvpr_vitb14_inside', 512)])
+    pytest.param('regvpr_vitb14', 8448, marks=pytest.mark.full),
+    pytest.param('regvpr_vitb14_unified', 8448, marks=pytest.mark.full),
+    ('regvpr_vitb14_inside', 512)])
 def test_the_recipes_for_a_gpu_run_on_miniature_copies_of_the_published_layouts(
         preset, dimension, tmp_path, picture, listener, monkeypatch):
     narrow = VitConfig(width=64, depth=12, heads=1)

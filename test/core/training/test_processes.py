@@ -60,6 +60,7 @@ def written(settings, tmp_path):
     return path
 
 
+@pytest.mark.full
 def test_two_processes_train_what_one_does(written, tmp_path):
     assert main(['train', '--config', str(written), '-o', str(tmp_path / 'one'), '--json']) == 0
     port = free_port()

@@ -132,9 +132,8 @@ def test_a_site_is_trained_on_and_recall_is_told_before_and_after(
         train_on_site(config, tmp_path / 'run', maps, nothing, listener())
 
 
-@pytest.mark.parametrize('best', [0.0, 0.25, 1.0])
 def test_the_share_of_the_trained_weights_is_chosen_and_the_start_is_kept_where_none_helps(
-    settings, start, maps, tmp_path, listener, best,
+    settings, start, maps, tmp_path, listener,
 ):
     config = replace(settings(epochs=2, validation=[], start=str(start)), steps=6)
     data = write_site_data(maps, nothing, tmp_path / 'data', SiteDataConfig())
@@ -148,18 +147,19 @@ def test_the_share_of_the_trained_weights_is_chosen_and_the_start_is_kept_where_
     moved = max((key for key in begun if begun[key].is_floating_point()), key=lambda key: float(
         (ended[key] - begun[key]).norm() / begun[key].norm().clamp(min=1e-12)))
 
-    def measure(path: Path) -> float:
+    def share_of(path: Path) -> float:
         at = load_model(path, backbone).model.state_dict()[moved]
-        share = float((at - begun[moved]).norm() / (ended[moved] - begun[moved]).norm())
-        return -abs(share - best)
+        return float((at - begun[moved]).norm() / (ended[moved] - begun[moved]).norm())
 
-    share, checkpoint = choose_mix(config, tmp_path / 'run' / 'last.safetensors',
-                                   tmp_path / 'run', measure)
-    assert share == best
-    assert checkpoint.name == ('site.safetensors' if best else 'last.safetensors')
-    if best:
-        assert measure(checkpoint) == pytest.approx(0.0, abs=1e-3)
-    assert not (tmp_path / 'run' / 'mix.safetensors').exists()
+    for best in (0.0, 0.25, 1.0):
+        share, checkpoint = choose_mix(
+            config, tmp_path / 'run' / 'last.safetensors', tmp_path / 'run',
+            lambda path, best=best: -abs(share_of(path) - best))
+        assert share == best
+        assert checkpoint.name == ('site.safetensors' if best else 'last.safetensors')
+        if best:
+            assert share_of(checkpoint) == pytest.approx(best, abs=1e-3)
+        assert not (tmp_path / 'run' / 'mix.safetensors').exists()
 
 
 def test_a_stretch_to_choose_by_is_neither_learnt_nor_reported(maps, tmp_path):
