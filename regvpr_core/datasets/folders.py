@@ -11,6 +11,7 @@ from regvpr_core.arrays import Float64
 from regvpr_core.datasets.dataset import PictureFile
 from regvpr_core.errors import EvaluationError
 from regvpr_core.images import find_below, SUFFIXES
+from regvpr_core.recordings.image_records import utm_name, UtmName
 
 MAX_TABLE_BYTES = 500_000_000
 MAX_IMAGES = 10_000_000
@@ -119,14 +120,14 @@ def finite(row: dict[str, str], columns: tuple[str, ...], path: Path) -> list[fl
     return values
 
 
-def utm_fields(picture: PictureFile) -> list[str]:
-    """The fields of `@easting@northing@zone@letter@lat@lon@id@…@.jpg`, the first one at 0.
+def utm_fields(picture: PictureFile) -> UtmName:
+    """The fields of the file name `@easting@northing@…@.jpg`.
 
     Raises:
         EvaluationError: the name does not follow the convention.
     """
-    fields = picture.path.name.split('@')[1:]
-    if len(fields) < 2:
+    fields = utm_name(picture.path.name)
+    if fields is None:
         raise EvaluationError(f'{picture.path} is not named @easting@northing@…@.jpg (metres, as '
                               f'VPR-datasets-downloader names its files)')
     return fields
@@ -142,10 +143,10 @@ def utm_positions(pictures: list[PictureFile]) -> Float64:
     for picture in pictures:
         fields = utm_fields(picture)
         try:
-            position = (float(fields[0]), float(fields[1] or 0.0))
+            position = (float(fields.east), float(fields.north or 0.0))
         except ValueError as error:
-            raise EvaluationError(f'{picture.path}: easting {fields[0]!r} and northing '
-                                  f'{fields[1]!r} are no numbers of metres') from error
+            raise EvaluationError(f'{picture.path}: easting {fields.east!r} and northing '
+                                  f'{fields.north!r} are no numbers of metres') from error
         rows.append(position)
     positions = np.array(rows, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(positions).all():

@@ -112,10 +112,9 @@ def _section_frames(pictures: list[PictureFile]) -> list[int]:
 
 def _frame(picture: PictureFile) -> int:
     """The frame number: field 7 of the name (the coordinates are placeholders)."""
-    fields = utm_fields(picture)
     try:
-        return int(np.int64(int(fields[6])))
-    except (IndexError, ValueError, OverflowError) as error:
+        return int(np.int64(int(utm_fields(picture).pano)))
+    except (ValueError, OverflowError) as error:
         raise EvaluationError(f'{picture.path} has no frame number in its seventh field; '
                               f'{DOWNLOADER_HELP}') from error
 

@@ -20,8 +20,6 @@ from regvpr_core.datasets.place_set import place_set, PlaceSet, wanted
 from regvpr_core.errors import TrainingError
 
 MSLS_VALIDATION = ('cph', 'sf')
-UTM_HEADING_FIELD = 8
-"""`@easting@northing@zone@letter@lat@lon@id@tile@heading@…`."""
 
 
 def read_msls(root: Path, config: DataConfig) -> PlaceSet:
@@ -71,10 +69,8 @@ def read_utm(root: Path, config: DataConfig) -> PlaceSet:
     xy = utm_positions(pictures)
     headings = []
     for picture in pictures:
-        fields = utm_fields(picture)
-        text = fields[UTM_HEADING_FIELD] if len(fields) > UTM_HEADING_FIELD else ''
         try:
-            headings.append(math.radians(float(text or 'nan')))
+            headings.append(math.radians(float(utm_fields(picture).heading or 'nan')))
         except ValueError:
             headings.append(math.nan)
     rows = np.column_stack([xy, headings])

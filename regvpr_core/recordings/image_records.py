@@ -10,6 +10,7 @@ import os
 from pathlib import Path, PurePosixPath
 import posixpath
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,19 +114,47 @@ def no_pose_table(file: Path) -> str:
         return str(error).removeprefix(f'{file} ')
 
 
+class UtmName(NamedTuple):
+    """Fields of a file name in the convention of VPR-datasets-downloader.
+
+    `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@timestamp@note@.ext`: all
+    but the first two may be empty or absent.
+    """
+
+    east: str
+    north: str
+    zone: str = ''
+    letter: str = ''
+    lat: str = ''
+    lon: str = ''
+    pano: str = ''
+    tile: str = ''
+    heading: str = ''
+    pitch: str = ''
+    roll: str = ''
+    height: str = ''
+    stamp: str = ''
+    note: str = ''
+
+
+def utm_name(name: str) -> UtmName | None:
+    """The fields of a file name; None if it has less than two."""
+    fields = posixpath.basename(name).split('@')[1:-1]
+    return UtmName(*fields[:len(UtmName._fields)]) if len(fields) >= 2 else None
+
+
 def is_posed_name(name: str) -> bool:
     """Whether a file is named `@utm_east@utm_north@…@.jpg`."""
-    words = posixpath.basename(name).split('@')
-    return len(words) >= 4 and words[0] == '' and None not in (_finite(words[1]),
-                                                               _finite(words[2]))
+    fields = utm_name(name)
+    return (posixpath.basename(name).startswith('@') and fields is not None
+            and None not in (_finite(fields.east), _finite(fields.north)))
 
 
 def read_names(names: Sequence[str]) -> list[Record]:
-    """Poses from file names in the convention of VPR-datasets-downloader.
+    """Poses from file names, see `UtmName`.
 
-    `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@timestamp@note@.ext`: all
-    but the first two may be empty. With zones the positions are places on the Earth, so that
-    folders of several zones can be combined; else east and north are metres in a plane.
+    With zones the positions are places on the Earth, so that folders of several zones can be
+    combined; else east and north are metres in a plane.
     """
     records = [_named(name) for name in names]
     zoned: dict[tuple[int, bool], list[Record]] = {}
@@ -248,25 +277,25 @@ def _inside(name: str) -> str:
 
 
 def _named(name: str) -> Record:
-    words = posixpath.basename(name).split('@')
-    if not is_posed_name(name):
+    fields = utm_name(name)
+    if fields is None or not is_posed_name(name):
         return Record(name=name, problem='no position in its name')
-    words += [''] * (15 - len(words))
-    heading, height = _finite(words[9]), _finite(words[12])
+    heading, height = _finite(fields.heading), _finite(fields.height)
     return Record(
-        name=name, position=(float(words[1]), float(words[2]),
+        name=name, position=(float(fields.east), float(fields.north),
                              math.nan if height is None else height),
         yaw_rad=None if heading is None else float(yaw_of_heading(heading)),
-        stamp_ns=_moment(words[13]))
+        stamp_ns=_moment(fields.stamp))
 
 
 def _zone(name: str) -> tuple[int, bool] | None:
     """UTM zone, and whether it is in the northern hemisphere (letter N or later)."""
-    words = posixpath.basename(name).split('@')
-    zone, letter = (words[3], words[4].upper()) if len(words) > 5 else ('', '')
-    if not re.fullmatch(r'\d{1,2}', zone) or not 1 <= int(zone) <= 60:
+    fields = utm_name(name)
+    if fields is None or not re.fullmatch(r'\d{1,2}', fields.zone) \
+            or not 1 <= int(fields.zone) <= 60:
         return None
-    return int(zone), not letter or letter >= 'N'
+    letter = fields.letter.upper()
+    return int(fields.zone), not letter or letter >= 'N'
 
 
 def _finite(word: str) -> float | None:
