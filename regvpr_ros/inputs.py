@@ -54,7 +54,7 @@ class Inputs:
                 self._listen(interfaces.CAMERA_INFO, self._info_callback(camera), camera)
         if config.use_odometry:
             self._listen(interfaces.ODOM, self._on_odometry, raw=False)
-        # Told before the receiver runs: its thread takes topics off as they come.
+        # Logged before the receiver starts: its thread removes each topic at its first message.
         state.log.info('waiting for ' + ', '.join(
             f'{name} ({what})' for name, (what, _) in self._silent.items()))
         self._receiver = Receiver(

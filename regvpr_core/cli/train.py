@@ -220,22 +220,22 @@ class Watches:
         self._watches = tuple(watches)
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """Tell each."""
+        """Call `begin` of each watcher."""
         for watch in self._watches:
             watch.begin(facts)
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Tell each."""
+        """Call `reading` of each watcher."""
         for watch in self._watches:
             watch.reading(what, done, total)
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
-        """Tell each."""
+        """Call `step` of each watcher."""
         for watch in self._watches:
             watch.step(step, steps, loss, rate)
 
     def recall(self, step: int, recalls: dict[str, dict[int, float]]) -> None:
-        """Tell each."""
+        """Call `recall` of each watcher."""
         for watch in self._watches:
             watch.recall(step, recalls)
 

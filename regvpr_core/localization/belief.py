@@ -302,7 +302,7 @@ class Belief:
         """Keyframes above the floor, moved along the drives of the map at each speed."""
         spacing_m = self.spacing_m or 1.0
         metres = np.array(SPEEDS) * spacing_m
-        # The error of the motion leads to the next keyframe at any speed, so that one is possible.
+        # A speed is possible if its motion is within the drift, but at least one keyframe is.
         possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, spacing_m)
         kept = np.where(possible[:, None], KEEPS_SPEED * self._at_speed, 0.0)
         mass = kept + possible[:, None] / possible.sum() * (self._above - kept.sum(axis=0))

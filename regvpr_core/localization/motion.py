@@ -15,8 +15,8 @@ from regvpr_core.arrays import Float64, Ids
 from regvpr_core.geometry import Array
 
 MAX_PAIRS = 16_384
-"""Largest number of pairs of a state and a keyframe within reach of its motion; further states,
-the less likely ones, are not moved individually."""
+"""Largest number of pairs of a state and a keyframe that its motion may reach. The most likely
+states come first; the probability of the remaining ones is spread over all keyframes."""
 
 REACH = 3.0
 """Reach of a motion in standard deviations."""

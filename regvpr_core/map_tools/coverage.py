@@ -206,7 +206,10 @@ def compare(place_map: PlaceMap, session: PlaceMap, T_map_cam: Array, reached: M
 
 
 def _visited(T_map: Array, T_session: Array, place: Place) -> tuple[Ids, Mask]:
-    """Keyframes of the map at places of the session, and the session's at places of the map."""
+    """Ids of the map's keyframes at places of the session, and a mask of the session's keyframes.
+
+    The mask is True where the map has a keyframe at the same place.
+    """
     known = np.zeros(len(T_session), dtype=bool)
     visited = np.zeros(len(T_map), dtype=bool)
     tree = cKDTree(T_map[:, :3, 3])

@@ -243,10 +243,10 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
 
 def _confirmed(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, radius_m: float,
                config: UpdateConfig, witnesses: Array) -> SessionPoses:
-    """Only confirmed stretches count as localized.
+    """The poses of a session, of which only confirmed stretches count as localized.
 
     Raises:
-        MapError: there is none.
+        MapError: no stretch is confirmed.
     """
     sure = confirmed(place_map, session, poses, radius_m, config.place_rad, witnesses)
     if not sure.any():

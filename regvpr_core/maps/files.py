@@ -193,7 +193,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
 
 
 def _refuse_journal(file: Path) -> None:
-    """A rollback journal may name any file on disk, which SQLite then reads and deletes.
+    """Refuse a map with a rollback journal, which can make SQLite change or delete any file.
 
     Maps use a write-ahead log (WAL); a journal exists only while a map is created.
 

@@ -80,7 +80,10 @@ STAGES = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6',
 
 
 def in_sequence(prefix: str) -> Callable[[str], str]:
-    """Convert a key of a ResNet to that of files with a sequence under `prefix`."""
+    """A function that converts a key of our ResNet to that of torchvision's layers in a sequence.
+
+    prefix: of the sequence in the file.
+    """
     def their_key(key: str) -> str:
         if not key.startswith('trunk.'):
             return {'aggregator.power': 'aggregation.1.p',

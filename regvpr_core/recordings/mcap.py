@@ -267,7 +267,7 @@ class Mcap:
 
 
 class ChunkLoader:
-    """Loads one chunk when it is called."""
+    """Loads one chunk; called when its messages are needed."""
 
     def __init__(self, mcap: Mcap, at: int) -> None:
         self._mcap, self._at = mcap, at
@@ -277,7 +277,7 @@ class ChunkLoader:
 
 
 class LooseLoader:
-    """Loads messages outside chunks when it is called."""
+    """Loads messages that lie outside chunks; called when they are needed."""
 
     def __init__(self, mcap: Mcap, part: list[tuple[int, int, int, int]]) -> None:
         self._mcap, self._part = mcap, part

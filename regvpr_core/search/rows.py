@@ -110,7 +110,7 @@ class CentredRows:
                           - float(query @ self.centre) * self._offset[ids], dtype=np.float32)
 
     def _block(self, ids: Ids) -> npt.NDArray[np.float16]:
-        """A copy of rows as stored: what was checked is what is used."""
+        """A copy of stored rows: a change of the file after the check has no effect."""
         at = _slice(ids)
         block = np.array(self._rows[at]) if isinstance(at, slice) else np.asarray(self._rows[at])
         self._check_new(ids, block)

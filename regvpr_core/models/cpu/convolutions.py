@@ -112,7 +112,7 @@ class FusedEfficientNet(nn.Module):
     """Replaces an `EfficientNetLite0` in inference; it cannot be trained."""
 
     def __init__(self, trunk: EfficientNetLite0, grid: tuple[int, int], form: Form) -> None:
-        """Pack for images of `grid` (height, width); others run as well."""
+        """Pack the weights for images of `grid` (height, width); other sizes run too."""
         super().__init__()
         self.dtype = form.dtype
         self.stem = FusedConv(trunk.stem, grid, form)
