@@ -43,6 +43,7 @@ def run_site(options: argparse.Namespace) -> None:
             watch.close()
     facts: dict[str, Any] = {
         'checkpoint': None if report.checkpoint is None else str(report.checkpoint),
+        'start': report.start,
         'share of the trained weights': report.share, 'images': report.data.images,
         'places': report.data.places, 'held-out gallery': report.data.gallery,
         'held-out queries': report.data.queries, 'step seconds': round(report.seconds, 1)}
@@ -73,8 +74,12 @@ def run_site(options: argparse.Namespace) -> None:
     better = report.checkpoint is not None
     if not better:
         say(console, f'training did not help on this site: on the stretch to choose by no mix of '
-                     f'old and trained weights is better than {config.start}, which is kept. '
+                     f'old and trained weights is better than {report.start}, which is kept. '
                      f'More drives in other light, or the original images (--bag), help', 'yellow')
+    elif report.worse:
+        say(console, f'on the held-out stretch the new model finds fewer images than '
+                     f'{report.start}: keep {report.start}', 'yellow')
+        better = False
     if report.map_model and report.recalls:
         ours, theirs = report.recalls[0].after_centred, report.of_map_model[1]
         say(console, f'{report.map_model}, the model of the map, has '

@@ -86,9 +86,12 @@ class RunFolder:
 
     def write_checkpoint(
         self, path: Path, model: DescriptorModel, name: str, backbone: BackboneWeights,
-        record: dict[str, Any],
+        record: dict[str, Any], second: BackboneWeights | None = None,
     ) -> None:
         """Replace a checkpoint; after an error the previous one is kept.
+
+        Args:
+            path: of the checkpoint. model, name, backbone, record, second: as `save_checkpoint`.
 
         Raises:
             TrainingError: the disk is full or not writable.
@@ -96,7 +99,8 @@ class RunFolder:
         part = path.with_name(f'{path.name}.part')
         with saving(path):
             try:
-                save_checkpoint(part, model, name=name, backbone=backbone, record=record)
+                save_checkpoint(part, model, name=name, backbone=backbone, record=record,
+                                second=second)
                 with part.open('rb+') as file:
                     os.fsync(file.fileno())
                 take_name(part, path)

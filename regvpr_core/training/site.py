@@ -17,7 +17,7 @@ from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training.config import DistilConfig, TrainConfig
 from regvpr_core.training.site_data import Images, SiteData, SiteDataConfig, write_site_data
 from regvpr_core.training.trainer import train, Watch
-from regvpr_core.training.weight_mix import choose_mix
+from regvpr_core.training.weight_mix import choose_mix, joined_start
 
 LEAST_GALLERY = 10
 """Least number of images of the held-out stretch for a recall."""
@@ -43,18 +43,25 @@ class SiteReport:
     """Result of a run.
 
     checkpoint: the new model; None where no mix of weights was better than the start on the
-        stretch to choose by. share: of the trained weights in it. recalls: first of the held-out
-        stretch. map_model, of_map_model: the model of the maps, where it is not the start, and its
-        recall@1 on the held-out stretch, plain and centred.
+        stretch to choose by. start: the model before. share: of the trained weights in it.
+        recalls: first of the held-out stretch. map_model, of_map_model: the model of the maps,
+        where it is not the start, and its recall@1 on the held-out stretch, plain and centred.
     """
 
     checkpoint: Path | None
+    start: str
     share: float
     data: SiteData
     seconds: float
     recalls: list[SiteRecall] = field(default_factory=list)
     map_model: str = ''
     of_map_model: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def worse(self) -> bool:
+        """Whether the new model finds fewer images of the held-out stretch than the start."""
+        return bool(self.recalls) and (
+            self.recalls[0].after_centred < self.recalls[0].before_centred)
 
 
 def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], images: Images,
@@ -94,39 +101,41 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
     config = replace(config, data=(one,), validation=(), data_root='', distil=DistilConfig(
         teacher=teacher, weight=DISTIL_WEIGHT) if teacher else config.distil)
     progress = train(config, out, watch, resume=resume)
-    share, checkpoint = _chosen(config, out, data, site)
-    report = SiteReport(checkpoint=checkpoint if share else None, share=share, data=data,
-                        seconds=progress.seconds)
+    name = maps[0].manifest.model
+    start = joined_start(config, name) or str(config.start)
+    share, checkpoint = _chosen(config, out, data, site, start)
+    report = SiteReport(checkpoint=checkpoint if share else None, start=start, share=share,
+                        data=data, seconds=progress.seconds)
     if sets:
-        before, after = (_recalls(sets, model, config.backbone_path)
-                         for model in (str(config.start), str(checkpoint)))
+        before = _recalls(sets, start, config.backbone_path)
+        after = _recalls(sets, str(checkpoint), config.backbone_path) if share else before
         report.recalls = [
             SiteRecall(name=dataset.name, queries=len(dataset.queries), before=b[0], after=a[0],
                        before_centred=b[1], after_centred=a[1])
             for dataset, b, a in zip(sets, before, after, strict=True)]
-        name = maps[0].manifest.model
-        if held is not None and name != config.start:
+        if held is not None and name != start:
             with contextlib.suppress(CheckpointError):  # of this machine's no more
                 report.of_map_model = _recalls([held], name, None)[0]
                 report.map_model = name
     return report
 
 
-def _chosen(config: TrainConfig, out: Path, data: SiteData, site: SiteDataConfig
+def _chosen(config: TrainConfig, out: Path, data: SiteData, site: SiteDataConfig, start: str
             ) -> tuple[float, Path]:
     """Share of the trained weights, and the checkpoint; all of them without a stretch to ask."""
     rows = read_table(data.choosing, COLUMNS, HELP) if data.choosing.exists() else []
     splits = [row['split'] for row in rows]
+    joined = '' if start == config.start else start
     trained = out / 'last.safetensors'
     if splits.count('gallery') < LEAST_GALLERY or not splits.count('query'):
-        return 1.0, trained
+        return choose_mix(config, trained, out, None, joined)
     dataset = replace(manifest_validation(data.choosing, ValidationConfig(
         kind='manifest', folder=str(data.choosing), radius=site.cell_m)), name='choosing')
 
     def measure(path: Path) -> float:
         return sum(_recalls([dataset], str(path), config.backbone_path)[0])
 
-    return choose_mix(config, trained, out, measure)
+    return choose_mix(config, trained, out, measure, joined)
 
 
 def _read(folder: Path, resume: bool) -> SiteData:

@@ -3,14 +3,21 @@
 On little data, the weights between the two often do better than either, and forget less (Wortsman
 et al., Robust fine-tuning of zero-shot models, CVPR 2022). The share is chosen on a stretch that
 is neither trained on nor reported; 0 is the start, so that the result is not worse there.
+
+A model of two trunks contains a register head (models/joined_heads.py). Where a run trained that
+head, the mix is made and measured inside the joined model, which is what a map is driven with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from regvpr_core.errors import CheckpointError, ConfigError
+from regvpr_core.models.backbones import fetch_backbone
 from regvpr_core.models.checkpoints import load_model
+from regvpr_core.models.joined_heads import JoinedHeads
 from regvpr_core.training.config import TrainConfig
 from regvpr_core.training.networks import build_model
 from regvpr_core.training.run_folder import RunFolder
@@ -19,7 +26,8 @@ SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 
 
 def choose_mix(config: TrainConfig, trained: Path, folder: Path,
-               measure: Callable[[Path], float]) -> tuple[float, Path]:
+               measure: Callable[[Path], float] | None, joined: str = ''
+               ) -> tuple[float, Path]:
     """Write the best mix of the start and the trained weights.
 
     Args:
@@ -27,7 +35,8 @@ def choose_mix(config: TrainConfig, trained: Path, folder: Path,
         trained: its last checkpoint.
         folder: of the run.
         measure: value of a checkpoint; larger is better. Of equal ones the nearest to the start
-            is taken.
+            is taken. None: the trained weights are taken.
+        joined: model that contains the trained head (`joined_start`); '' for none.
 
     Returns:
         the share of the trained weights, and the checkpoint: `site.safetensors`; 0 and the
@@ -37,15 +46,22 @@ def choose_mix(config: TrainConfig, trained: Path, folder: Path,
     path = None if config.backbone_path is None else Path(config.backbone_path)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     end = load_model(trained, path).backboned('a mix of weights').state_dict()
+    second = None
+    if joined:
+        model, prefix = load_model(joined, path).backboned('a mix of weights'), 'aggregator.'
+        start, end = (_inside(weights, prefix) for weights in (start, end))
+        second = fetch_backbone(str(model.config.second))
     files = RunFolder(folder)
 
     def write(share: float, out: Path) -> Path:
         model.load_state_dict(
-            start | {key: mixed(start[key], end[key], share) for key in end})
-        files.write_checkpoint(out, model, config.name, backbone,
-                               {'start': config.start, 'share_of_trained': share})
+            start | {key: mixed(start[key], end[key], share) for key in end}, strict=not joined)
+        files.write_checkpoint(out, model, config.name, backbone, {
+            'start': joined or config.start, 'share_of_trained': share}, second)
         return out
 
+    if measure is None:
+        return 1.0, write(1.0, folder / 'site.safetensors')
     part = folder / 'mix.safetensors'
     values = {share: measure(write(share, part)) for share in SHARES}
     part.unlink()
@@ -53,8 +69,32 @@ def choose_mix(config: TrainConfig, trained: Path, folder: Path,
     return best, write(best, folder / 'site.safetensors') if best else trained
 
 
+def joined_start(config: TrainConfig, name: str) -> str:
+    """`name`, where it is a joined model with the head that the run starts from; else ''."""
+    path = None if config.backbone_path is None else Path(config.backbone_path)
+    trains_head_only = config.model.adapter is None and not config.model.trained_blocks
+    if config.start is None or config.start == name or not trains_head_only:
+        return ''
+    try:
+        joined, start = (load_model(one, path).backboned('training') for one in (
+            name, config.start))
+    except (CheckpointError, ConfigError):  # not on this machine, or another kind of network
+        return ''
+    if not isinstance(joined.aggregator, JoinedHeads):
+        return ''
+    own, begun = joined.aggregator.registers.state_dict(), start.aggregator.state_dict()
+    same = own.keys() == begun.keys() and all(torch.equal(own[key], begun[key]) for key in own)
+    return name if same else ''
+
+
+def _inside(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Weights of a register head by their names in a joined model."""
+    return {f'{prefix}registers.{key.removeprefix(prefix)}': value
+            for key, value in weights.items() if key.startswith(prefix)}
+
+
 def mixed(start: Tensor, end: Tensor, share: float) -> Tensor:
     """Weights at a share of the way; whole numbers are those of the nearer end."""
-    if not start.is_floating_point():
+    if share == 1.0 or not start.is_floating_point():
         return end if share >= 0.5 else start
     return start + share * (end - start)
