@@ -29,6 +29,8 @@ def add_parsers(verbs: Any) -> None:
     verb.add_argument('--same-frame', action='store_true',
                       help='the poses of the sessions are in the frame of the map')
     verb.add_argument('--dry-run', action='store_true', help='say what would change')
+    verb.add_argument('--model', help="of a map whose model is a file: the checkpoint, to read "
+                                      "bags and folders with (default: the map's)")
     verb.add_argument('--keep', type=int, default=3, metavar='N',
                       help='earlier versions that are kept (default: 3)')
     verb.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
@@ -58,7 +60,8 @@ def run_update(options: argparse.Namespace) -> None:
         raise MapError(no_map(options.map))
     config = with_overrides(UpdateConfig(), options.set)
     with contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(_session(path, options.map)) for path in options.sessions]
+        sessions = [stack.enter_context(_session(path, options.map, options.model))
+                    for path in options.sessions]
         with bar('session keyframes') as progress:
             report = update_map(options.map, sessions, config, same_frame=options.same_frame,
                                 dry_run=options.dry_run, keep=options.keep, progress=progress)
@@ -84,8 +87,11 @@ def run_update(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
-    """Folder of a session map, and the name of its source; a bag is first built into a map."""
+def _session(path: Path, map_path: Path, model: str | None) -> Iterator[tuple[Path, str]]:
+    """Folder of a session map, and the name of its source; a bag is first built into a map.
+
+    model: to describe the images of a bag with; None: the map's.
+    """
     console = Console(stderr=True)
     if (path / 'map.db').is_file():
         say(console, f'session {path.name}: compared with map {map_path}', 'dim')
@@ -104,7 +110,7 @@ def _session(path: Path, map_path: Path) -> Iterator[tuple[Path, str]]:
         manifest = place_map.manifest
     say(console, f'session {path.name}: read into a map of its own first, by {manifest.model}',
         'dim')
-    encoder = load_encoder(manifest.model)
+    encoder = load_encoder(model or manifest.model)
     if encoder.fingerprint != manifest.fingerprint:
         raise MapError(f'map {map_path} was built with {manifest.model} '
                        f'({manifest.fingerprint[:12]}), the model here is another one of that '

@@ -125,11 +125,15 @@ class CameraHealth:
     def _stuck(self) -> list[Note]:
         if self._change is None or self._last is None or self._moves < MEMORY / 3:
             return []
+        # In dark or foggy images all changes are smaller.
+        scale = 1.0
+        if self._of_map is not None and self._measure is not None:
+            scale = min(1.0, float(self._measure[1] / max(self._of_map[0][1], 1.0)))
         # An overexposed part does not change either; that is told as exposure.
-        stuck = (self._change < STUCK_LEVELS) & (self._last < SATURATED)
+        stuck = (self._change < scale * STUCK_LEVELS) & (self._last < SATURATED)
         share = float(stuck.mean())
         moving = self._change[~stuck]
-        if share <= STUCK_SHARE or (len(moving) and moving.mean() < LEAST_CHANGE):
+        if share <= STUCK_SHARE or (len(moving) and moving.mean() < scale * LEAST_CHANGE):
             return []
         return [Note('view_blocked', (
             f'{100 * share:.0f} % of the image does not change while the robot drives: uncover or '

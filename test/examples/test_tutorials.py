@@ -1,5 +1,6 @@
 """The commands of the tutorials and the README's example run, on images made here."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from regvpr_core.cli import main
 from regvpr_core.images import encode_jpeg
+from regvpr_core.maps.place_map import PlaceMap
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIALS = ROOT / 'docs' / 'tutorials'
@@ -126,6 +128,43 @@ def test_a_model_is_trained_as_the_tutorial_says(work, encoder, monkeypatch, cap
     own = read_train_config(trained[1][trained[1].index('--config') + 1], [])
     assert own.steps == 5
     assert own.data[0].folder == 'places'
+
+
+def test_a_map_lives_through_a_year_as_the_tutorial_says(
+    tmp_path, make_bag, frames, small_model, monkeypatch, capsys,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    whole = frames(40)
+    dusk = [replace(frame, rgb=frame.rgb // 2 if frame.stamp_ns % 5 else frame.rgb)
+            for frame in whole]
+    for name, chosen in (('june.mcap', whole[:25]), ('dusk.mcap', dusk[:30]), ('last', whole)):
+        make_bag(tmp_path / name, chosen)
+    assert main(['map', 'build', 'last', '--out', 'sessions/part001', '--model',
+                 str(small_model)]) == 0
+    counts = [25]
+    for words in commands(TUTORIALS / 'year.md'):
+        verb = ' '.join(words[:2]) if words[0] == 'map' else words[0]
+        if verb == 'train':
+            continue  # minutes of work; test_site.py has it
+        if verb == 'site-report':
+            words = [*words[:words.index('--models')], '--models', str(small_model)]
+        elif verb in ('quickstart', 'map update'):
+            words = with_model(words, small_model)
+        capsys.readouterr()
+        assert main(words) == 0, words
+        out = capsys.readouterr().out
+        with PlaceMap.open(tmp_path / 'site' / 'map', index='none') as place_map:
+            counts.append(len(place_map))
+        if verb == 'map history':
+            assert re.search(r'version 1 +│ 25 keyframes', out), out
+        if verb == 'site-report':
+            assert 'take small' in out
+    # quickstart, dry run, update, session, history, undo, report
+    assert counts[:3] == [25, 25, 25]
+    assert counts[3] >= 29
+    assert counts[4] == counts[5] >= 39
+    assert counts[6] == counts[7] == counts[3]
 
 
 @pytest.mark.parametrize('page', sorted(TUTORIALS.glob('*.md')), ids=lambda page: page.stem)
