@@ -134,6 +134,13 @@ def test_real_images_that_are_altered_raise_the_one_alarm_that_fits(
     assert [note.code for note in health.notes] == [code]
 
 
+def test_a_real_drive_at_dusk_in_haze_is_not_told_of_as_a_blocked_view():
+    health = CameraHealth(Thumbnails(real('campus_track', 'd25_lap1', 48)))
+    said = {note.code for i, image in enumerate(real('campus_track', 'd27_dusk2', 120))
+            for note in health.look((0.3 * image + 119.0).astype(np.uint8), at(float(i)))}
+    assert said <= {'low_contrast'}
+
+
 def test_a_stretch_lost_along_known_places_is_told_and_a_fix_ends_it():
     positions = np.stack([np.arange(100.0), np.zeros(100), np.zeros(100)], axis=1)
     lost = LostStretch()
