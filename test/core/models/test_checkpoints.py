@@ -105,10 +105,10 @@ def test_changed_blocks_of_a_backbone_are_stored(tmp_path, backbone_file):
     weights = find_backbone('vits14', path=backbone_file)
     model = build()
     with torch.no_grad():
-        model.backbone.blocks[11].mlp.fc1.bias += 0.5
+        model.backbone.blocks[0].mlp.fc1.bias += 0.5
     path = tmp_path / 'tuned.safetensors'
     save_checkpoint(path, model, name='tuned', backbone=weights, record={})
-    assert 'backbone.blocks.11.mlp.fc1.bias' in load_file(path)
+    assert 'backbone.blocks.0.mlp.fc1.bias' in load_file(path)
     assert len(load_file(path)) == 3
 
 
