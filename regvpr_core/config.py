@@ -123,7 +123,7 @@ def _parse(text: str, name: str) -> Any:
     """Read YAML; an error is reported in one line."""
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date of day 99
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
         raise ConfigError(f'cannot read {name}: {" ".join(str(error).split())}') from error
 
 

@@ -75,7 +75,7 @@ def rotation_angle(R: Array) -> Array:
 def rotation_vector(R: Array) -> Array:
     """Rotation vectors (..., 3), axis times angle in rad, of rotations (..., 3, 3)."""
     axis, angle = _axis_and_angle(R)
-    if (angle > NEARLY_HALF_A_TURN).any():  # there the antisymmetric part says little of the axis
+    if (angle > NEARLY_HALF_A_TURN).any():  # the antisymmetric part is near 0
         from scipy.spatial.transform import Rotation  # late: takes half a second to load
 
         return np.asarray(Rotation.from_matrix(R).as_rotvec())

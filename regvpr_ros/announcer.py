@@ -71,7 +71,7 @@ class Announcer:
         self._tell(State.INITIALISING, reason, self._now(), self._node.place_map)
 
     def forget_transform(self) -> None:
-        """Broadcast no transform until the next fix: that of before is of another frame."""
+        """Broadcast no transform until the next fix, because the last one is of another frame."""
         if self._broadcast is not None:
             self._broadcast.forget()
 

@@ -51,7 +51,7 @@ def choose_decoder() -> tuple[Decoder, str]:
 
 
 def cv_bridge_decoder() -> Decoder:
-    """A decoder by cv_bridge, for the encodings that it reads as we do; ours for the others."""
+    """A decoder that uses cv_bridge for `BY_CV_BRIDGE`, and regvpr_core for other encodings."""
     bridge = importlib.import_module('cv_bridge').CvBridge()
 
     def decode(message: Any) -> RGB:

@@ -45,9 +45,10 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class LocalizeNode(LifecycleNode):
-    """Lifecycle node. Callbacks only store; one worker thread runs the network and publishes.
+    """Lifecycle node. Callbacks only store messages; one thread runs the network and publishes.
 
-    while_loading: context of configure and activate, by which a process can end them.
+    while_loading: makes a context that surrounds configure and activate, so that a signal can
+        interrupt them.
     """
 
     while_loading: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -157,7 +158,7 @@ class LocalizeNode(LifecycleNode):
                  f'rest {time.monotonic() - map_s:.2f} s')
         undo.callback(self._forget_worker)
         undo.callback(self._answers.join)
-        # Model and map stay: the garbage collector need not look at them while images come.
+        # Model and map are kept, so the garbage collector need not check them at each image.
         gc.collect()
         gc.freeze()
         undo.callback(gc.unfreeze)

@@ -55,7 +55,7 @@ class Replay(Node):
         for name in names:
             # Images need no history, since subscribers use the newest; odometry must be complete.
             depth = 1 if there[name].type in IMAGE_TYPES else 200
-            # What comes once, at the start of the bag, is also for those who subscribe later.
+            # Static transforms are published once, so they are kept for later subscribers.
             qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL
                              if _is_static(name) else DurabilityPolicy.VOLATILE)

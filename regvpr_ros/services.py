@@ -70,7 +70,7 @@ class Services:
         self._background.start(update)
 
     def _beside(self, answer: Callable[[Any, Any], None]) -> Callable[..., Any]:
-        """The same in a background thread; never raises."""
+        """A service callback that runs `answer` in a background thread and never raises."""
         async def on_call(request: Any, response: Any) -> Any:
             executor = self._node.executor
 

@@ -20,5 +20,5 @@ class View:
 
     @property
     def rgb(self) -> RGB:
-        """Its pixels."""
+        """Pixels (H, W, 3) of the image."""
         return self.frame.rgb

@@ -17,10 +17,11 @@ from regvpr_ros.pipeline import moments, Pipeline
 from regvpr_ros.view import View
 
 STILL_M, STILL_COSINE = 0.1, 0.97
-"""Images closer than this, or without odometry more similar than this, are of one spot."""
+"""Images are of one spot if they are closer than this, m, or, without odometry, if their cosine is
+larger than this."""
 
 REST_NS = 1_000_000_000
-"""Time without motion after which a robot stands still."""
+"""Time without motion after which a robot counts as standing still, ns."""
 
 
 class Worker:

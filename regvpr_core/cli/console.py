@@ -28,12 +28,12 @@ def plain(text: object) -> str:
 
 
 def cell(text: object) -> Text:
-    """`plain` text for a table; brackets in it are no markup."""
+    """`plain` text for a table; brackets are printed, not read as markup."""
     return Text(plain(text), overflow='fold')
 
 
 def say(console: Console, line: str, style: str = '') -> None:
-    """Print one line, unwrapped, as `plain` text; brackets in it are no markup."""
+    """Print one unwrapped line of `plain` text; brackets are printed, not read as markup."""
     console.print(Text(plain(line), style=style), soft_wrap=True)
 
 

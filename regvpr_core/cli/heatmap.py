@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
 def free_name(folder: Path, stem: str) -> Path:
     """`STEM.png`, or `STEM_2.png` and so on where that is taken."""
-    stem = os.fsencode(stem).decode(errors='replace')  # neither OpenCV nor a terminal takes more
+    stem = os.fsencode(stem).decode(errors='replace')  # OpenCV needs valid text
     target, number = folder / f'{stem}.png', 1
     while target.exists():
         number += 1

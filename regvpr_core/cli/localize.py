@@ -155,7 +155,7 @@ def facts(path: Path, found: 'Localization | ImageLocalization', place_map: 'Pla
     alone = isinstance(found, ImageLocalization)
     best = found.matches[0] if found.matches else None
     if best and not alone and not best.accepted:
-        # No place is accepted: the guess is the likeliest place, not the one most alike.
+        # No place is accepted: report the most probable place instead of the most similar one.
         best = max(found.matches, key=lambda match: match.probability)
     line: dict[str, Any] = {'image': str(path)}
     if isinstance(found, ImageLocalization):
@@ -192,8 +192,8 @@ def _answer(state: str, probability: float) -> str:
     """The answer (yes, unsure or no) for an image of a drive.
 
     Args:
-        probability: of the likeliest place. Before a place is accepted the answer is unsure from
-            `POSSIBLE` on, as for an image alone.
+        probability: of the most probable place. Until a place is accepted, the answer is unsure
+            if this is at least `POSSIBLE`, else no.
     """
     from regvpr_core.localization.one_image import POSSIBLE
 

@@ -118,7 +118,7 @@ def _check_model(options: argparse.Namespace, console: Console) -> None:
     model = options.model
     if model == AUTO or model.endswith('.onnx') or find_added(model) or find_exported(model):
         return
-    if find_spec('torch') is None:  # loading says so
+    if find_spec('torch') is None:  # loading the model reports this
         return
     if canonical(model) not in CATALOGUE:
         from regvpr_core.models.checkpoints import checkpoint_files

@@ -242,7 +242,8 @@ def keyframe_images(place_map: Any, sources: list[Path], unclear: set[int], cons
                     ) -> Iterator[Any]:
     """Original images of the keyframes, from bags and folders.
 
-    Keyframes that share a key are added to `unclear`.
+    Keyframes that cannot be told apart by image name, or by camera and stamp, are added to
+    `unclear`.
     """
     from regvpr_core.errors import BagError
     from regvpr_core.map_tools.convert import from_folder, Recorded, source_of

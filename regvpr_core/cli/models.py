@@ -109,7 +109,7 @@ def run_fetch(options: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     told = partial(say, console, style='dim')
-    if options.name in MODELS:  # ours come with the package, their backbones do not
+    if options.name in MODELS:  # the package has the head, but not its backbone
         if options.source is not None:
             take_backbone(options.source)
         with download_bar(console) as progress:

@@ -224,7 +224,7 @@ def has_ros2() -> bool:
     """Whether nodes are started by `ros2`.
 
     A clone with ROS from PyPI has no `ros2`; tools/env.sh puts the node itself on the path. On a
-    machine without either the map is made for a robot, which has `ros2`.
+    machine with neither, the command printed is for a robot, which has `ros2`.
     """
     return shutil.which('ros2') is not None or shutil.which('localize') is None
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regvpr_core.training.trainer import Watch
 
 LINES = 10
-"""Number of steps that are told where standard error is no terminal."""
+"""Number of progress lines printed if standard error is not a terminal."""
 
 
 def add_parser(commands: Any) -> None:
@@ -186,7 +186,7 @@ class BarWatch:
         self._show(what, done, total)
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
-        """Move the bar; a log gets a line each tenth of the run."""
+        """Move the bar; without a terminal, print a line after each tenth of the run."""
         self.losses.append(loss)
         if not self._console.is_terminal and step % max(1, steps // LINES) == 0:
             say(self._console, f'step {step} of {steps}: loss {loss:.4f}'

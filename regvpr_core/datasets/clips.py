@@ -45,9 +45,9 @@ def read_clips(root: Path, config: DataConfig) -> PlaceSet:
 
 
 def clips_validation(root: Path, config: ValidationConfig) -> Dataset:
-    """Query frames among gallery frames; right: the same clip within `radius` seconds.
+    """Query frames among gallery frames; correct: at most `radius` seconds apart in one clip.
 
-    Queries without a right gallery frame are removed.
+    Queries without a correct gallery frame are removed.
     """
     rows = chosen(root, config.only, config.leave_out, (*COLUMNS, 'split'))
     table = root / 'dataset.csv'

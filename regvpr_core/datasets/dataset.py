@@ -59,10 +59,10 @@ class Matrix(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, D)."""
+        """Number of rows N and length D of a descriptor."""
 
     def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.floating]:
-        """Some of the rows."""
+        """The rows with these indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +91,8 @@ class Dataset:
     reference_xy, query_xy: (N, 2) and (Q, 2) in metres, if positions are real.
     excluded: references that a query must not be matched with.
     without_positives: `missed` (such queries count as misses) or `removed` (already left out).
-    removed: how many were. partial: what is missing from the published set, '' for a whole one.
+    removed: number of removed queries.
+    partial: what is missing from the published set, '' for a whole one.
     warning: what to know before the figures are quoted, '' for nothing.
     given_references, given_queries: descriptors that need no network.
     """

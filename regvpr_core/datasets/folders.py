@@ -97,7 +97,7 @@ def truth(row: dict[str, str], column: str, path: Path) -> bool:
     """Parse a True or False of a table.
 
     Raises:
-        EvaluationError: neither.
+        EvaluationError: the text is neither.
     """
     value = row[column].strip().lower()
     if value not in ('true', 'false', '1', '0'):

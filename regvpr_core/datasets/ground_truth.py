@@ -34,7 +34,7 @@ class Matches:
         return np.diff(self.starts)
 
     def hits(self, ranked: Int64) -> npt.NDArray[np.bool_]:
-        """For ranked references (Q, k), -1 for none: whether each is correct for its query."""
+        """Whether each ranked reference (Q, k) is correct for its query; False for -1 (none)."""
         hits = np.zeros(ranked.shape, dtype=bool)
         for query in range(len(self)):
             hits[query] = np.isin(ranked[query], self.of(query))

@@ -90,7 +90,7 @@ def submission_lines(dataset: Dataset, ranked: np.ndarray) -> list[str]:
 
 
 def _posed(root: Path, folder: Path, subtask: str) -> tuple[list[PictureFile], Float64]:
-    """Images of the subtask from one side of a city, and their UTM positions."""
+    """Query or database images of a city that belong to the subtask, and UTM positions."""
     table = folder / 'postprocessed.csv'
     rows = read_table(table, ('key', 'easting', 'northing'), HELP)
     raw_table = folder / 'raw.csv'

@@ -83,7 +83,7 @@ class MapRows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, D)."""
+        """Number of keyframes N and length D of a descriptor."""
         return (len(self._map), self._map.manifest.dimension)
 
     def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[np.float32]:

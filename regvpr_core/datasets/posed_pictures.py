@@ -23,7 +23,7 @@ MSLS_VALIDATION = ('cph', 'sf')
 
 
 def read_msls(root: Path, config: DataConfig) -> PlaceSet:
-    """Training cities of MSLS, both sides of each in one; panoramas are left out.
+    """Training cities of MSLS: database and query images together, without panoramas.
 
     A city is a group. The two cities of the validation set are only taken if named in `only`.
 

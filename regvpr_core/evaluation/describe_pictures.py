@@ -95,7 +95,7 @@ def describe_pictures(
     """Describe the images that are not in the cache yet.
 
     Args:
-        pictures: of one side of a data set.
+        pictures: queries or references of a data set.
         describer: the model.
         cache: of that model.
         batch: images per pass, 1 or more.

@@ -77,8 +77,9 @@ class EvaluateConfig:
 class Approximate:
     """Result of an approximate index compared with exact search.
 
-    agreement: share of the exact first k (largest k) that it found too. seconds: of its search,
-        one query after the other. build_s, resident_bytes: of the index.
+    agreement: share of the first k references by exact search that the index also finds, for the
+        largest k. seconds: duration of its search, one query after the other.
+    build_s, resident_bytes: build time and memory of the index.
     """
 
     kind: str
@@ -97,7 +98,8 @@ class Result:
     centred: recalls with the mean query subtracted from the queries and the mean reference from
         the references; empty with fewer than 8 of either.
     ranking: of all queries. ranks: (Q,) rank of the first correct reference, 0 if none is ranked.
-    right: (Q,) whether the best match is. errors_m: (Q,) distance to it, NaN where not known.
+    right: (Q,) whether the best match is correct.
+    errors_m: (Q,) distance from the query to its best match, NaN where unknown.
     """
 
     model: str
@@ -251,7 +253,7 @@ class _Source:
         self, pictures: Sequence[Picture], given: GivenDescriptors | None, what: str,
         degrade: Degrade | None = None, mark: str = '',
     ) -> tuple[Rows, dict[int, str]]:
-        """Descriptors of one side, and its unreadable images."""
+        """Descriptors of the queries or the references, and the unreadable images."""
         describer = self.describer
         if given is not None and degrade is None and (
                 describer is None or _same_model(describer, given)):
@@ -282,7 +284,7 @@ class _Source:
 
 
 class _Projected:
-    """Rows in the form of a compressed map, projected on reading."""
+    """Descriptors projected, when they are read, to the length used in a compressed map."""
 
     def __init__(self, rows: Matrix, project: Callable[[Float32], Float32]) -> None:
         self._rows, self._project = rows, project
@@ -356,7 +358,7 @@ def _search(
 def _centred(
     dataset: Dataset, queries: Rows, references: Rows, ks: tuple[int, ...], told: Told
 ) -> dict[int, float]:
-    """Recall with each session's mean taken off."""
+    """Recall after centring: queries by their mean, references by theirs."""
     if dataset.positives is None or min(len(queries), len(references)) < LEAST_CENTRED:
         return {}
     ranking, _ = _search(dataset, centred(queries), centred(references), ks[-1], ks,

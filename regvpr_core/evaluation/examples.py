@@ -27,9 +27,10 @@ class Found:
 
 
 def best_queries(results: Sequence[Result]) -> list[int]:
-    """Queries that the first model finds: first those that others miss, then by similarity.
+    """Queries matched correctly by the first model, starting with those that others miss.
 
-    With several models this reproduces figure 5 of the paper.
+    Queries missed by equally many models are sorted by falling similarity. With several models
+    this reproduces figure 5 of the paper.
     """
     first = results[0]
     others = sum((r.right for r in results[1:]), np.zeros(len(first.right), dtype=np.int64))

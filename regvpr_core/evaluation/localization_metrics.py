@@ -64,8 +64,11 @@ def frames_to_fix(localized: npt.ArrayLike, right: npt.ArrayLike, start: int) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeesFigures:
-    """mean: of the normalised error squared over its degrees of freedom: 1 where covariances are
-    honest, above where they are too small. within_95: share inside the 95 % region. count: poses.
+    """Consistency of covariances with errors.
+
+    mean: mean normalised error squared, divided by the degrees of freedom; 1 if the covariances
+        are correct, larger if they are too small.
+    within_95: share of errors inside the 95 % region. count: number of poses.
     """
 
     mean: float

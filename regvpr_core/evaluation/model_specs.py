@@ -83,7 +83,7 @@ def open_describer(
 
 
 def steady_precision(spec: str, device: str) -> str:
-    """The precision that is the same in each run: auto on a CPU goes by a measurement of speed.
+    """A precision that is the same in each run: fp32 where auto depends on a speed measurement.
 
     Raises:
         ConfigError: unknown or unavailable device.
@@ -98,7 +98,7 @@ def check_spec(spec: str, allow_code: bool) -> None:
 
     Raises:
         EvaluationError: foreign code is not permitted, or the name is unknown.
-        CheckpointError: a published model that is not built; says why.
+        CheckpointError: a published model that is not supported; the message gives the reason.
     """
     if spec.startswith('hub:'):
         _check_leave(spec, spec.removeprefix('hub:'), allow_code)

@@ -183,7 +183,7 @@ def _figures_table(results: list[Result]) -> str:
 
 
 def _centred(result: Result) -> str:
-    """Recall@1 with each side's mean descriptor subtracted."""
+    """Recall@1 after centring: queries by their mean, references by theirs."""
     return f'{100 * result.centred[1]:.1f} %' if 1 in result.centred else '–'
 
 

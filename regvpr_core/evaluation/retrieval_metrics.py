@@ -44,7 +44,7 @@ def first_hit(hits: Mask) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrecisionRecall:
-    """Precision and recall of accepting best matches at or above a threshold.
+    """Precision and recall if the best matches at or above a threshold are accepted.
 
     thresholds: (T,) similarities, falling. precision, recall: (T,) at each of them.
     """
@@ -55,7 +55,7 @@ class PrecisionRecall:
 
     @property
     def average_precision(self) -> float:
-        """Sum of precision times the step in recall: 0 to the share of right best matches."""
+        """Sum over thresholds of the precision times the increase in recall."""
         return float((self.precision * np.diff(self.recall, prepend=0.0)).sum())
 
     @property
@@ -65,7 +65,7 @@ class PrecisionRecall:
         return float(perfect.max()) if len(perfect) else 0.0
 
     def thinned(self, points: int) -> 'PrecisionRecall':
-        """At most so many points, ends kept, for drawing."""
+        """At most this number of points of the curve, with both ends, for drawing."""
         if len(self.thresholds) <= points:
             return self
         keep = np.unique(np.linspace(0, len(self.thresholds) - 1, points).astype(int))
@@ -75,7 +75,7 @@ class PrecisionRecall:
 def precision_recall(
     similarities: npt.ArrayLike, right: npt.ArrayLike, revisits: int
 ) -> PrecisionRecall:
-    """The curve of accepting the best match of each query from a threshold on.
+    """Precision and recall over the threshold from which best matches are accepted.
 
     Matches of one similarity are accepted together; a query without any match (similarity
     -inf) is never accepted.
@@ -83,8 +83,8 @@ def precision_recall(
     Args:
         similarities: (Q,) of each query's best match.
         right: (Q,) whether that match is right.
-        revisits: queries that have a right reference at all, which recall counts; with 0 the
-            recall is 0.
+        revisits: number of queries with a right reference, the denominator of recall; if it is
+            0, the recall is 0.
     """
     scores = np.asarray(similarities, dtype=np.float64)
     correct = np.asarray(right, dtype=bool)

@@ -135,8 +135,8 @@ def indexed_search(queries: Rows, references: Rows, k: int, kind: str) -> Indexe
 class _CodedRows:
     """References in the form that an index of a map reads.
 
-    Codes are made of centred rows, but re-ranking compares uncentred rows, as the exact search
-    does that the index is compared with.
+    Codes are made of centred rows. Re-ranking compares uncentred rows, because the exact search,
+    which is the reference, does so too.
     """
 
     def __init__(self, rows: Rows) -> None:

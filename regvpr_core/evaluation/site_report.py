@@ -41,8 +41,9 @@ class SiteRow:
     """Result of one model on the site.
 
     right, right_centred: (Q,) the first match is at the place of the query; centred: with the
-    mean of the second drive subtracted. yes, yes_right: (Q,) answered with yes by one image
-    alone, and correctly so. ms: time per image. bytes: size of a keyframe's descriptor in a map.
+    mean of the second drive subtracted. yes: (Q,) the answer from the image alone is yes.
+    yes_right: (Q,) the answer is yes, and the match is correct. ms: time per image.
+    bytes: size of a keyframe's descriptor in a map.
     """
 
     model: str
@@ -117,10 +118,10 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
 
 
 def recommend(rows: Sequence[SiteRow]) -> str:
-    """One sentence: the model with the best recall, unless another is level and clearly faster.
+    """Recommend a model in one sentence: the best recall, or one as good and clearly faster.
 
-    Level: not significantly worse. Clearly faster: `FASTER` times, since other programs disturb
-    the measurement of time.
+    As good: the recall is not significantly worse. Clearly faster: `FASTER` times, because other
+    programs disturb the measurement of time.
     """
     best = max(rows, key=lambda row: row.recall)
     level = [row for row in rows if row is best or not paired(
@@ -140,7 +141,7 @@ def recommend(rows: Sequence[SiteRow]) -> str:
 
 def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
          mean: npt.NDArray[np.float32], places: Mask) -> tuple[bool, bool, bool, bool]:
-    """Masks (Q,): correct, correct when centred, answered with yes, and that correctly."""
+    """Whether a query is matched, matched when centred, answered yes, and yes correctly."""
     plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
     blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))

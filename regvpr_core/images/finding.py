@@ -108,7 +108,7 @@ def find_images(paths: Iterable[Path], left_out: Counter[str] | None = None) -> 
 
 
 def _new(folder: str, visited: set[tuple[int, int]]) -> bool:
-    """Whether a folder is new: links may form a cycle."""
+    """Whether a folder was not visited yet, because links may form a cycle."""
     try:
         state = os.stat(folder)
     except OSError:

@@ -15,11 +15,11 @@ SOI, EOI = b'\xff\xd8', b'\xff\xd9'
 _PROGRESSIVE = b'\xff\xc2'  # its last scans do not affect a small image
 _SOS, _NO_LENGTH = 0xDA, frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
-"""A marker in entropy-coded data; there 0xff00 is a byte of it, 0xffd0 to 0xffd7 are restarts."""
+"""A marker that ends entropy-coded data; 0xff00 (a data byte) and 0xffd0-d7 (restarts) do not."""
 
 _MORE = b''.join(np.random.default_rng(7).integers(0, 255, 512, dtype=np.uint8).tobytes()
                  + bytes((0xFF, 0xD0 + i)) for i in range(8))
-"""Random entropy-coded data with restarts, unlike the continuation of any image."""
+"""Random data with restart markers, which is appended to an image to see if its pixels change."""
 
 MAX_MARKERS = 100_000
 FLAT_PX = 8
@@ -59,7 +59,7 @@ def whole(data: bytes, decode: Decode, decode_small: Decode) -> 'npt.NDArray[Any
     Args:
         data: the file; it starts with `SOI`.
         decode: bytes to pixels (H, W[, 3]), None where it cannot.
-        decode_small: the same at an eighth of the size, to compare.
+        decode_small: decodes at an eighth of the size, for comparison; None where it cannot.
     """
     end = end_of(data)
     if end is None:

@@ -19,13 +19,15 @@ GRID = (32, 24)
 """Width and height that images are scaled down to, pixels."""
 
 MEMORY = 30.0
-"""Images that brightness, contrast and change are averaged over."""
+"""Number of images over which brightness, contrast and change are averaged."""
 
 FAR = 4.0
-"""Robust standard deviations of the map's brightness or contrast that count as far."""
+"""Deviation from the map's brightness or contrast that is reported, in robust standard
+deviations."""
 
 LEAST_SPREAD = 12.0
-"""Lower bound of that deviation, grey levels of 255: two days differ more than one drive."""
+"""Lower bound of the robust standard deviation, grey levels of 255: images of two days differ more
+than those of the map's drive."""
 
 STUCK_LEVELS, STUCK_SHARE, LEAST_CHANGE = 1.5, 0.4, 4.0
 """Pixels of the grid are stuck if they change by less than the first value on average (levels).
@@ -129,7 +131,7 @@ class CameraHealth:
         scale = 1.0
         if self._of_map is not None and self._measure is not None:
             scale = min(1.0, float(self._measure[1] / max(self._of_map[0][1], 1.0)))
-        # An overexposed part does not change either; that is told as exposure.
+        # Overexposed pixels do not change either; they are reported as a wrong exposure.
         stuck = (self._change < scale * STUCK_LEVELS) & (self._last < SATURATED)
         share = float(stuck.mean())
         moving = self._change[~stuck]

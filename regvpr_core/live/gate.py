@@ -3,7 +3,7 @@
 from regvpr_core.geometry import Array, inverse, rotation_angle
 
 TURN_RAD = 0.5
-"""A turn of this angle lets an image through, as a drive of the least distance does."""
+"""Rotation after which an image is processed even if the distance driven is too short, rad."""
 
 
 class Gate:

@@ -14,7 +14,10 @@ LATE_S = 3.0
 
 
 class Mailbox(Generic[Item]):
-    """One slot per camera. A newer item replaces one that was not taken, and is counted."""
+    """One slot per camera. A new item replaces one not yet taken.
+
+    dropped: number of items that were replaced.
+    """
 
     def __init__(self) -> None:
         self._condition = Condition()

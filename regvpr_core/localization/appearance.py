@@ -43,6 +43,7 @@ class Appearance:
     def update(self, descriptor: Float32) -> None:
         """Add a descriptor (D,) of an image taken at another spot than the last one.
 
-        Images of a robot that stands still would make the mean equal to its place."""
+        Images of a robot that stands still would make the mean equal to the descriptor of its
+        place."""
         self._weight = min(self._weight + 1.0, self._config.memory_images)
         self.mean += (descriptor - self.mean) / self._weight

@@ -42,13 +42,13 @@ LEAST_SIGMA_M = 0.05
 
 KEEPS_SPEED = 0.9
 """Probability that a robot keeps its speed between two images; otherwise all of `SPEEDS` are
-equally likely. Set by hand; 0.97 changes no figure of the fit part."""
+equally likely. Set by hand; 0.97 changes no result on the drives used for fitting."""
 
 GAP_S = 30.0
 """Time without an image and without odometry after which a robot may be anywhere, s."""
 
 ANY_SPEED: Float64 = np.full((len(SPEEDS), 1), 1.0 / len(SPEEDS))
-"""Share of each speed where nothing is known of it, (S, 1)."""
+"""Probability of each speed if the speed is unknown, (S, 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +182,7 @@ class Belief:
         steps = self._motion.steps(moved.predicted, moved.sigma_m)
         speeds, mass = moved.speeds[:steps.followed], moved.mass[:steps.followed]
         spread = float(self._at_speed.sum() - mass.sum())
-        # 2. Each passes its probability to keyframes within reach; without any, to off-map.
+        # 2. Each passes its probability to keyframes within reach, or to off-map if there is none.
         sums = np.bincount(steps.starts, steps.weights, minlength=len(mass))
         self.off_map += float(mass[sums == 0.0].sum())
         shares = mass[steps.starts] * steps.weights / np.maximum(sums[steps.starts], 1e-300)
@@ -202,7 +202,7 @@ class Belief:
         self._normalise()
 
     def update(self, ids: Ids, log_odds: Float64, others: float | None = None) -> None:
-        """Weigh the belief with one image, or with all of one stamp.
+        """Update the belief with one image, or with all images of one stamp.
 
         Args:
             ids: (K,) keyframes found in the map, each once.
@@ -302,7 +302,7 @@ class Belief:
         """Keyframes above the floor, moved along the drives of the map at each speed."""
         spacing_m = self.spacing_m or 1.0
         metres = np.array(SPEEDS) * spacing_m
-        # A speed is possible if its motion is within the drift, but at least one keyframe is.
+        # A speed is possible up to `drift_mps`; a step to the next keyframe always is.
         possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, spacing_m)
         kept = np.where(possible[:, None], KEEPS_SPEED * self._at_speed, 0.0)
         mass = kept + possible[:, None] / possible.sum() * (self._above - kept.sum(axis=0))

@@ -311,7 +311,7 @@ def _own_pairs(place_map: PlaceMap, radius_m: float, angle_rad: float, weight: f
 def _wrong_paths(z: Float64, away: Mask, ids: Ids) -> Float64:
     """Mean score (P,) of the best wrong path at each keyframe.
 
-    A path is wrong if `away` (K, K) holds for each of its keyframes and that of the drive.
+    A path is wrong if `away` (K, K) is True for each pair of its keyframes and those of the drive.
     """
     if len(ids) < PATH:
         return np.zeros(0)
@@ -330,7 +330,7 @@ def _wrong_paths(z: Float64, away: Mask, ids: Ids) -> Float64:
 
 def _second_traverse(place_map: PlaceMap, traverse: PlaceMap, radius_m: float,
                      angle_rad: float, weight: float) -> _Examples:
-    """Examples from another drive: each of its keyframes is a query, centred as on a robot."""
+    """Examples from another drive: its keyframes are queries, centred by their running mean."""
     ids = _runs(place_map)
     rows, background = place_map.centred(ids), place_map.centred(sample(place_map))
     T = place_map.T_map_cam
@@ -393,7 +393,10 @@ def _examples(true: list[float], z: Float64, here: Mask, away: Mask, times: int 
 
 
 def _fit_matches(examples: _Examples) -> tuple[tuple[float, float, float], tuple[Bin, ...]]:
-    """Weights of score and margin from all examples; bins of each half by the other half's."""
+    """Fit the probability of a match to all examples, and bin it on held-out halves.
+
+    For the bins, each half of the images is predicted by weights fitted to the other half.
+    """
     if min(examples.is_true.sum(),
            (~examples.is_true).sum()) < LEAST_EXAMPLES * examples.times:
         return FALLBACK_MATCH, ()

@@ -40,7 +40,7 @@ METRES_OF_A_RADIAN = 3.0
 
 NEW_VIEW = 0.35
 """Without odometry, an image is entirely new if its descriptor has changed by this share of the
-difference to an unrelated image. On the town's laps (seed 7) this takes 2 m."""
+difference to an unrelated image. In the rendered town (`examples.town`, seed 7) this takes 2 m."""
 
 LEAST_HYPOTHESIS = 0.02
 """Least probability of a hypothesis."""
@@ -313,7 +313,7 @@ class Localizer:
         verifications = () if self._config.verification.kind == 'none' else \
             self._verifier.verify(view.features, self._one_a_place(ids), view.frame.intrinsics)
         if verifications:
-            # Local features only speak against a place here: those of a look-alike agree as well.
+            # Local features count only against a place, because those of a look-alike match too.
             log_odds = log_odds + np.minimum(0.0, spread_log_odds(
                 verifications, ids, self.place_map.T_map_cam, self._belief.radius_m))
         T_base_cam = view.frame.T_base_cam
@@ -323,7 +323,7 @@ class Localizer:
             places=self._mounts.places(ids, T_base_cam))
 
     def _one_a_place(self, ids: np.ndarray) -> list[int]:
-        """The first of these keyframes at each place."""
+        """The first of these keyframes at each place, in the given order."""
         poses = self.place_map.T_map_cam[ids]
         near = same_place(poses, poses, self._belief.radius_m, np.pi)
         return [int(k) for i, k in enumerate(ids) if not near[i, :i].any()]
@@ -376,7 +376,7 @@ class Localizer:
                               2.0 * config.place_angle_rad)
             others = np.where(same, -np.inf, one.scores).max(axis=1, initial=-np.inf)
             for at, row, mask, other in zip(mine, rows, same, others, strict=True):
-                # If all candidates show one place, other places score at most as the last one.
+                # If all candidates show one place, other places score at most like the last one.
                 ahead[at] = float(one.scores[row] - (one.scores.min() if mask.all() else other))
         return ahead
 

@@ -45,9 +45,9 @@ def loop_pose(
 
 
 def place_apart() -> tuple[Array, Array]:
-    """The same without a verified pose: the identity, with a covariance of the size of a place.
+    """Relative pose without a verified pose: the identity, and a covariance as large as a place.
 
-    The base looks along x.
+    The base is assumed to look along x.
     """
     std = np.array([*PLACE_STD_M, *[PLACE_STD_RAD] * 3])
     return np.eye(4), np.diag(std**2)

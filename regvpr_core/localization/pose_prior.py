@@ -28,7 +28,7 @@ GATE = 11.34
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosePriorConfig:
-    """Least standard deviations of a pose prior, learnt on the town of seed 7."""
+    """Least standard deviations of a pose prior, learnt in the rendered town (seed 7)."""
 
     spread_share: float = setting(
         0.12,
@@ -150,7 +150,7 @@ def of_belief(
 
 
 def of_verified(pose: MetricPose, T_cam_base: Array, config: PosePriorConfig) -> PosePrior:
-    """A verified pose of a camera as a prior of the base; the covariance has least widths."""
+    """A pose prior of the base from a verified camera pose; `config` widens the covariance."""
     floor = np.diag([config.verified_floor_m**2] * 3 + [config.verified_floor_rad**2] * 3)
     covariance = config.verified_scale**2 * pose.covariance + floor
     T_map_base, covariance = of_base(pose.T_map_cam, covariance, T_cam_base)

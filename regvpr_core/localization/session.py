@@ -52,13 +52,13 @@ DRIFT_M, DRIFT_SHARE = 2.0, 0.1
 distance driven."""
 
 UNRELATED = (2.1, 0.65, 20.0)
-"""Prior of the scores of unrelated sequences: median, spread, and its weight in images. Learnt on
-the town of seed 7."""
+"""Prior of the scores of unrelated sequences: median, spread, and its weight in images. Learnt
+in the rendered town (`examples.town`, seed 7)."""
 
 ODDS = (-4.3, 1.2, 0.2)
 """Log odds of a true closure: intercept, weight of the score and weight of the margin, both in
-spreads of unrelated scores. By logistic regression on the town of seed 7: day then rain, day then
-dusk, day then other streets."""
+spreads of unrelated scores. By logistic regression in the rendered town (seed 7): a lap by day,
+then one in rain, at dusk or through other streets."""
 
 LEAST_LEVEL = 0.85
 """Least mean similarity of a sequence to its references, as a share of the median similarity of
@@ -482,7 +482,7 @@ class SessionLoops:
 
 
 class _AsMap:
-    """The session in the form of a map, for the verifier."""
+    """Access to the session's local features in the form that the verifier expects of a map."""
 
     path = Path('session')
 

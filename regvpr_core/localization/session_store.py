@@ -127,7 +127,7 @@ class SessionStore:
     def similarities(self, descriptor: Float32) -> Float32:
         """Whitened cosines (N,) of a descriptor (D,) with all keyframes.
 
-        Each keyframe is centred by the running mean at its time: dusk by dusk's, day by day's.
+        Each keyframe is centred by the running mean at its time, which follows the light.
         """
         query = self.whitening(descriptor - self._appearance.mean)
         # The whitening is symmetric: it is applied twice to the query instead of to all keyframes.

@@ -2,9 +2,9 @@
 
 PCA whitening of descriptors after Jegou and Chum, Negative evidences and co-occurrences in image
 retrieval: the benefit of PCA and whitening (ECCV 2012), learnt from the map itself. Deviations: a
-ridge limits the weight of directions of small variance, and few keyframes have little effect. On
-the town of seed 7, the share of dusk images whose true place scores above 90 % of the best matches
-of off-map images rises from 0.24 to 0.48.
+ridge limits the weight of directions of small variance, and few keyframes have little effect. In
+the rendered town (`examples.town`, seed 7), 0.48 instead of 0.24 of the dusk images score higher
+at their true place than 90 % of off-map images at their best match.
 """
 
 import numpy as np

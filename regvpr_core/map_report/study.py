@@ -42,14 +42,15 @@ class MapStudy:
 
     ids: (N,) of the keyframes used: all, or an even sample.
     queried: (Q,) positions of the queries, compared with all N.
-    neighbours, similarities: by kind, (Q, K) by falling similarity; far ones at distinct places.
-    best: by kind, (Q,) largest similarity, -inf where there is none; `rival`: with a far place of
-        another pass.
+    neighbours, similarities: by kind, (Q, K) most similar places, by falling similarity; those of
+        the kind `far` are at distinct places.
+    best: by kind, (Q,) largest similarity, -inf where there is none. The further kind `rival`
+        has the far places of other passes.
     matrix: (S, S) largest similarity between bins of `bin_size` places, NaN where none was
         compared.
     matrix_pairs: (S, S, 2) positions of the two places which have it.
-    all_pairs, best_pairs: by kind, (BINS,) counts of all similarities and of the best of each
-        place; of the latter also `rival`.
+    all_pairs: by kind, (BINS,) histogram of all similarities.
+    best_pairs: by kind and for `rival`, (BINS,) histogram of the best similarity of each place.
     """
 
     ids: Int64

@@ -21,7 +21,7 @@ from regvpr_core.search.rows import unit
 BLOCK = 1024
 IDENTITY = np.eye(4)
 ARM_M = 3.0
-"""Lever arm in metres that weighs rotation against position: an error of 1 rad counts as this."""
+"""Weight of rotation against position: an error of 1 rad counts as this distance, m."""
 
 LOTS = 3
 REFINEMENTS = 20
@@ -95,11 +95,11 @@ def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart
         a, b: open maps of one model.
         sample: largest number of keyframes of a map that are compared, spread over it.
         way_b: (N,) distance driven up to each keyframe of b, m, rising.
-        apart_m: a keyframe of b competes for one of a only with those less than this away along
-            the way, so that each pass of b through a place has matches of its own.
+        apart_m: distance driven between two passes. A match has to be the best only among the
+            keyframes of b within this distance, so that each pass has matches of its own.
 
     Returns:
-        ids (M,) in a and in b, and which of them are mutual among all keyframes of b.
+        ids (M,) in a and in b, and a mask of the matches that are best among all keyframes of b.
     """
     ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):

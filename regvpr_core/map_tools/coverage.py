@@ -20,7 +20,7 @@ from regvpr_core.search.rows import unit
 
 BLOCK = 256
 MEAN_PRIOR = 5.0
-"""Weight of the map's mean descriptor in a drive's, in images, as in `Appearance`."""
+"""Weight of the map's mean descriptor in the mean of a drive, in images, as in `Appearance`."""
 
 MORE = 8
 """Number of keyframes searched in addition to the near ones, so that one elsewhere is found."""
@@ -109,7 +109,7 @@ class Coverage:
             most: largest number to remove.
             within_m: a view is represented by views up to this distance, so that the map stays
                 dense enough for poses.
-            margin: and only if the gain exceeds this.
+            margin: a view is represented only with a gain above this.
         """
         near = self.gain.tocoo()
         metres = np.linalg.norm(self.positions[near.row] - self.positions[near.col], axis=1)
@@ -245,7 +245,7 @@ def _drive_means(place_map: PlaceMap) -> dict[str, Float32]:
 
 
 def _mean(of: PlaceMap, ids: Ids, centre: Float32) -> Float32:
-    """Mean descriptor (D,) of keyframes, pulled to the map's where they are few."""
+    """Mean descriptor (D,) of keyframes; if they are few, close to that of the map."""
     total = MEAN_PRIOR * centre.astype(np.float64)
     for start in range(0, len(ids), BLOCK):
         total += of.descriptors_of(ids[start:start + BLOCK]).sum(axis=0, dtype=np.float64)

@@ -86,7 +86,7 @@ def read_experiences(place_map: PlaceMap) -> Experiences:
             raise ValueError(f'expected a table of version {VERSION}')
         update, matched, last, missed = (
             _column(values[name], name) for name in COLUMNS[:4])
-        # Records of before anchors were kept have none.
+        # Records of older versions have no anchors.
         anchor = _column(values.get('anchor', [0] * len(update)), 'anchor')
         if len({len(column) for column in (update, matched, last, missed, anchor)}) != 1:
             raise ValueError('its columns differ in length')

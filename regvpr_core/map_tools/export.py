@@ -107,7 +107,7 @@ def _write_geojson(place_map: PlaceMap, places: Array | None, stream: TextIO) ->
 
 
 def _rows(place_map: PlaceMap) -> Iterator[tuple[Any, ...]]:
-    """The values of `COLUMNS`."""
+    """Rows of the CSV file, with values in the order of `COLUMNS`."""
     quats = quat_xyzw(place_map.T_map_cam)
     for i in range(len(place_map)):
         yield (i, int(place_map.stamps_ns[i]), place_map.cameras[i],

@@ -31,10 +31,12 @@ FAR = 3.0
 """Matches further along the drive than this many stretches have no weight."""
 
 SCALE_ERROR = 0.15
-"""Relative difference of distances from the map's beyond which the scale of a session is wrong."""
+"""Largest relative difference between distances in the session and in the map. Beyond it the scale
+of the session is wrong."""
 
 PASS_APART = 2.0
-"""Keyframes further apart along the way than this many stretches belong to different passes."""
+"""Keyframes belong to different passes if the distance driven between them exceeds this many
+stretches."""
 
 SCALE_PAIRS = 20
 """Least number of pairs of matches to estimate the scale."""
@@ -104,7 +106,8 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     T = np.eye(4)
     if not same_frame:
         try:
-            # Matches of all passes would hold more wrong ones where the map lacks places.
+            # Only the best match of each keyframe of the map: at places that the map lacks, the
+            # matches of all passes are wrong.
             T = align_poses(place_map.T_map_cam[one_map], session.T_map_cam[one_session],
                             alignment, (place_map.path, session.path)).T_a_b
         except MapError as error:
@@ -120,7 +123,8 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
         agree = agreeing(place_map.T_map_cam[ids_map], poses[ids_session], alignment)
     localized = _localized(way, ids_session[agree], stretch_m, config.agreeing)
     if same_frame:
-        # The poses are given: the session agrees with the map as a whole, or not at all.
+        # The poses are not corrected, so the session as a whole is accepted or refused: enough
+        # matches must agree, and twice as many as of random pairs.
         chance = agreeing(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
                         poses[ids_session], alignment).sum()
         localized = np.full(len(poses), agree.sum() >= max(alignment.least_inliers, 2 * chance))
@@ -140,7 +144,7 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
 
 
 def within_reach(way: Array, localized: Mask, reach_m: float) -> Mask:
-    """Keyframes (N,) up to `reach_m` along the way from a localized one."""
+    """Mask (N,) of keyframes at most `reach_m` of driving away from a localized one."""
     if not localized.any():
         return localized.copy()
     return np.asarray(np.abs(way[:, None] - way[localized][None]).min(axis=1) <= reach_m)

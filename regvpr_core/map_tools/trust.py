@@ -1,4 +1,4 @@
-"""Which stretches of a session may change a map without a person who has looked at it.
+"""Which stretches of a session may change a map without a check by a person.
 
 Matches that agree on one transform can be wrong together: a wrong fix in a corridor that looks
 like another one agrees with its odometry. Independent evidence is needed: local features of
@@ -19,10 +19,10 @@ from regvpr_core.verification.relative_pose import uncalibrated
 from regvpr_core.verification.verification import log_odds, stored_features
 
 LEAST_VERIFIED = 2
-"""Matches within a stretch that local features must confirm."""
+"""Least number of matches within a stretch that local features must confirm."""
 
 MOST_VERIFIED = 300
-"""Matches of a session that are verified at most, spread over it: about 10 ms each."""
+"""Largest number of matches of a session to verify, spread over it; each takes about 10 ms."""
 
 
 def confirmed(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, radius_m: float,
@@ -46,7 +46,7 @@ def _passed_again(poses: SessionPoses, way: Array, radius_m: float, place_rad: f
     """Keyframes (M,) whose place another pass also reached, localized by other matches."""
     ids = np.flatnonzero(poses.localized)
     T = np.concatenate([poses.T_map_cam[ids], witnesses.reshape(-1, 4, 4)])
-    # Witnesses are of other sessions: they lie infinitely far along the way.
+    # Witnesses are of other sessions, so they are never of the same pass.
     along = np.concatenate([way[ids], np.full(len(T) - len(ids), np.inf)])
     found = np.zeros(len(way), dtype=bool)
     tree = cKDTree(T[:, :3, 3])
@@ -75,7 +75,7 @@ def _verified(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, way: 
 
 
 def _agree(a: LocalFeatures | None, b: LocalFeatures | None) -> bool:
-    """Whether the geometry of the features of two images speaks for one place."""
+    """Whether the local features of two images match as they do for images of one place."""
     if a is None or b is None or a.kind != b.kind:
         return False
     pairs = match_features(a, b)

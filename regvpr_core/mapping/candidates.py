@@ -1,8 +1,8 @@
 """Selects keyframe candidates from frames in order: by pose, then by image quality.
 
-Whether a frame is kept depends on the last kept frame, and that on its image. To decode ahead in
-threads, images are first assumed to be good. If one is not, the selection of the frames after it
-is repeated. The result is the same as for one frame at a time.
+A frame is compared with the last kept frame, so its selection depends on the quality of earlier
+images. To decode ahead in threads, all images are first assumed to be good. If one is not, the
+selection of the frames after it is repeated. The result is the same as for one frame at a time.
 """
 
 from collections import Counter, deque
@@ -178,7 +178,7 @@ class CandidateStream:
         if not self._is_new(self._selector, frame):
             tally.dropped[NO_KEYFRAME] += 1
             return None
-        assert item.future is not None  # a frame that is kept was assumed to be kept
+        assert item.future is not None  # decoding was started for it
         try:
             picture = item.future.result()
             reason = self._gate.refuses(frame.camera, picture.measures)

@@ -149,7 +149,7 @@ def _is_recording(path: Path) -> bool:
 
 
 DISK_ERRORS = (10, 13)
-"""SQLITE_IOERR and SQLITE_FULL: the disk, not what the map holds."""
+"""Error codes SQLITE_IOERR and SQLITE_FULL: the disk fails, but the map may be intact."""
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:

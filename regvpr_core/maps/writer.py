@@ -236,7 +236,7 @@ def _check(keyframe: Keyframe) -> None:
 
 
 def _record(number: int, keyframe: Keyframe, row: bytes) -> tuple[Any, ...]:
-    """The values of `COLUMNS`."""
+    """Values of a keyframe's database row, in the order of `COLUMNS`."""
     T, covariance, jpeg = keyframe.T_map_cam, keyframe.covariance, keyframe.thumbnail
     if jpeg is not None and not isinstance(jpeg, bytes):
         from regvpr_core.images import encode_jpeg  # here: OpenCV is slow to load

@@ -1,9 +1,9 @@
 """Multi-scale feature fusion (MFF) adapter of RegVPR, beside the MLP of transformer blocks.
 
-Paper: section 3.1, equations 3 and 4, figure 2. Widths and the way past the convolutions for the
-class token are CricaVPR's (Lu et al., 2024, arXiv:2402.19231), which the paper builds on.
-Deviations: the true (h, w) grid instead of a square one; convolutions are drawn as He et al.
-(2015) do, where CricaVPR fills them with the constant 1e-5.
+Paper: section 3.1, equations 3 and 4, figure 2. The widths, and the
+class token that bypasses the convolutions, are from CricaVPR (Lu et al., 2024, arXiv:2402.19231),
+which the paper builds on. Deviations: the true (h, w) grid instead of a square one; convolutions
+are initialised at random (He et al., 2015), where CricaVPR uses the constant 1e-5.
 """
 
 from dataclasses import dataclass

@@ -72,7 +72,7 @@ class BackboneSource:
 
     @property
     def here(self) -> Path | None:
-        """The file on this machine, whose digest nobody checked yet; None: it is not here."""
+        """The file on this machine, with an unchecked digest; None if there is none."""
         files = [folder / self.file for folder in search_folders()]
         return next((file for file in files if file.is_file()), self.installed)
 

@@ -106,8 +106,8 @@ def region_means(x: Tensor, rows: int, columns: int | None = None) -> Tensor:
 def row_waves(x: Tensor, rows: int, waves: int) -> Tensor:
     """Mean and amplitudes of the lowest waves along each row of regions, channel first.
 
-    Amplitudes stay the same where the content of a row moves sideways and round the edge: much
-    of what is left when a camera pans.
+    Amplitudes do not change if the content of a row is shifted sideways with wrap-around. So they
+    change little when the camera pans.
 
     Args:
         x: (B, C, h, w).
@@ -129,5 +129,5 @@ def row_waves(x: Tensor, rows: int, waves: int) -> Tensor:
 
 
 def parts(side: int, count: int) -> list[slice]:
-    """The pixels of each of `count` parts of a side; parts share a pixel where it is odd."""
+    """Split a side into `count` parts; two parts share a pixel if it does not divide evenly."""
     return [slice(i * side // count, -(-(i + 1) * side // count)) for i in range(count)]

@@ -1,9 +1,9 @@
 """Registers inside the backbone: reading D of the paper (docs/paper.md).
 
 Learnt tokens join before the last blocks of a transformer and pass through them beside the
-patches, as in ImAge (NeurIPS 2025). They are the descriptor, or they are dropped and the patches
-are aggregated by optimal transport. The blocks are copies of those of the backbone, which stops
-before them.
+patches, as in ImAge (NeurIPS 2025). Either the registers are the descriptor, or they are dropped
+and the patches are aggregated by optimal transport. The blocks are copies of the backbone's last
+blocks, which the backbone itself then does not compute.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ HEAD_WIDTH = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InsideConfig:
-    """Registers inside the backbone, and what becomes of them."""
+    """Settings of registers inside the backbone, and of their use."""
 
     registers: int = setting(8, 'Number of registers k.', 1, 1024)
     blocks: int = setting(

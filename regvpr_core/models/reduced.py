@@ -158,7 +158,7 @@ def set_record(path: Path, about: dict[str, Any]) -> None:
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most this many items, evenly spaced."""
+    """Select at most `most` items, evenly spaced."""
     if len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]

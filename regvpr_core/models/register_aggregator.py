@@ -126,7 +126,7 @@ class RegisterAggregator(nn.Module):
 
     @torch.no_grad()
     def views(self, patch_tokens: Tensor) -> RegisterViews:
-        """Attention of the registers and the plan, for patch tokens (B, width, h, w)."""
+        """Attention of the registers, and the transport plan, of patch tokens (B, width, h, w)."""
         grid, k = tuple(patch_tokens.shape[-2:]), self.config.registers
         tokens = patch_rows(patch_tokens, self.registers.dtype)
         plan, sequence = self.local_descriptors(tokens)

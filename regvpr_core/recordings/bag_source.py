@@ -45,7 +45,7 @@ class BagOptions:
     world of the poses to take from it. tf_frame: the poses are those of the camera in this frame
     of TF, on the topics in the namespace of tf_topic. trajectory: poses by time, of the base.
     ordered: poses (N, 4, 4) of the first image, the second, …; stamps_ns: (N,) of them, if known.
-    poses_name: what to call these. base_frame: the frame whose poses are known. extrinsics:
+    poses_name: name of these in messages. base_frame: the frame whose poses are known. extrinsics:
     x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of
     the (first) camera, not of the base. bag_time: stamps are the times of recording, not those
     in the messages. max_gap_s: an image between poses further apart has none, s.

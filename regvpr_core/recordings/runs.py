@@ -74,7 +74,7 @@ class RunPoses:
 
     @property
     def spacing_s(self) -> float:
-        """That of the longest run."""
+        """Median time between poses of the longest run, s."""
         return max((run.poses for run in self.runs), key=len).spacing_s
 
     def at(self, stamp_ns: int, max_gap_s: float, recorded_ns: int | None = None) -> Array | None:

@@ -11,7 +11,7 @@ from regvpr_core.recordings.bag_names import bag_suffix
 
 TABLE_SUFFIXES = frozenset({'.csv', '.tsv', '.txt', '.tum', '.kitti', '.json'})
 TABLE_ADVICE = ('give the folder of images and --table {path}, or the bag and --tum {path}')
-"""Of commands that take tables of poses by these options."""
+"""Advice, in an error, of commands that read tables of poses with these options."""
 
 SHOWN = 5
 MAX_LOOKED_AT = 10_000

@@ -11,7 +11,7 @@ class TfChoice:
     """Transforms of a bag by camera; each selection of topics is read once."""
 
     def __init__(self, bag: Bag, wanted: str | None, *, bag_time: bool) -> None:
-        """wanted: a TF topic named by the user."""
+        """Find the TF topics. wanted: a TF topic named by the user, or None."""
         self._bag = bag
         self._wanted = wanted
         self._bag_time = bag_time

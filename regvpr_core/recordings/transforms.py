@@ -193,7 +193,7 @@ class TransformChain:
 
     @property
     def moves(self) -> bool:
-        """Whether any of it is not static."""
+        """Whether any transform of the chain is not static."""
         return any(link.moving is not None for link in self.links)
 
     @property
@@ -245,11 +245,11 @@ class TransformChain:
         return T
 
     def covariance_at(self, stamp_ns: int, recorded_ns: int | None = None) -> Array | None:
-        """Unknown for TF."""
+        """None, because TF contains no covariance."""
         return None
 
     def refuse_jumping(self) -> None:
-        """As the function, of each transform."""
+        """Refuse implausible poses of each moving transform."""
         for link in self._moving:
             refuse_jumping(link.moving, f'TF {link.name}')
 

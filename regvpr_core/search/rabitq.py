@@ -39,7 +39,8 @@ FINE_QUERY_BITS = 4
 """Bits per number of the query for the shortlist."""
 
 MANY_ROWS = 1024
-"""More than a query makes: 33 of 256 numbers at 8448."""
+"""Above this number of rows, one large matrix product is faster than two small ones. A query has
+fewer rows: 33 of 256 numbers for a descriptor of 8448."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,7 +173,7 @@ class Products(threading.local):
     """
 
     def __init__(self, dimension: int) -> None:
-        """Reserve nothing yet. dimension: length D of a row."""
+        """Memory is reserved on the first call of `read`. dimension: length D of a row."""
         self._dimension = dimension
         self._index: Any = None
         self._room = np.zeros((0, dimension), np.float16)

@@ -69,7 +69,7 @@ def find(config: TrainConfig, folder: str) -> Path:
     """A data set's folder or file.
 
     Raises:
-        TrainingError: it does not exist, or it is the working folder and nobody said so.
+        TrainingError: it does not exist, or neither the config nor the user names a folder.
     """
     if not config.data_root and Path(folder) == Path():
         raise TrainingError(f'{config.name} does not say where its images are; give their folder '

@@ -1,10 +1,11 @@
-"""The linear part of a joined head, learnt in closed form from images in several sessions.
+"""The linear part of a joined head (models/joined_heads.py), learnt in closed form.
 
-Images are described unchanged and in several looks (training/looks.py). A look shifts all
-descriptors of a session alike, and each of them differently in addition. Directions of large
-variance of both kinds are reduced: x - U diag(g) U^T x, with g = 1 - (1 + v / ridge)^-1/2 for the
-variance v along each. This is within-class whitening (Mikolajczyk and Matas, ICCV 2007), limited
-to the directions of largest variance; all other directions are unchanged.
+Each training image is described unchanged and in several simulated sessions (training/looks.py).
+A session shifts the descriptors of all its images alike, and each single one a little differently.
+Directions in which these shifts have a large variance are reduced: x - U diag(g) U^T x, with
+g = 1 - (1 + v / ridge)^-1/2 for the variance v along a direction. This is within-class whitening
+(Mikolajczyk and Matas, ICCV 2007), limited to the directions of largest variance; all other
+directions are unchanged.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class JoinedFitConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SessionFeatures:
-    """Inputs of a joined head for N images of one session, float16.
+    """Input of a joined head from N images of one session, float16.
 
     head_rows: (N, D) of the register head. maps: for each pool (N, C, h, w).
     """
@@ -61,7 +62,7 @@ def fit_joined(
         seed: of the decomposition's random start.
 
     Raises:
-        TrainingError: fewer than two sessions, but shifts are to be learnt.
+        TrainingError: shifts are to be learnt, but there are fewer than two sessions.
     """
     if head.config.shifts and len(sessions) < 2:
         raise TrainingError(f'{len(sessions)} session cannot show how sessions differ; give two '

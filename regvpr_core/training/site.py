@@ -20,7 +20,7 @@ from regvpr_core.training.trainer import train, Watch
 from regvpr_core.training.weight_mix import choose_mix, joined_start
 
 LEAST_GALLERY = 10
-"""Least number of images of the held-out stretch for a recall."""
+"""Least number of gallery images in a held-out stretch; with fewer, no recall is measured."""
 
 DISTIL_WEIGHT = 10.0
 """Weight of the teacher's loss if there is no other loss."""
@@ -28,7 +28,7 @@ DISTIL_WEIGHT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRecall:
-    """Recall@1 on one set, plain and centred by the queries' mean, before and after."""
+    """Recall@1 on one set before and after training; also with centred descriptors."""
 
     name: str
     queries: int
@@ -42,10 +42,12 @@ class SiteRecall:
 class SiteReport:
     """Result of a run.
 
-    checkpoint: the new model; None where no mix of weights was better than the start on the
-        stretch to choose by. start: the model before. share: of the trained weights in it.
-        recalls: first of the held-out stretch. map_model, of_map_model: the model of the maps,
-        where it is not the start, and its recall@1 on the held-out stretch, plain and centred.
+    checkpoint: the new model, a mix of initial and trained weights; None if no mix is better than
+        the initial model on the validation stretch. start: the initial model.
+    share: of the trained weights in the mix.
+    recalls: on the held-out stretch, then on the other site if there is one.
+    map_model: name of the model of the maps, '' if it is the initial model or is not available.
+    of_map_model: its recall@1 on the held-out stretch, plain and centred.
     """
 
     checkpoint: Path | None
@@ -114,7 +116,7 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
                        before_centred=b[1], after_centred=a[1])
             for dataset, b, a in zip(sets, before, after, strict=True)]
         if held is not None and name != start:
-            with contextlib.suppress(CheckpointError):  # of this machine's no more
+            with contextlib.suppress(CheckpointError):  # the model is not on this machine
                 report.of_map_model = _recalls([held], name, None)[0]
                 report.map_model = name
     return report
@@ -122,7 +124,10 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
 
 def _chosen(config: TrainConfig, out: Path, data: SiteData, site: SiteDataConfig, start: str
             ) -> tuple[float, Path]:
-    """Share of the trained weights, and the checkpoint; all of them without a stretch to ask."""
+    """The best share of the trained weights, and its checkpoint.
+
+    The share is 1.0 if there is no validation stretch to choose it on.
+    """
     rows = read_table(data.choosing, COLUMNS, HELP) if data.choosing.exists() else []
     splits = [row['split'] for row in rows]
     joined = '' if start == config.start else start

@@ -1,8 +1,9 @@
-"""Training data from maps of the user's own site: images by place, and a held-out stretch.
+"""Training data from maps of the user's own site: images by place, and held-out stretches.
 
 A place is a square of the map frame and a direction. Its images come from all maps, so that
-positives span sessions. A stretch of the first map and all images of other maps there are held
-out: the first map is the gallery, the others are queries.
+positives span sessions. Two stretches of the first map are held out, with all images of other maps
+at the same places: one for the reported recall, and one to choose the mix of weights. In both, the
+images of the first drive are the gallery, and those of others are queries.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +63,7 @@ class SiteData:
 
     @property
     def choosing(self) -> Path:
-        """Manifest of the stretch to choose by."""
+        """Manifest of the validation stretch, on which the mix of weights is chosen."""
         return self.table.with_name('choosing.csv')
 
 
@@ -79,7 +80,7 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
         folder: new folder.
         config: definition of places.
         places: False makes each image its own place, to learn from a teacher only.
-        asking_only: hold out everything, for evaluation only.
+        asking_only: use all images for evaluation, none for training.
 
     Raises:
         TrainingError: the folder exists, or no keyframe has an image.
@@ -103,7 +104,7 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
                 split = 'query' if asks else 'gallery'
                 of = choosing if chosen_by[number][i] else rows
             elif near[number][i] or near_it[number][i]:
-                continue  # a margin beside held-out stretches is not used
+                continue  # keyframes near a held-out stretch are not used
             name = f'map{number}/{i:07d}.jpg'
             _write(folder / name, rgb)
             of.append({
@@ -126,9 +127,10 @@ def write_site_data(maps: Sequence[PlaceMap], images: Images, folder: Path,
 
 def _stretch(maps: Sequence[PlaceMap], config: SiteDataConfig, start: float, share: float
              ) -> tuple[list[Mask], list[Mask]]:
-    """Masks of each map's keyframes: in a stretch of the first map, and within two cells of it.
+    """Masks of each map's keyframes: in a stretch of the first map, and in or near the stretch.
 
-    start, share: of the way of the first map.
+    start, share: start and length of the stretch, as shares of the distance driven in the first
+    map. Near means within 2.5 `cell_m`.
     """
     first = maps[0].T_map_cam[:, :3, 3]
     steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(first, axis=0), axis=1))])

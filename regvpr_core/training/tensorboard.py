@@ -19,21 +19,21 @@ class TensorBoardWatch:
         self._every = every
 
     def begin(self, facts: dict[str, Any]) -> None:
-        """What is trained, as text."""
+        """Write a text about the run."""
         lines = '\n'.join(f'- {name}: {value}' for name, value in facts.items())
         self._writer.add_text('run', lines, facts['from_step'])
 
     def reading(self, what: str, done: int, total: int) -> None:
-        """Nothing."""
+        """Ignored: only training and validation are written."""
 
     def step(self, step: int, steps: int, loss: float, rate: float) -> None:
-        """Loss and learning rate."""
+        """Write loss and learning rate."""
         if step % self._every == 0 or step == steps:
             self._writer.add_scalar('loss', loss, step)
             self._writer.add_scalar('learning rate', rate, step)
 
     def recall(self, step: int, recalls: dict[str, dict[int, float]]) -> None:
-        """Recall of each set."""
+        """Write the recall on each validation set."""
         for name, of_set in recalls.items():
             for k, share in of_set.items():
                 self._writer.add_scalar(f'{name}/recall@{k}', share, step)

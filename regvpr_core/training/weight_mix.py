@@ -1,11 +1,12 @@
-"""Weights between a start and what training made of them.
+"""Weighted means of the weights of a model before and after training.
 
-On little data, the weights between the two often do better than either, and forget less (Wortsman
-et al., Robust fine-tuning of zero-shot models, CVPR 2022). The share is chosen on a stretch that
-is neither trained on nor reported; 0 is the start, so that the result is not worse there.
+After training on little data, such a mean is often better than both models, and it is less
+specialised (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022). The share of the
+trained weights is chosen by the recall on validation images, which are used neither for training
+nor for the reported recall. A share of 0 is the initial model, so the result is never worse there.
 
-A model of two trunks contains a register head (models/joined_heads.py). Where a run trained that
-head, the mix is made and measured inside the joined model, which is what a map is driven with.
+A model of two trunks contains a register head (models/joined_heads.py). If a run trained that
+head, the mix is made and measured inside the joined model, because maps are made with that model.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,19 +29,19 @@ SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 def choose_mix(config: TrainConfig, trained: Path, folder: Path,
                measure: Callable[[Path], float] | None, joined: str = ''
                ) -> tuple[float, Path]:
-    """Write the best mix of the start and the trained weights.
+    """Write the best mix of the initial and the trained weights.
 
     Args:
         config: of the run.
         trained: its last checkpoint.
         folder: of the run.
-        measure: value of a checkpoint; larger is better. Of equal ones the nearest to the start
-            is taken. None: the trained weights are taken.
+        measure: value of a checkpoint; larger is better. Of equally good mixes, the one with the
+            smallest share of trained weights is taken. None: the trained weights are taken.
         joined: model that contains the trained head (`joined_start`); '' for none.
 
     Returns:
-        the share of the trained weights, and the checkpoint: `site.safetensors`; 0 and the
-        trained one as it is where no mix is better than the start.
+        the share of the trained weights, and the checkpoint `site.safetensors`. If no mix is
+        better than the initial model: 0, and `trained`.
     """
     model, backbone = build_model(config)
     path = None if config.backbone_path is None else Path(config.backbone_path)
@@ -94,7 +95,7 @@ def _inside(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def mixed(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Weights at a share of the way; whole numbers are those of the nearer end."""
+    """start + share * (end - start); integer tensors are taken from the nearer one."""
     if share == 1.0 or not start.is_floating_point():
         return end if share >= 0.5 else start
     return start + share * (end - start)

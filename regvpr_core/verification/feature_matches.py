@@ -10,9 +10,9 @@ LEAST_COSINE = {'patch': 0.0, 'xfeat': 0.8}
 """Least cosine of a match."""
 
 TEMPERATURE = 0.1
-"""Temperature of the weighted mean over a patch's neighbours: cosines lower by this weigh 1/e. On
-the town of seed 7 the mean reduces the median pose error from 0.36 m to 0.29 m at dusk, and to
-0.22 m in rain."""
+"""Temperature of the weighted mean over a patch's neighbours: cosines lower by this weigh 1/e. In
+the rendered town (`examples.town`, seed 7) it reduces the median pose error from 0.36 m to 0.29 m
+at dusk, and to 0.22 m in rain."""
 
 
 def match_features(query: LocalFeatures, reference: LocalFeatures) -> tuple[Ids, Ids]:

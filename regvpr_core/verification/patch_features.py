@@ -8,7 +8,8 @@ from regvpr_core.arrays import Float32
 from regvpr_core.verification.local_features import LocalFeatures
 
 MAX_CHANNELS = 128
-"""Length of a feature after projection. On the town it is as good as all 384 numbers."""
+"""Length of a feature after projection. In the rendered town (`examples.town`) it is
+as good as all 384 numbers."""
 
 
 def patch_features(tokens: Float32, width: int, height: int) -> LocalFeatures:
@@ -35,9 +36,9 @@ def patch_features(tokens: Float32, width: int, height: int) -> LocalFeatures:
 
 @functools.cache
 def projection(channels: int) -> Float32:
-    """Orthonormal columns (channels, MAX_CHANNELS), the same everywhere (Johnson-Lindenstrauss).
+    """Random projection (channels, MAX_CHANNELS) with orthonormal columns (Johnson-Lindenstrauss).
 
-    Not learnt, so that all maps of a model are comparable.
+    It is the same on every machine and is not learnt, so that all maps of a model are comparable.
     """
     gaussian = np.random.default_rng(20240).standard_normal((channels, MAX_CHANNELS))
     columns, triangle = np.linalg.qr(gaussian)

@@ -32,8 +32,8 @@ CACHED = 256
 LOG_ODDS = {'patch': (5.2, 3.94), 'xfeat': (3.9, 3.65)}
 """Log likelihood ratio of a true match: first * (ln(1 + inliers) - second), for `NOMINAL` points.
 Learnt by `python -m benchmarks.verification --fit` from correct and the most similar wrong
-keyframes of the town of seed 7, at dusk and in rain, and of `boofcv_scenes`. It is zero at 50
-inliers of 256 patches, or 37 of 512 keypoints."""
+keyframes of the rendered town (seed 7), at dusk and in rain, and of `boofcv_scenes`. It is zero at
+50 inliers of 256 patches, or 37 of 512 keypoints."""
 
 NOMINAL = {'patch': 256, 'xfeat': 512}
 
@@ -108,14 +108,14 @@ class NoVerifier:
         self, features: LocalFeatures | None, keyframes: Sequence[int],
         intrinsics: Intrinsics | None = None,
     ) -> tuple[Verification, ...]:
-        """Nothing."""
+        """Verify nothing; there are no results."""
         return ()
 
     def pose(
         self, features: LocalFeatures | None, keyframe: int, neighbours: Ids,
         intrinsics: Intrinsics | None = None,
     ) -> MetricPose | None:
-        """None."""
+        """Estimate no pose; the result is None."""
         return None
 
 
@@ -237,7 +237,10 @@ class Verifier:
             else None
 
     def _spread(self, keyframe: int, neighbours: Ids) -> list[int]:
-        """This keyframe and some about it, none nearer than the next half to another."""
+        """This keyframe and the nearest neighbours of similar direction, at separate positions.
+
+        No two are closer than half the distance to the nearest neighbour.
+        """
         T = self._map.T_map_cam
         metres, radians = distance(T[keyframe], T[neighbours])
         near = neighbours[(radians < PLACE_RAD)][np.argsort(metres[radians < PLACE_RAD],

@@ -14,7 +14,10 @@ TOPIC = 'external_loop_closures'
 
 
 class Hydra:
-    """key_from and key_to are nanoseconds; the pose takes the first frame to the second."""
+    """Publishes loop closures as pose graph edges.
+
+    key_from and key_to are stamps in ns; the pose takes points in the first frame to the second.
+    """
 
     def __init__(self, node: Any, trail: Trail) -> None:
         """Create the publisher.

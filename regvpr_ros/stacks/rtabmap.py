@@ -15,9 +15,10 @@ from regvpr_ros.stacks.messages import interface
 MAP_DATA, ADD_LINK, GLOBAL_POSE = 'rtabmap/mapData', 'rtabmap/add_link', 'rtabmap/global_pose'
 GLOBAL_CLOSURE = 1
 TOLERANCE_NS = 1_500_000_000
-"""Largest time from an image to a node (RTAB-Map adds one per second), bridged by odometry."""
+"""Largest time from an image to a node of RTAB-Map, ns, if odometry is known. RTAB-Map adds one
+node per second; odometry moves the link from the image to the node."""
 SAME_NS = 20_000_000
-"""The same without odometry: the node must be of the same image."""
+"""Largest time from an image to its node, ns, if odometry is unknown."""
 WAITING = 20
 
 

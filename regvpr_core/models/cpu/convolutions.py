@@ -90,7 +90,7 @@ class PairedConv(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """An `InvertedBlock`."""
+    """Replaces an `InvertedBlock` in inference, with packed convolutions."""
 
     def __init__(self, block: InvertedBlock, grid: tuple[int, int], form: Form) -> None:
         super().__init__()

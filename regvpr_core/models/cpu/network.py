@@ -24,7 +24,8 @@ from regvpr_core.models.salad import Salad
 from regvpr_core.models.vit import Block, check_sides, DinoVisionTransformer, PATCH
 
 MAX_ATTENTION_WEIGHTS = 1 << 25
-"""Attention by two matrix products holds B * heads * N * N numbers; beyond this SDPA is used."""
+"""Largest number of attention weights, B * heads * N * N, for attention by two matrix products.
+For more, `scaled_dot_product_attention` is used, which needs less memory."""
 
 
 class FusedAdapter(nn.Module):
