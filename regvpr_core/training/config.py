@@ -179,7 +179,7 @@ class TrainConfig:
     distil: DistilConfig | None = None
     epochs: int = setting(4, 'Epochs after which the run ends.', 1, 100000)
     steps: int = setting(0, 'Steps after which the run ends; 0 for the epochs alone.', 0, 10000000)
-    device: str = 'auto'
+    device: str = setting('auto', 'Device: auto (a GPU if there is one), cpu, cuda or cuda:N.')
     precision: str = setting(
         'auto', '`auto` is bf16 on CUDA devices that have it, fp16 on others and fp32 on the CPU.',
         choices=PRECISIONS)
