@@ -46,6 +46,8 @@ PYTHONPATH = os.environ.get('PYTHONPATH')
 
 START_S = 100.0
 LOST_S = 20.0
+ANSWER_S = 5.0
+"""A driving camera waits so long for the answer to an image, which may be lost (best effort)."""
 
 
 def executable(name: str) -> str:
@@ -319,22 +321,33 @@ class Camera:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def drive(self, frames: list[Any], period_s: float = 0.1) -> None:
-        """Drive over the frames again and again, there and back, until `stop`."""
+    def drive(self, frames: list[Any], period_s: float = 0.1,
+              answers: list[Any] | None = None) -> None:
+        """Drive over the frames again and again, there and back, until `stop`.
+
+        With the node's answers an image waits for the one before, so that a busy machine, which
+        would drop some, gets the same sequence.
+        """
         self.period_s = period_s
         there_and_back = [*frames, *frames[-2:0:-1]]
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, args=(there_and_back,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(there_and_back, answers), daemon=True)
         self._thread.start()
 
-    def _run(self, frames: list[Any]) -> None:
+    def _run(self, frames: list[Any], answers: list[Any] | None) -> None:
         number = 0
+        if answers is not None:
+            until(lambda: self._stop.is_set() or self.images.get_subscription_count())
         due = time.monotonic()
         while not self._stop.is_set():
             frame = frames[number % len(frames)]
             number += 1
             self.stamp_s += self.step_s
+            sent = len(answers or ())
             self.send(frame)
+            if answers is not None:
+                until(lambda sent=sent: self._stop.is_set() or len(answers) > sent, ANSWER_S)
             due += self.period_s
             time.sleep(max(0.0, due - time.monotonic()))
 

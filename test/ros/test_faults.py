@@ -39,7 +39,7 @@ def test_clocks_that_jump_maps_that_vanish_and_loads_that_fail_do_not_stop_the_n
     place_map, frames, small_model, node, heard, listener, camera, wait_until, tmp_path,
 ):
     process = node(place_map, '-p', f'model:={small_model}')
-    camera.drive(frames(12))
+    camera.drive(frames(12), answers=heard.matches)
     assert wait_until(lambda: any(m.state == PlaceMatches.LOCALIZED for m in heard.matches)), \
         process.output
 
@@ -366,7 +366,7 @@ def test_python_opens_no_connection_at_run_time(
     process = run_program([
         sys.executable, str(program), '--ros-args', '-p', f'map:={place_map}', '-p',
         f'model:={small_model}', '-p', 'mode:=both', '-r', 'image:=/camera/image_raw'])
-    camera.drive(frames(12))
+    camera.drive(frames(12), answers=heard.matches)
     assert wait_until(lambda: any(m.state == PlaceMatches.LOCALIZED for m in heard.matches)), \
         process.output
     assert process.stop() == 0

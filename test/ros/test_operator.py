@@ -62,7 +62,7 @@ def test_fixes_states_and_hypotheses_are_told_with_place_reason_and_code(
 ):
     process = node(place_map, '-p', f'model:={small_model}')
     poses = listener.listen(PoseArray, '/regvpr/hypotheses')
-    camera.drive(frames(12), period_s=0.15)
+    camera.drive(frames(12), answers=heard.matches)
     assert wait_until(lambda: any(m.state == PlaceMatches.LOCALIZED for m in heard.matches)), \
         process.output
     assert wait_until(lambda: 'first fix: x ' in process.output), process.output
