@@ -50,7 +50,7 @@ class NodeConfig:
     fetch: bool = setting(
         False, 'Fetch weights that are not on this machine while the node is configured.')
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1 or mps.')
-    precision: str = setting('auto', 'auto, fp32, bf16 or fp16.')
+    precision: str = setting('auto', 'auto, fp32, bf16, fp16, or int8 on a CPU.')
     threads: int = setting(0, "CPU threads of the network; 0 for torch's choice.", 0, 256)
     camera_names: tuple[str, ...] = setting(
         (),

@@ -33,7 +33,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
                         help='model name, checkpoint or .onnx file (default: '
                              f'{DEFAULT_MODEL})')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16, int8')
     parser.add_argument('--engine', default='auto', help='auto, torch, onnxruntime')
     parser.add_argument('--threads', type=int, help='threads of the network on the CPU')
 

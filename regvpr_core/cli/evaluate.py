@@ -66,9 +66,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--allow-code', action='store_true',
                         help="let torch.hub run a baseline's own code on this machine")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
-    parser.add_argument('--precision', help='fp32, bf16, fp16, or auto: on a CPU the fastest as '
-                        'measured now, so that runs may differ (default: fp32 on a CPU, fp16 on '
-                        'CUDA)')
+    parser.add_argument('--precision', help='fp32, bf16, fp16, int8 (on a CPU), or auto: on '
+                        'a CPU the fastest as measured now, so that runs may differ (default: '
+                        'fp32 on a CPU, fp16 on CUDA)')
     parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
     bags = parser.add_argument_group('where a side is a bag')
     bags.add_argument('--image-topic', metavar='TOPIC')

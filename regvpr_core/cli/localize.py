@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
                              'to the belief (default: each is judged alone)')
     parser.add_argument('--model', help="model name or checkpoint (default: the map's)")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16, int8')
     parser.add_argument('--engine', default='auto', help='auto, torch, onnxruntime')
     parser.add_argument('--threads', type=int, help='threads of the network on the CPU')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='also write a table')

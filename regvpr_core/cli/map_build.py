@@ -40,7 +40,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
                         help='name of the world frame of the poses (default: map)')
     parser.add_argument('--model', default=AUTO, help=MODEL_HELP)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
-    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16')
+    parser.add_argument('--precision', default='auto', help='auto, fp32, bf16, fp16, int8')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML of the build settings')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='one setting, e.g. keyframes.distance_m=2')

@@ -170,9 +170,9 @@ def load_encoder(
             Without torch, NAME.onnx in a folder of REGVPR_WEIGHTS or in the cache stands for NAME.
         device: auto (CUDA if available), cpu, cuda, cuda:1, mps; for .onnx files also tensorrt,
             which auto tries first.
-        precision: auto, fp32, bf16 or fp16; auto: fp16 on CUDA, fp32 on MPS; on the CPU bf16 if
-            it was measured to be faster for a block of the network, else fp32. An .onnx file has
-            a fixed precision.
+        precision: auto, fp32, bf16, fp16, or int8 on the CPU; auto: fp16 on CUDA, fp32 on MPS; on
+            the CPU bf16 if it was measured to be faster for a block of the network, else fp32. An
+            .onnx file has a fixed precision.
         engine: auto (by the file), torch or onnxruntime.
         threads: of the CPU, 1 to 1024; with torch, of the whole process.
         backbone_path: backbone weights, instead of a search.
@@ -231,10 +231,12 @@ def torch_encoder(
     from regvpr_core.models.methods.engine import PublishedEngine
     from regvpr_core.models.methods.network import PublishedNetwork
 
-    if precision != 'auto' and precision not in OF_TORCH:
-        raise ConfigError(f'precision {precision} is one of .onnx files only: regvpr export '
-                          f'{loaded.name} -o FILE.onnx --precision {precision}')
     model = loaded.model
+    on_cpu = device.type == 'cpu' and not isinstance(model, PublishedNetwork)
+    if precision != 'auto' and precision not in OF_TORCH and not on_cpu:
+        raise ConfigError(f'with torch, precision {precision} is one of our models on a CPU; for '
+                          f'{loaded.name} on {device.type}: regvpr export {loaded.name} '
+                          f'-o FILE.onnx --precision {precision}')
     engine: Engine
     if isinstance(model, PublishedNetwork):
         engine = PublishedEngine(model, device, precision, threads)

@@ -1,6 +1,7 @@
 """Torch engines for the CPU, CUDA and MPS. See `encoder.Engine`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 import functools
 import time
 
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from regvpr_core.errors import ConfigError
 from regvpr_core.images import RGB
-from regvpr_core.models.cpu.linear import Form, packing_works
+from regvpr_core.models.cpu.linear import Form, int8_works, packing_works
 from regvpr_core.models.cpu.network import fuse, FusedBlock
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.preprocessing import network_input, Preprocessing
@@ -56,10 +58,15 @@ class CpuEngine(TorchEngine):
     def __init__(self, model: DescriptorModel, precision: str, threads: int | None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)  # for the whole process; torch has no other setting
-        dtypes = ('fp32', 'bf16') if precision == 'auto' else (precision,)
+        int8 = precision == 'int8'
+        if int8 and not int8_works():
+            raise ConfigError(f'torch {torch.__version__} has no products in 8 bits on this '
+                              f'processor; use precision fp32')
+        dtypes = {'auto': ('fp32', 'bf16'), 'int8': ('fp32',)}.get(precision, (precision,))
         size = model.backbone.config
-        self.form = fastest_form(size.width, size.heads, dtypes, torch.get_num_threads())
-        self.precision = name_of(self.form.dtype)
+        self.form = replace(
+            fastest_form(size.width, size.heads, dtypes, torch.get_num_threads()), int8=int8)
+        self.precision = 'int8' if int8 else name_of(self.form.dtype)
         super().__init__(model.preprocessing, torch.device('cpu'))
         self._model = fuse(model, self.form)
 

@@ -7,6 +7,9 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+INT8_STEPS, INT8_ZERO = 63, 64
+"""Largest absolute input in 8 bits, and the value that stands for 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
@@ -15,11 +18,13 @@ class Form:
     dtype: of weights and tokens.
     packed: weights are packed for oneDNN once, instead of in every call.
     products: attention by two matrix products and a softmax, instead of SDPA.
+    int8: linear layers of transformer blocks compute their products in 8 bits; dtype is float32.
     """
 
     dtype: torch.dtype = torch.float32
     packed: bool = False
     products: bool = False
+    int8: bool = False
 
 
 class FusedLinear(nn.Module):
@@ -54,6 +59,60 @@ class FusedLinear(nn.Module):
         elif self.activation == 'gelu':
             x = F.gelu(x)
         return x if residual is None else x + residual
+
+
+class Int8Linear(nn.Module):
+    """A `FusedLinear` whose product is computed in 8 bits by oneDNN, from and to float32.
+
+    Weights are scaled by output, and inputs by row, as single tokens have large values. Inputs
+    have 7 bits: AVX2 sums pairs of products of 8 bits in 16, which would overflow.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, form: Form, activation: str = 'none') -> None:
+        super().__init__()
+        weight = weight.detach().float()
+        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
+        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        self.register_buffer('weight', torch.ops.onednn.qlinear_prepack(rounded, None),
+                             persistent=False)
+        self.register_buffer('scale', scale, persistent=False)
+        self.register_buffer('zero', torch.zeros(len(scale), dtype=torch.int64), persistent=False)
+        self.register_buffer('bias', bias.detach().to(form.dtype), persistent=False)
+        self.activation = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """As `FusedLinear.forward`."""
+        largest = torch.linalg.vector_norm(x, float('inf'), dim=-1, keepdim=True).clamp_min_(1e-12)
+        # -63 to 63 as 1 to 127; positive numbers are rounded by adding a half.
+        inputs = (x * (INT8_STEPS / largest)).add_(INT8_ZERO + 0.5).to(torch.uint8)
+        product = torch.ops.onednn.qlinear_pointwise(
+            inputs, 1.0 / INT8_STEPS, INT8_ZERO, self.weight, self.scale, self.zero, None, 1.0, 0,
+            torch.float32, 'none', [], 'none')
+        x = torch.addcmul(self.bias, product, largest)
+        if self.activation == 'gelu':
+            x = F.gelu(x)
+        return x if residual is None else x.add_(residual)
+
+
+def linear(weight: Tensor, bias: Tensor, form: Form, activation: str = 'none'
+           ) -> FusedLinear | Int8Linear:
+    """A linear layer in the precision of a form."""
+    kind = Int8Linear if form.int8 else FusedLinear
+    return kind(weight, bias, form, activation)
+
+
+def int8_works() -> bool:
+    """Whether oneDNN computes products of 8 bits in this torch."""
+    try:
+        x = torch.eye(32)
+        return torch.allclose(Int8Linear(x, torch.zeros(32), Form(int8=True))(x), x, atol=1e-3)
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def packing_works(dtype: torch.dtype = torch.float32) -> bool:

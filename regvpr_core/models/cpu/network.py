@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from regvpr_core.models.adapter import AdaptedBlock, MffAdapter
 from regvpr_core.models.cpu.convolutions import FusedEfficientNet, PairedConv
 from regvpr_core.models.cpu.head import FusedReduction, FusedRegisterAggregator
-from regvpr_core.models.cpu.linear import Form, FusedLinear
+from regvpr_core.models.cpu.linear import Form, FusedLinear, linear
 from regvpr_core.models.descriptor_model import DescriptorModel
 from regvpr_core.models.efficientnet import EfficientNetLite0
 from regvpr_core.models.joined_heads import JoinedHeads
@@ -93,10 +93,10 @@ class FusedBlock(nn.Module):
         # The weights of the queries contain the scale.
         scale = torch.ones(len(attn.qkv.weight))
         scale[: len(gain1)] = (len(gain1) // attn.heads) ** -0.5
-        self.qkv = FusedLinear(attn.qkv.weight * scale[:, None], attn.qkv.bias * scale, form)
-        self.proj = FusedLinear(attn.proj.weight * gain1[:, None], attn.proj.bias * gain1, form)
-        self.fc1 = FusedLinear(mlp.fc1.weight, mlp.fc1.bias, form, 'gelu')
-        self.fc2 = FusedLinear(mlp.fc2.weight * gain2[:, None], mlp.fc2.bias * gain2, form)
+        self.qkv = linear(attn.qkv.weight * scale[:, None], attn.qkv.bias * scale, form)
+        self.proj = linear(attn.proj.weight * gain1[:, None], attn.proj.bias * gain1, form)
+        self.fc1 = linear(mlp.fc1.weight, mlp.fc1.bias, form, 'gelu')
+        self.fc2 = linear(mlp.fc2.weight * gain2[:, None], mlp.fc2.bias * gain2, form)
         self.adapter: FusedAdapter | None = None
         if isinstance(block, AdaptedBlock):
             gain = gain2 if block.inside_layer_scale else torch.ones_like(gain2)

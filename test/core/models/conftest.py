@@ -13,8 +13,8 @@ PAGE = Path(__file__).resolve().parents[3] / 'docs' / 'encoder.md'
 @pytest.fixture(scope='session')
 def stated_cosines() -> dict[str, dict[str, float]]:
     """Smallest cosine for each precision: alone against in a `batch`, and against `fp32`."""
-    rows = re.findall(r'^\| (fp32|bf16|fp16) \| ([\d.]+) \| ([\d.]+) \|', PAGE.read_text('utf-8'),
-                      re.MULTILINE)
+    rows = re.findall(r'^\| (fp32|bf16|fp16|int8) \| ([\d.]+) \| ([\d.]+) \|',
+                      PAGE.read_text('utf-8'), re.MULTILINE)
     return {name: {'batch': float(batch), 'fp32': float(full)} for name, batch, full in rows}
 
 

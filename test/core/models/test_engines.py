@@ -4,13 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from regvpr_core.errors import ConfigError, ImageError
 from regvpr_core.models import engines
 from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.cpu.head import GROUP
-from regvpr_core.models.cpu.linear import Form, packing_works
+from regvpr_core.models.cpu.linear import Form, int8_works, Int8Linear, packing_works
 from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder, torch_encoder
@@ -97,6 +98,42 @@ def test_the_final_norm_and_another_size_are_there_fused():
             torch.testing.assert_close(fused(images), model(images), atol=1e-5, rtol=0)
         with pytest.raises(ImageError, match='network input is 15x28 pixels'):
             fused(torch.randn(1, 3, 28, 15))
+
+
+@pytest.mark.skipif(not int8_works(), reason='this torch has no products in 8 bits here')
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('adapted', [False, True])
+def test_int8_keeps_the_cosine_that_the_docs_promise(head, adapted, noise, assert_agree):
+    model = random_model(head, AdapterConfig() if adapted else None, HEADS[head])
+    images = noise(4)
+    encoder = encoder_of(model, 'int8')
+    assert encoder.precision == 'int8'
+    together = encoder.describe_batch(images)
+    assert_agree('int8', 'fp32', encoder_of(model, 'fp32').describe_batch(images), together)
+    assert_agree('int8', 'batch', [encoder.describe(image) for image in images], together)
+
+
+@pytest.mark.skipif(not int8_works(), reason='this torch has no products in 8 bits here')
+def test_a_row_of_large_values_does_not_coarsen_the_others():
+    torch.manual_seed(0)
+    weight, bias, residual = torch.randn(48, 64), torch.randn(48), torch.randn(5, 48)
+    rows = torch.randn(5, 64) * torch.tensor([1e-3, 1.0, 0.0, 1.0, 1e3])[:, None]
+    given = Int8Linear(weight, torch.zeros(48), Form(int8=True))(rows)
+    wanted = rows @ weight.T
+    assert (given - wanted).norm(dim=1).le(0.02 * wanted.norm(dim=1)).all()
+    gelu = Int8Linear(weight, bias, Form(int8=True), 'gelu')(rows, residual.clone())
+    torch.testing.assert_close(
+        gelu[:4], (F.gelu(wanted + bias) + residual)[:4], atol=0.5, rtol=0.05)
+
+
+def test_int8_is_refused_where_it_cannot_run(monkeypatch):
+    model = random_model()
+    with pytest.raises(ConfigError, match='precision int8 is one of our models on a CPU'):
+        torch_encoder(LoadedModel(model, 'random', 'f' * 64, 'random'), torch.device('cuda'),
+                      'int8')
+    monkeypatch.setattr('regvpr_core.models.engines.int8_works', lambda: False)
+    with pytest.raises(ConfigError, match='has no products in 8 bits on this processor'):
+        encoder_of(model, 'int8')
 
 
 @pytest.mark.parametrize('head', HEADS)
