@@ -10,6 +10,9 @@ import torch.nn.functional as F
 INT8_STEPS, INT8_ZERO = 63, 64
 """Largest absolute input in 8 bits, and the value that stands for 0."""
 
+LEAST_GELU = -0.17
+"""Least value of GELU, -0.16997, rounded down."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
@@ -73,37 +76,46 @@ class Int8Linear(nn.Module):
     zero: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, form: Form, activation: str = 'none') -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, form: Form, activation: str = 'none',
+                 after_gelu: bool = False) -> None:
+        """after_gelu: inputs are `LEAST_GELU` or more, so that no step stands for less."""
         super().__init__()
         weight = weight.detach().float()
+        self.least, self.steps, self.at_zero = (LEAST_GELU, 2 * INT8_STEPS, 0) if after_gelu \
+            else (0.0, INT8_STEPS, INT8_ZERO)
         scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
         rounded = (weight / scale[:, None]).round().to(torch.int8)
         self.register_buffer('weight', torch.ops.onednn.qlinear_prepack(rounded, None),
                              persistent=False)
         self.register_buffer('scale', scale, persistent=False)
         self.register_buffer('zero', torch.zeros(len(scale), dtype=torch.int64), persistent=False)
-        self.register_buffer('bias', bias.detach().to(form.dtype), persistent=False)
+        sums = (rounded * scale[:, None]).sum(dim=1)
+        self.register_buffer('bias', (bias.detach() + self.least * sums).to(form.dtype),
+                             persistent=False)
         self.activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """As `FusedLinear.forward`."""
+        if self.least:
+            x = x - self.least
         largest = torch.linalg.vector_norm(x, float('inf'), dim=-1, keepdim=True).clamp_min_(1e-12)
-        # -63 to 63 as 1 to 127; positive numbers are rounded by adding a half.
-        inputs = (x * (INT8_STEPS / largest)).add_(INT8_ZERO + 0.5).to(torch.uint8)
+        # Positive numbers are rounded by adding a half.
+        inputs = (x * (self.steps / largest)).add_(self.at_zero + 0.5).to(torch.uint8)
         product = torch.ops.onednn.qlinear_pointwise(
-            inputs, 1.0 / INT8_STEPS, INT8_ZERO, self.weight, self.scale, self.zero, None, 1.0, 0,
-            torch.float32, 'none', [], 'none')
+            inputs, 1.0 / self.steps, self.at_zero, self.weight, self.scale, self.zero, None, 1.0,
+            0, torch.float32, 'none', [], 'none')
         x = torch.addcmul(self.bias, product, largest)
         if self.activation == 'gelu':
             x = F.gelu(x)
         return x if residual is None else x.add_(residual)
 
 
-def linear(weight: Tensor, bias: Tensor, form: Form, activation: str = 'none'
-           ) -> FusedLinear | Int8Linear:
+def linear(weight: Tensor, bias: Tensor, form: Form, activation: str = 'none',
+           after_gelu: bool = False) -> FusedLinear | Int8Linear:
     """A linear layer in the precision of a form."""
-    kind = Int8Linear if form.int8 else FusedLinear
-    return kind(weight, bias, form, activation)
+    if form.int8:
+        return Int8Linear(weight, bias, form, activation, after_gelu)
+    return FusedLinear(weight, bias, form, activation)
 
 
 def int8_works() -> bool:

@@ -96,7 +96,8 @@ class FusedBlock(nn.Module):
         self.qkv = linear(attn.qkv.weight * scale[:, None], attn.qkv.bias * scale, form)
         self.proj = linear(attn.proj.weight * gain1[:, None], attn.proj.bias * gain1, form)
         self.fc1 = linear(mlp.fc1.weight, mlp.fc1.bias, form, 'gelu')
-        self.fc2 = linear(mlp.fc2.weight * gain2[:, None], mlp.fc2.bias * gain2, form)
+        self.fc2 = linear(mlp.fc2.weight * gain2[:, None], mlp.fc2.bias * gain2, form,
+                          after_gelu=True)
         self.adapter: FusedAdapter | None = None
         if isinstance(block, AdaptedBlock):
             gain = gain2 if block.inside_layer_scale else torch.ones_like(gain2)
