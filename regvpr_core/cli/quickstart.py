@@ -181,7 +181,7 @@ def _build(options: argparse.Namespace, source: Path, topics: dict[str, str], si
     parser = argparse.ArgumentParser()
     add_build_arguments(parser)
     words = [str(source), '--out', str(site), '--model', options.model]
-    # Images of a folder are localized one by one: local features tell a right match from a wrong.
+    # Images of a folder are localized one by one, and local features verify the matches.
     if not topics and options.model == DEFAULT_MODEL:
         words += ['--features', 'patch']
     for option, name in (('--image-topic', 'image_topic'), ('--pose-topic', 'pose_topic')):

@@ -1,6 +1,6 @@
 """Model specifications of the command line, and the describers made from them.
 
-    gem_vits14, FILE.safetensors, FILE.onnx    our own models
+    gem_vits14, FILE.safetensors, FILE.onnx    models of this package
     preset:NAME[@FILE], FILE.yaml[@FILE]       a preset, untrained, or with a checkpoint's weights
     efficientnet_lite0_gem                     the baseline that needs no download
     cosplace, boq, megaloc, …                  published models (`models/catalogue.py`)
@@ -53,13 +53,13 @@ def open_describer(
 
     Args:
         spec: as in the module's table.
-        device, precision: as for `load_encoder`; the latter only for our own models.
+        device, precision: as for `load_encoder`; the latter only for models of this package.
         allow_code: whether torch.hub may run foreign code.
         notice: called with messages about downloads.
 
     Raises:
         EvaluationError: foreign code is not permitted, or it fails.
-        CheckpointError: unknown name or unusable weights of our own models.
+        CheckpointError: unknown name or unusable weights of a model of this package.
         ConfigError: unknown device or precision.
     """
     if spec == EFFICIENTNET:

@@ -1,4 +1,4 @@
-"""Published figures of other methods, printed beside ours and marked as quoted.
+"""Published figures of other methods, printed beside measured ones and marked as quoted.
 
 Recall@1, @5, @10 in percent. Each figure belongs to one protocol. If a paper does not state which
 form of a data set it used, the protocol is the one whose known figures agree.

@@ -15,7 +15,7 @@ SUFFIXES = frozenset({'.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', 
 
 UNREAD = frozenset({'.heic', '.heif', '.hif', '.avif', '.jxl', '.jp2', '.dng', '.cr2', '.cr3',
                     '.nef', '.arw', '.orf', '.rw2', '.raf', '.gif'})
-"""Suffixes of image files that are not read; the user is told their number."""
+"""Suffixes of image files that are not read; their number is reported."""
 
 
 @dataclass(slots=True)

@@ -243,7 +243,7 @@ class Belief:
         return self._places[key]
 
     def near_pose(self, T_map_cam: Array) -> Ids:
-        """Keyframes of the place that a camera at this pose (4, 4) sees; sorted."""
+        """Keyframes of the place that is visible from this camera pose (4, 4); sorted."""
         return self._near(T_map_cam, self.radius_m)
 
     def probability(self, keyframe: int) -> float:

@@ -96,7 +96,7 @@ class Motion:
         share = (wanted - self._way[before]) / np.where(length > 0.0, length, 1.0)
         step = self._line[after] - self._line[before]
         alone = length <= 0.0
-        step[alone] = self._T[ids[alone], :3, 2]  # a camera looks along its z
+        step[alone] = self._T[ids[alone], :3, 2]  # the viewing direction of a camera is its z axis
         share[alone] = metres[alone]
         predicted = self._T[np.where(share > 0.5, self._order[after], self._order[before])]
         predicted[:, :3, 3] = self._line[before] + share[:, None] * step

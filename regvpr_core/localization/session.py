@@ -313,7 +313,7 @@ class SessionLoops:
     def _is_level(self, at: int, sequence: deque[_Query]) -> bool:
         """Whether a sequence is about as similar to its references as successive keyframes are.
 
-        On a look-alike floor it is not, however well the sequence fits.
+        A sequence on a look-alike floor is less similar, even if its motion fits.
         """
         level = self._sequence_mean(at, sequence, [
             self._by_index(query, query.similarities) for query in sequence])

@@ -76,7 +76,7 @@ class Coverage:
         return np.asarray(self.map_ids[np.unique(of_session.indices)])
 
     def lacking(self, joined: Ids) -> Ids:
-        """Few views of the session (indices in 0..V_s) that represent all that the map does not.
+        """Few views of the session (indices in 0..V_s) that represent all views the map does not.
 
         Greedy set cover: the view that represents most is chosen first.
 

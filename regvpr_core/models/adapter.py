@@ -1,9 +1,9 @@
 """Multi-scale feature fusion (MFF) adapter of RegVPR, beside the MLP of transformer blocks.
 
-Paper: section 3.1, equations 3 and 4, figure 2. The widths, and the
-class token that bypasses the convolutions, are from CricaVPR (Lu et al., 2024, arXiv:2402.19231),
-which the paper builds on. Deviations: the true (h, w) grid instead of a square one; convolutions
-are initialised at random (He et al., 2015), where CricaVPR uses the constant 1e-5.
+Paper: section 3.1, equations 3 and 4, figure 2. The widths, and the class token that bypasses the
+convolutions, are from CricaVPR (Lu et al., 2024, arXiv:2402.19231), which the paper builds on.
+Deviations: the true (h, w) grid instead of a square one; convolutions are initialised at random
+(He et al., 2015), where CricaVPR uses the constant 1e-5.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class AdapterConfig:
 class ChannelFusion(nn.Module):
     """Parallel 1x1, 3x3 and 5x5 convolutions over the patch grid, concatenated.
 
-    Output widths 1/2, 1/4 and 1/4 of the bottleneck b; the 3x3 and 5x5 see b/16 channels.
+    Output widths 1/2, 1/4 and 1/4 of the bottleneck b; 3x3 and 5x5 have b/16 input channels.
     """
 
     def __init__(self, bottleneck: int, variant: str) -> None:

@@ -319,7 +319,7 @@ def added_encoder(
 
 
 def cuda_devices() -> str:
-    """How many CUDA devices torch sees, and if none, what is missing."""
+    """How many CUDA devices torch finds, and if none, what is missing."""
     import torch
 
     count = torch.cuda.device_count()

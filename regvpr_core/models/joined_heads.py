@@ -90,7 +90,7 @@ class MapPool(nn.Module):
             return self.config.weight * F.normalize((self.basis @ pooled).flatten(1), dim=1)
 
     def pooled(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to numbers of each channel (B, C, regions), float32, not centred."""
+        """Pool (B, C, h, w) by region to (B, C, values per channel), float32, not centred."""
         x, config = features.float(), self.config
         pooled = row_waves(x, config.regions, config.waves) if config.waves else \
             region_means(x, config.regions, config.columns)

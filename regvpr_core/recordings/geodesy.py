@@ -210,9 +210,9 @@ def without_jumps(
 def headings(positions: Array, step_m: float) -> Array:
     """Yaw (N,) rad, counter-clockwise from x, of a motion through positions (N, 2 or 3).
 
-    Measured between way-points at least `step_m` apart: at each from the previous to the next one.
-    Before the first motion it is that of the first motion; NaN without any motion. Driving
-    backwards is not distinguished from turning round.
+    Way-points are at least `step_m` apart. The yaw at a way-point is the direction from the
+    previous to the next one. Before the first motion it is that of the first motion; NaN without
+    any motion. A vehicle that drives backwards gets the opposite yaw.
     """
     xy = np.asarray(positions, dtype=float)[:, :2]
     # Way-points at least a step apart, so that directions between them are accurate.

@@ -88,7 +88,7 @@ class RunPoses:
                      if (C := run.poses.covariance_at(stamp_ns)) is not None), None)
 
     def _runs(self, stamp_ns: int, recorded_ns: int | None) -> list[Run]:
-        """The runs that may contain a moment, likeliest first."""
+        """The runs that may contain a stamp, the most probable first."""
         if recorded_ns is None:
             return []
         nearest = min(run.distance_ns(recorded_ns) for run in self.runs)

@@ -412,7 +412,7 @@ def told(uri: str) -> Iterator[None]:
             ConnectionError, TimeoutError) as error:
         text = str(getattr(error, 'message', '') or error)
         lowered = text.lower()
-        # pymilvus reports a refused token as an unreachable server; only the cause tells.
+        # pymilvus reports a refused token as an unreachable server; only the cause differs.
         code = getattr(error.__cause__ or error, 'code', None)
         refused = callable(code) and code() in (
             grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)

@@ -21,8 +21,9 @@ from regvpr_core.search.rows import CentredRows, load_faiss, nothing, one_thread
 Codes = npt.NDArray[np.uint8]
 
 FAST_SCAN_DIMENSION = 1024
-"""Longest rows for fast-scan: it sums a byte for every four numbers in 16 bits, and beyond this
-the sums overflow: at 8448 numbers it finds 0.26 of the ten nearest, plain codes all of them."""
+"""Largest row length for fast-scan, which sums one byte per four numbers in 16 bits. For longer
+rows the sums overflow: with 8448 numbers fast-scan finds 0.26 of the ten nearest rows, and the
+plain scan all of them."""
 
 CANDIDATES, CANDIDATES_DIMENSION = 128, 8448
 """Least number of rows to re-rank, for the descriptor length at which it was measured."""
@@ -141,7 +142,7 @@ class RabitqIndex:
         self._index = _searchable(codes, self._rotation.padded, config)
         coarse = _coarse_codes(codes, self._rotation.padded, config)
         self._coarse = None if coarse is None else _filled(coarse, COARSE_BITS, config)
-        # Per row also: whether it was checked, and two length factors.
+        # 9 bytes a row: whether it was checked, and two length factors.
         self.resident_bytes = codes.nbytes + 9 * len(rows) + self._rotation.bytes + (
             0 if coarse is None else coarse.nbytes)
 
@@ -217,7 +218,7 @@ def _filled(codes: Codes, padded: int, config: RabitqConfig) -> Any:
 
 
 def _coarse_codes(codes: Codes, padded: int, config: RabitqConfig) -> Codes | None:
-    """First bits of each code with its two factors, or None if a coarse stage does not pay.
+    """First bits of each code with its two factors, or None if a coarse stage is not faster.
 
     The factors are those of the whole row; for a part they differ by a nearly constant factor.
     """

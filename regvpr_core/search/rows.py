@@ -41,7 +41,7 @@ class CentredRows:
     """
 
     def __init__(self, rows: npt.NDArray[np.float16], check: Changed, name: str = '') -> None:
-        """Nothing is read here. check: refuses damaged rows. name: of the map, for messages."""
+        """Prepare; reads no row. check: refuses damaged rows. name: of the map, for messages."""
         self._rows = rows
         self._name = name
         self._check = check
@@ -117,7 +117,7 @@ class CentredRows:
         return block
 
     def _check_new(self, ids: Ids, block: npt.NDArray[np.float16]) -> None:
-        """Check the rows as read that were not read before."""
+        """Check the checksums of rows that are read for the first time."""
         new = ~self._checked[ids]
         if new.any():
             self._check(ids[new], block[new])

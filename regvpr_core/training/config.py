@@ -152,7 +152,7 @@ class TrainConfig:
     """Settings of a training run.
 
     The head starts from token statistics with `head_start` (not together with `start`), else at
-    random; `distil` names a teacher, `tokens` trains on kept tokens.
+    random; `distil` names a teacher, `tokens` trains on stored tokens.
     """
 
     name: str = setting('trained', 'Name of the checkpoint.')

@@ -49,7 +49,7 @@ class SiteDataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteData:
-    """Written data.
+    """Files and numbers of images of the written data.
 
     table: manifest with the splits train, gallery and query. images, places: for training.
     gallery, queries: images of the held-out stretch; 0 where nothing is held out.

@@ -71,7 +71,7 @@ def choose_mix(config: TrainConfig, trained: Path, folder: Path,
 
 
 def joined_start(config: TrainConfig, name: str) -> str:
-    """`name`, where it is a joined model with the head that the run starts from; else ''."""
+    """`name` if it is a joined model that contains the head the run starts from; else ''."""
     path = None if config.backbone_path is None else Path(config.backbone_path)
     trains_head_only = config.model.adapter is None and not config.model.trained_blocks
     if config.start is None or config.start == name or not trains_head_only:
