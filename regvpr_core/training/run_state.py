@@ -18,7 +18,7 @@ MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
 
 MAY_CHANGE = frozenset({
     'backbone_path', 'data_root', 'device', 'epochs', 'recompute_blocks', 'save_steps', 'start',
-    'steps', 'validate_batch', 'validate_epochs', 'workers'})
+    'steps', 'validate_batch', 'validate_epochs', 'validate_steps', 'workers'})
 """Settings that may differ in a resumed run; lengths only if the schedule has its own steps."""
 
 

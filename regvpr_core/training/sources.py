@@ -217,7 +217,8 @@ def keep(
     """Tokens of images; the first process computes them, the others wait."""
     config = parts.config
     plan = TokenPlan(paths=paths, names=names, model=config.model, block=tokens.block,
-                     augmentation=config.augmentation, copies=copies, seed=config.seed, most=most)
+                     augmentation=config.augmentation, copies=copies, most=most,
+                     seed=config.seed if tokens.seed is None else tokens.seed)
 
     def made() -> TokenStore:
         return keep_tokens(folder, plan, parts.backbone, parts.device, config.workers,

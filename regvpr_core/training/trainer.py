@@ -145,7 +145,7 @@ class Run:
         """Train the remaining epochs."""
         every = self.batches.steps
         while True:
-            if self.validation_is_due():
+            if self.validation_is_due():  # a resumed run
                 self.validate()
             if self.progress.step >= self.steps:
                 return
@@ -162,6 +162,8 @@ class Run:
                     self.save()
                 if asked:
                     raise Stopped(f'stopped at step {self.progress.step} of {self.steps}; saved')
+                if self.validation_is_due():
+                    self.validate()
 
     def step(self, batch: Batch, read: Tensor) -> None:
         """One batch: descriptors of all processes, loss, gradients, one step of AdamW."""
@@ -207,10 +209,10 @@ class Run:
             self.watch.step(step, self.steps, loss, rate)
 
     def validation_is_due(self) -> bool:
-        """Validate at the end of the run and of the configured epochs, once per step."""
-        step, every = self.progress.step, self.batches.steps
-        due = step >= self.steps or (step > 0 and step % (
-            every * self.config.validate_epochs) == 0)
+        """Validate at the end of the run and at the configured steps or epochs, once per step."""
+        step = self.progress.step
+        every = self.config.validate_steps or self.batches.steps * self.config.validate_epochs
+        due = step >= self.steps or (step > 0 and step % every == 0)
         return due and bool(self.validations) and not any(
             point['step'] == step and 'recall' in point for point in self.progress.curve)
 

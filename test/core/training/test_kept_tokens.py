@@ -158,6 +158,17 @@ def test_runs_may_share_tokens(settings, listener, tmp_path):
     assert not any(what.startswith('tokens') for what, _, _ in watch.read)
 
 
+def test_runs_of_several_seeds_share_tokens_whose_copies_have_a_seed_of_their_own(
+        settings, listener, tmp_path):
+    shared = {'block': 0, 'copies': 1, 'folder': str(tmp_path / 'shared')}
+    train(settings(tokens=shared, epochs=1, seed=1), tmp_path / 'one', listener())
+    with pytest.raises(TrainingError, match='holds tokens of another seed'):
+        train(settings(tokens=shared, epochs=1, seed=2), tmp_path / 'two', listener())
+    watch = listener()
+    train(settings(tokens=shared | {'seed': 1}, epochs=1, seed=2), tmp_path / 'three', watch)
+    assert not any(what.startswith('tokens') for what, _, _ in watch.read)
+
+
 def test_an_unreadable_picture_has_no_tokens_and_is_not_drawn(settings, listener, tmp_path,
                                                               place_folder):
     root = tmp_path / 'data'

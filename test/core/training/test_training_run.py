@@ -56,6 +56,20 @@ def test_a_run_learns_places_and_leaves_checkpoints_that_load(settings, listener
     assert np.mean(hits) == pytest.approx(progress.best)  # the encoder sees what validation saw
 
 
+def test_recall_is_measured_every_so_many_steps(settings, listener, tmp_path):
+    watch = listener()
+    train(settings(epochs=3, validate_steps=4), tmp_path / 'run', watch)
+    assert sorted(watch.recalls) == [4, 8, 9]
+
+    cut = listener(lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 4 else None)
+    with pytest.raises(Stopped):
+        train(settings(epochs=3, validate_steps=4), tmp_path / 'cut', cut)
+    assert not cut.recalls
+    again = listener()
+    train(settings(epochs=3, validate_steps=4), tmp_path / 'cut', again, resume=True)
+    assert again.recalls == watch.recalls
+
+
 def test_a_checkpoint_holds_what_was_trained_and_no_path_of_the_machine(settings, listener,
                                                                         tmp_path):
     train(settings(epochs=1), tmp_path / 'run', listener())
