@@ -7,11 +7,13 @@ boofcv_scenes) with other settings of the head, or with blocks trained or adapte
 run in training, on tokens of block 3, and get fewer steps. All rows see the same images, copies
 and batches, in windows of 9 x 9 patches. Measured every `EVERY` steps on real validation sets,
 which these rows do not choose anything by: left-out floors of ie_tower, campus_track at dusk,
-pepper_office in grey. FULL=1 adds the rows of `MORE`. Writes build/bench/ablation.json, the table
-in docs/paper.md and the curves in docs/images/ablation.svg. Runs that are there are not run again.
+pepper_office in grey. FULL=1: more steps, and the rows of `MORE`. Writes
+build/bench/ablation.json, the table in docs/paper.md and the curves in docs/images/ablation.svg.
+Runs that are there are not run again.
 """
 
 from collections.abc import Sequence
+import itertools
 import json
 import os
 from pathlib import Path
@@ -28,7 +30,7 @@ from regvpr_core.training.settings import read_train_config
 from regvpr_core.training.trainer import train
 
 FULL = os.environ.get('FULL') == '1'
-STEPS, STEPS_BEHIND, EVERY = 400, 200, 50
+STEPS, STEPS_BEHIND, EVERY = (400, 200, 50) if FULL else (120, 40, 40)
 SEEDS = (1, 2, 3)
 RUNS = ROOT / 'build' / 'bench' / 'ablation'
 PAGE = ROOT / 'docs' / 'paper.md'
@@ -38,15 +40,18 @@ PRESET = 'offline_regvpr'
 
 LEFT_OUT = ('floor4, floor9, floor16, floor22, basement2, floor6, floor12, floor19, basement3')
 DATA = [
-    f'data=[{{kind: clips, folder: ie_tower, apart: 6, copies: 1, leave_out: [{LEFT_OUT}]}}, '
+    f'data=[{{kind: clips, folder: ie_tower, apart: 6, copies: 0, leave_out: [{LEFT_OUT}]}}, '
     '{kind: manifest, folder: scene/manifest.csv, repeat: 5}, '
     '{kind: manifest, folder: vacation/manifest.csv, repeat: 8}]',
     'validation=[{kind: clips, folder: ie_tower, only: [floor6, floor12, floor19, basement3], '
     'radius: 2}, {kind: manifest, folder: campus_dusk/campus_dusk.csv, radius: 10}, '
     '{kind: manifest, folder: pepper/pepper.csv, radius: 2}]',
-    'tokens.window=9', 'tokens.seed=1']
+    'tokens.window=9', 'tokens.seed=1', 'tokens.copies=3', 'batch.places=12']
 
 HEAD = 'model.aggregator_config'
+DRAWN = 4
+"""Rows whose curves are drawn."""
+
 BEHIND = 3
 """Block whose tokens are kept where later ones change."""
 
@@ -69,6 +74,8 @@ ROWS: dict[str, list[str]] = {
     'A: 4 registers, 2 layers (the paper)': [],
     'SALAD': SALAD,
     'GeM and a linear layer': GEM,
+}
+OTHERS: dict[str, list[str]] = {
     'D: 8 registers inside, kept': [*INSIDE, f'{HEAD}={{registers: 8}}'],
     'A: 0 registers': head(registers=0),
     'A: 2 registers': head(registers=2),
@@ -110,17 +117,16 @@ class Silent:
 
 def main(data: Path, tokens: Path) -> int:
     found: dict[str, list[dict[str, Any]]] = {}
-    rows = ROWS | MORE if FULL else ROWS
-    for seed in SEEDS:
-        for row, changes in rows.items():
+    for rows in (ROWS, OTHERS, MORE)[: 2 + FULL]:
+        for seed, (row, changes) in itertools.product(SEEDS, rows.items()):
             name = re.sub(r'\W+', '_', row)
             behind = f'tokens.block={BEHIND}' in changes
+            steps = STEPS_BEHIND if behind else STEPS
             config = read_train_config(PRESET, [
                 *DATA, f'name={name}-{seed}', f'data_root={data}', f'seed={seed}',
-                f'validate_steps={EVERY}',
-                f'steps={STEPS_BEHIND if behind else STEPS}',
+                f'validate_steps={EVERY}', f'steps={steps}',
                 f'tokens.folder={tokens}/{"behind" if behind else "last"}', *changes])
-            found.setdefault(row, []).append(measured(config, RUNS / f'{name}-{seed}'))
+            found.setdefault(row, []).append(measured(config, RUNS / f'{steps}-{name}-{seed}'))
             print(row, seed, last(found[row][-1]), file=sys.stderr)
             report(found)
     sys.stdout.write((ROOT / 'build' / 'bench' / 'ablation.json').read_text(encoding='utf-8'))
@@ -193,7 +199,7 @@ def draw(found: dict[str, list[dict[str, Any]]]) -> None:
     columns: Sequence[str | None] = (*last(next(iter(found.values()))[0]), None)
     figure = Figure(figsize=(3.2 * len(columns), 3.4), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(columns)), columns, strict=True):
-        for row, records in list(found.items())[:4]:
+        for row, records in list(found.items())[:DRAWN]:
             curves = [curve(r) for r in records]
             steps = sorted(curves[0])
             shares = 100 * np.array([[value(c[step], name) for step in steps] for c in curves])
