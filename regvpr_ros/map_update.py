@@ -30,9 +30,9 @@ class Outcome:
 def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
     """Update the map in use, on disk, by each part of the session.
 
-    Only stretches count on which several matches agree with the map, and which local features or
-    a second pass confirm (`map_tools.trust`). The node's own fixes are not used, so that a wrong
-    one cannot spoil the map. A part without such a stretch is left out, with the reason.
+    A stretch is used only if several matches agree with the map, and if local features or a second
+    pass confirm it (`map_tools.trust`). The node's own fixes are not used, so that a wrong one
+    cannot damage the map. A part without such a stretch is left out, with the reason.
 
     Raises:
         ConfigError: the parameter `update` is off.

@@ -14,22 +14,22 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 
 WAIT_NS = 100_000_000
-"""Timeout of `close`."""
+"""Longest wait for a message, ns; `close` takes effect after it."""
 
 
 class NotExecuted(CallbackGroup):
     """Callback group of subscriptions whose messages the executor does not take."""
 
     def can_execute(self, entity: Any) -> bool:
-        """False."""
+        """False: the executor must not take the messages."""
         return False
 
     def beginning_execution(self, entity: Any) -> bool:
-        """False."""
+        """False: the executor must not call the callbacks."""
         return False
 
     def ending_execution(self, entity: Any) -> None:
-        """Nothing to do."""
+        """Ignored: nothing was executed."""
 
 
 class Receiver:

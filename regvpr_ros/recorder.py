@@ -15,7 +15,7 @@ from regvpr_core.errors import BagError
 from regvpr_core.recordings.bag_writer import BagWriter
 
 DISCOVERY_S = 5.0
-"""Timeout for the publishers of the recorded topics."""
+"""Timeout for the publishers of the recorded topics, s."""
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')

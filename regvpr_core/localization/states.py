@@ -78,7 +78,7 @@ class Decider:
     """Derives the state from the belief, with hysteresis."""
 
     def __init__(self, config: LocalizerConfig, confirm_m: float | None = None) -> None:
-        """Start undecided. confirm_m: replaces the setting, where 0 means "depends on the map"."""
+        """Start in the initial state. confirm_m: used instead of the setting, which may be 0."""
         self._config = config
         self._confirm_m = config.confirm_m if confirm_m is None else confirm_m
         self.reset()

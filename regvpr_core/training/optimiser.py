@@ -48,7 +48,7 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 
 
 def rate_factor(config: ScheduleConfig, step: int, run_steps: int) -> float:
-    """The factor of the learning rate at a step, counted from 0, of a run of so many steps."""
+    """Factor of the learning rate at a step, counted from 0, in a run of `run_steps`."""
     length = config.steps or run_steps
     done = min(step / max(length, 1), 1.0)
     if config.kind == 'one_cycle' or config.warmup:

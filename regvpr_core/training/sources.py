@@ -230,7 +230,7 @@ def keep(
 
 
 def validation_files(dataset: Dataset) -> list[PictureFile]:
-    """References, then queries."""
+    """Image files of a validation set: references, then queries."""
     pictures = [*dataset.references, *dataset.queries]
     files = [picture for picture in pictures if isinstance(picture, PictureFile)]
     if len(files) < len(pictures):
