@@ -213,7 +213,7 @@ def run_convert(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         place_map = stack.enter_context(PlaceMap.open(options.map, index='none'))
-        from regvpr_core.map_tools.convert import convert_map
+        from regvpr_core.map_tools.convert import convert_map, features_for
         from regvpr_core.models.encoder import load_encoder
 
         unclear: set[int] = set()
@@ -223,12 +223,15 @@ def run_convert(options: argparse.Namespace) -> None:
                                    notice=lambda line: say(console, line, 'dim'))
         say_model(console, encoder)
         with bar('places') as progress:
+            features = features_for(encoder, place_map.manifest.features)
             report = convert_map(place_map, encoder, options.out, originals,
-                                 thumbnails=not options.no_thumbnails, progress=progress)
+                                 thumbnails=not options.no_thumbnails, features=features,
+                                 progress=progress)
     facts: dict[str, Any] = {
         'map': str(options.out), 'model': encoder.name, 'keyframes': report.kept,
         'from pictures': report.from_originals, 'from thumbnails': report.from_thumbnails,
-        'left out': report.left_out, 'size_mb': round(report.size_bytes / 1e6, 2)}
+        'left out': report.left_out, 'local features': features or 'none',
+        'size_mb': round(report.size_bytes / 1e6, 2)}
     if unclear:
         facts['not told apart'] = len(unclear)
         say(console, f'{len(unclear)} keyframes share name, or camera and stamp, with others: '

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         from regvpr_core.map_tools.update_map import drive_spacing
         from regvpr_core.models.encoder import load_encoder
 
-        T = _transform(first, second, options.estimate)
+        T, of_map = _transform(first, second, options.estimate), first.manifest.features
         radius_m = options.radius_m or max(1.0, 1.5 * drive_spacing(first))
 
         def images(place_map: 'PlaceMap') -> Iterator[Any]:
@@ -100,7 +100,9 @@ def run(options: argparse.Namespace) -> None:
                    f'(probability {SURE:g} or more); right: of these', 'dim')
     if not any(row.yes.any() for row in rows):
         say(Console(), 'no image alone is sure enough for yes; a drive with odometry gives poses '
-                       'where recall@1 is high')
+                       'where recall@1 is high' + (
+                           '' if of_map else '. Local features tell more: regvpr map build '
+                                             '--features patch'))
     say(Console(), f'{len(rows[0].right)} queries, right within {radius_m:.1f} m: {advice}')
     say_next(console, f'regvpr map convert {options.maps[0]} --model MODEL --out NEW')
 

@@ -1,7 +1,8 @@
 """Comparison of models on two drives of the user's own site, with a recommendation.
 
 Each model describes the keyframes of both maps. The keyframes of the second map are then localized
-in the first one at a time, as `regvpr localize` does.
+in the first one at a time, as `regvpr localize` does: with local features, where the first map has
+some and the model gives them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,13 @@ from regvpr_core.evaluation.significance import interval, paired
 from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.images import RGB
 from regvpr_core.localization.frames import Description, Frame
-from regvpr_core.localization.localizer import Localizer
+from regvpr_core.localization.localizer import image_config, Localizer
 from regvpr_core.localization.one_image import Answer
-from regvpr_core.map_tools.convert import convert_map, Pictures
+from regvpr_core.map_tools.convert import convert_map, features_for, Pictures
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
+from regvpr_core.verification.local_features import LocalFeatures
+from regvpr_core.verification.verification import stored_features
 
 TIMED = 8
 """Number of timed images, after one for warming up."""
@@ -96,7 +99,8 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
     with tempfile.TemporaryDirectory(prefix='regvpr_site_') as folder:
         paths = [Path(folder) / 'first', Path(folder) / 'second']
         for place_map, path in zip((first, second), paths, strict=True):
-            convert_map(place_map, encoder, path, pictures(place_map))
+            convert_map(place_map, encoder, path, pictures(place_map),
+                        features=features_for(encoder, first.manifest.features))
         with PlaceMap.open(paths[0]) as a, PlaceMap.open(paths[1], index='none') as b:
             T = T_first_second @ b.T_map_cam
             queries = [i for i in range(len(b)) if _places(a, T[i], radius_m, angle_rad).any()]
@@ -107,9 +111,9 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
                     f'needed: are both of one site and in one frame?')
             rows = b.descriptors()[queries]
             mean = rows.mean(axis=0)
-            localizer = Localizer(encoder, a)
-            found = [_one(localizer, a, row, mean, _places(a, T[i], radius_m, angle_rad))
-                     for row, i in zip(rows, queries, strict=True)]
+            localizer = Localizer(encoder, a, image_config(a))
+            found = [_one(localizer, a, row, mean, _places(a, T[i], radius_m, angle_rad),
+                          stored_features(b, i)) for row, i in zip(rows, queries, strict=True)]
             columns = np.array(found, dtype=bool).T
             image = next(_images(first), None)
     return SiteRow(model=encoder.name, right=columns[0], right_centred=columns[1],
@@ -140,12 +144,13 @@ def recommend(rows: Sequence[SiteRow]) -> str:
 
 
 def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
-         mean: npt.NDArray[np.float32], places: Mask) -> tuple[bool, bool, bool, bool]:
+         mean: npt.NDArray[np.float32], places: Mask, features: LocalFeatures | None
+         ) -> tuple[bool, bool, bool, bool]:
     """Whether a query is matched, matched when centred, answered yes, and yes correctly."""
     plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
     blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))
-    answer = localizer.localize_image(Description(blank, row))
+    answer = localizer.localize_image(Description(blank, row, features))
     yes = answer.answer is Answer.YES
     return (bool(places[plain]), bool(places[centred]), yes,
             yes and bool(places[answer.matches[0].keyframe_id]))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvpr_core.config import to_mapping
-from regvpr_core.errors import ImageError, MapError
+from regvpr_core.errors import ConfigError, ImageError, MapError
 from regvpr_core.images import read, RGB
 from regvpr_core.maps.files import map_bytes, new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
@@ -20,6 +20,7 @@ from regvpr_core.models.encoder import Encoder
 from regvpr_core.recordings.folders import find_pictures
 from regvpr_core.recordings.image_records import text_of_name
 from regvpr_core.recordings.source_names import path_names
+from regvpr_core.verification.local_extractor import LocalExtractor
 
 BLOCK = 256
 
@@ -47,13 +48,14 @@ def convert_map(
     originals: Iterable[tuple[int, Callable[[], RGB | None]]] = (),
     *,
     thumbnails: bool = True,
+    features: str = '',
     batch: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> ConvertReport:
     """Write a new map with the same places and descriptors by `encoder`.
 
-    Poses, stamps, names and thumbnails are copied; local features and data learnt from the old
-    descriptors are not. Ids are renumbered if keyframes are left out.
+    Poses, stamps, names and thumbnails are copied; data learnt from the old descriptors are not.
+    Local features are made anew. Ids are renumbered if keyframes are left out.
 
     Args:
         place_map: may be open with the index `none`.
@@ -62,6 +64,7 @@ def convert_map(
         originals: ids of keyframes with their full images, in any order.
         thumbnails: describe keyframes without an original from their thumbnails; else leave them
             out.
+        features: kind of local features to make, '' for none (`features_for`).
         batch: images a network pass.
         progress: called with keyframes described and in total.
 
@@ -70,8 +73,10 @@ def convert_map(
             written.
     """
     report = ConvertReport()
-    with new_folder(out) as folder:
+    extractor = LocalExtractor(features, encoder) if features else None
+    with new_folder(out) as folder, (folder.parent / 'features').open('w+b') as packed:
         # Images come in any order, rows are appended by id: they are buffered on disk.
+        places: dict[int, tuple[int, int]] = {}
         shape = (max(len(place_map), 1), encoder.dimension)
         rows = np.memmap(folder.parent / 'rows.f16', dtype='<f2', mode='w+', shape=shape)
         described = np.zeros(len(place_map), dtype=bool)
@@ -79,10 +84,22 @@ def convert_map(
         def describe(pictures: Pictures) -> int:
             before = int(described.sum())
             for ids, images in _batches(_decoded(pictures, described, report), batch):
-                rows[ids] = encoder.describe_batch(images)
+                if extractor is None:
+                    rows[ids] = encoder.describe_batch(images)
+                else:
+                    rows[ids], found = extractor([extractor.prepare(rgb) for rgb in images])
+                    for i, data in zip(ids, found, strict=True):
+                        places[i] = packed.tell(), packed.write(data or b'')
                 described[ids] = True
                 progress(int(described.sum()), len(place_map))
             return int(described.sum()) - before
+
+        def local_features(i: int) -> bytes | None:
+            if i not in places:
+                return None
+            start, size = places[i]
+            packed.seek(start)
+            return packed.read(size)
 
         report.from_originals = describe(iter(originals))
         if thumbnails:
@@ -94,18 +111,31 @@ def convert_map(
                            f'is stored and no image was found{because}; give --bag SOURCE')
         manifest = replace(
             place_map.manifest, map_id=new_map_id(), model=encoder.name,
-            fingerprint=encoder.fingerprint, dimension=encoder.dimension, features='',
+            fingerprint=encoder.fingerprint, dimension=encoder.dimension, features=features,
             compress='', preprocessing=to_mapping(encoder.preprocessing))
         ids = np.flatnonzero(described)
         with MapWriter.create(folder, manifest) as writer:
             for start in range(0, len(ids), BLOCK):
                 part = ids[start:start + BLOCK]
                 writer.append([
-                    replace(keyframe, descriptor=np.asarray(row, np.float32), local_features=None)
-                    for row, keyframe in zip(rows[part], place_map.keyframes(part), strict=True)])
+                    replace(keyframe, descriptor=np.asarray(row, np.float32),
+                            local_features=local_features(int(i)))
+                    for i, row, keyframe in zip(part, rows[part], place_map.keyframes(part),
+                                                strict=True)])
             report.kept = len(writer)
     report.size_bytes = map_bytes(out)
     return report
+
+
+def features_for(encoder: Encoder, kind: str) -> str:
+    """The kind of local features of a map, where they can be made with this model; else ''."""
+    if kind != 'patch':
+        return kind
+    try:
+        encoder.describe_with_tokens(np.zeros((64, 64, 3), np.uint8))
+    except ConfigError:  # a network without patch tokens
+        return ''
+    return kind
 
 
 def source_of(place_map: PlaceMap, path: Path) -> str | None:

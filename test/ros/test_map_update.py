@@ -1,5 +1,6 @@
 """A session improves the map on disk: by the service, or when the node is deactivated."""
 
+import multiprocessing
 from pathlib import Path
 import shutil
 import signal
@@ -65,6 +66,54 @@ def test_each_part_that_agrees_improves_the_map_on_disk_and_others_are_left_out_
     with PlaceMap.open(place_map) as updated:
         assert len(updated) == done.keyframes > 25
         assert updated.T_map_cam[:, 0, 3].max() > 30.0
+
+
+@pytest.mark.parametrize('kills', [6, pytest.param(50, marks=pytest.mark.soak)])
+def test_a_process_that_is_killed_in_the_nodes_update_leaves_the_old_or_the_new_map(
+    make_bag, frames, small_model, tmp_path, kills,
+):
+    whole, paths = frames(30), {}
+    for name, images in (('map', whole[:20]), ('session/part001', whole),
+                         ('session/part002', whole[:25])):
+        paths[name] = tmp_path / name
+        paths[name].parent.mkdir(exist_ok=True)
+        assert main(['map', 'build', str(make_bag(tmp_path / f'bag_{paths[name].name}', images)),
+                     '--out', str(paths[name]), '--model', str(small_model)]) == 0
+    old, first = paths.pop('map'), tmp_path / 'first'
+    shutil.copytree(old, first)
+
+    def update() -> None:
+        with PlaceMap.open(old) as loaded:
+            update_by_session(SimpleNamespace(
+                config=SimpleNamespace(update='on'), place_map=loaded, turn=Turn(),
+                session=SimpleNamespace(parts=lambda: [*paths.values()])), dry_run=False)
+
+    context = multiprocessing.get_context('fork')
+
+    def run(seconds: float | None) -> tuple[int, float]:
+        """Keyframes of the map after an update that is killed after so many seconds."""
+        shutil.rmtree(old)
+        shutil.copytree(first, old)
+        begun, process = time.monotonic(), context.Process(target=update)
+        process.start()
+        process.join(seconds)
+        took_s = time.monotonic() - begun
+        process.kill()
+        process.join()
+        with PlaceMap.open(old) as place_map:
+            place_map.check_descriptors()
+            return len(place_map), took_s
+
+    # The longest of two whole updates: two of the parts are taken in, one after the other.
+    after, took_s = max(run(None) for _ in range(2))
+    assert after > 20
+    rng = np.random.default_rng(2)
+    counts = [run(float(rng.uniform(0.0, 1.2 * took_s)))[0] for _ in range(kills)]
+    print(counts)
+    assert all(20 <= count <= after for count in counts)
+    if kills >= 50:  # some came before an exchange of the maps and some after it
+        assert counts.count(20) >= 5
+        assert sum(count > 20 for count in counts) >= 5
 
 
 def test_an_update_that_is_off_is_refused():

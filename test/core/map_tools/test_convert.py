@@ -8,13 +8,22 @@ import cv2
 import numpy as np
 import pytest
 
-from regvpr_core.errors import BagError, ImageError, MapError
+from regvpr_core.errors import BagError, ConfigError, ImageError, MapError
 from regvpr_core.images import decode
-from regvpr_core.map_tools.convert import convert_map, from_folder, Recorded, source_of
+from regvpr_core.map_tools.convert import (
+    convert_map,
+    features_for,
+    from_folder,
+    Recorded,
+    source_of,
+)
 from regvpr_core.map_tools.verify import verify
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
+from regvpr_core.verification.local_extractor import LocalExtractor
+from regvpr_core.verification.local_features import decode_features
+from regvpr_core.verification.verification import stored_features
 
 
 @pytest.fixture
@@ -66,6 +75,36 @@ def test_thumbnails_are_described_anew(make, tmp_path, small_encoder):
             np.testing.assert_allclose(converted.T_map_cam, place_map.T_map_cam)
     assert verify(tmp_path / 'out').sound
     assert sorted(p.name for p in tmp_path.iterdir()) == ['map', 'out']
+
+
+def test_local_features_are_made_anew_for_the_images_that_there_are(
+    make, tmp_path, small_encoder, noise,
+):
+    with make(thumbnails=(0, 1, 3, 4)) as place_map:
+        kind = features_for(small_encoder, place_map.manifest.features)
+        assert kind == 'patch'
+        convert_map(place_map, small_encoder, tmp_path / 'out', iter([(5, partial(next, iter(
+            [noise(6)[5]])))]), features=kind, batch=2)
+        with PlaceMap.open(tmp_path / 'out', small_encoder.fingerprint) as converted:
+            assert converted.manifest.features == 'patch'
+            images = [place_map.thumbnail(i) for i in (0, 1, 3, 4)] + [noise(6)[5]]
+            for i, rgb in enumerate(images):
+                extractor = LocalExtractor('patch', small_encoder)
+                want = extractor([extractor.prepare(rgb)])[1][0]
+                np.testing.assert_allclose(
+                    stored_features(converted, i).descriptors,
+                    decode_features(want).descriptors, atol=0.02)
+    assert verify(tmp_path / 'out').sound
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['map', 'out']
+
+
+def test_a_model_without_patch_tokens_makes_no_features():
+    class Blind:
+        def describe_with_tokens(self, rgb):
+            raise ConfigError('this .onnx file gives no patch tokens')
+
+    assert features_for(Blind(), 'patch') == ''
+    assert features_for(Blind(), '') == ''
 
 
 def test_keyframes_without_a_picture_are_left_out_and_counted(make, tmp_path, small_encoder):
