@@ -43,8 +43,8 @@ def open_encoder(config: NodeConfig, log: Any) -> Encoder:
 def model_of(config: NodeConfig) -> str:
     """The model of the parameter, else that of the map; without a map the default model.
 
-    The map is looked at in any case, because an error in it is found sooner here than after the
-    model is loaded.
+    The map is always opened, so that an error in it is reported before the model is loaded, which
+    takes longer.
 
     Raises:
         MapError: no map is given, or it cannot be opened.

@@ -150,7 +150,10 @@ class Belief:
         return self.floor + self._looked_up(self._above, ids)
 
     def _looked_up(self, values: Float64, ids: Ids) -> Float64:
-        """Values (..., K) of the individual keyframes at keyframes (M,): (..., M), else 0."""
+        """Look up values (..., K), one per keyframe above the floor, for other ids (M,): (..., M).
+
+        The value is 0 for ids that are not above the floor.
+        """
         if not len(self._ids):
             return np.zeros((*values.shape[:-1], len(ids)))
         spots = np.minimum(self._ids.searchsorted(ids), len(self._ids) - 1)

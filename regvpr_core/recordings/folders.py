@@ -50,8 +50,8 @@ class FolderOptions:
 
     table: file with the poses. trajectory: poses by time, for images named by their time.
     ordered: poses (N, 4, 4) of the images in order; `stamps_ns` (N,) of these, if known.
-    poses_name: name of these two in messages. camera_poses: they are poses of the camera, not of
-    the base. T_base_cam: (4, 4); all other poses are then poses of the base.
+    poses_name: name of `trajectory` or `ordered` in messages. camera_poses: these two are poses of
+    the camera, not of the base. T_base_cam: (4, 4); all other poses are then poses of the base.
     """
 
     table: Path | None = None

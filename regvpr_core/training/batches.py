@@ -24,7 +24,7 @@ class Batch:
     places: Int64
 
     def share(self, rank: int, processes: int) -> 'Batch':
-        """The part of one process: an equal number of whole places."""
+        """The part of a batch for one process. All parts have the same number of places."""
         part = slice(rank * len(self.images) // processes,
                      (rank + 1) * len(self.images) // processes)
         return Batch(self.images[part], self.copies[part], self.places[part])
