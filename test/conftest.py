@@ -71,11 +71,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def unit_of(nodeid: str) -> str:
     """Tests that stay together: a worker imports and makes once what they share.
 
-    Nodes over DDS wait much and share little: each of their tests goes to any worker. Training
-    imports for ten seconds what nothing else needs.
+    Nodes over DDS wait much and share little: each of their tests goes to any worker, but for two
+    files that share a probe or a town. Training imports for ten seconds what nothing else needs.
     """
     file = nodeid.partition('::')[0]
-    if file.startswith('test/ros/'):
+    if file.startswith('test/ros/') and not file.endswith(('test_stacks.py',
+                                                           'test_end_to_end.py')):
         return nodeid
     return 'test/core/training' if file.startswith('test/core/training/') else file
 

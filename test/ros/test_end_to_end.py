@@ -57,7 +57,6 @@ def town_map(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[To
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group('town')
 def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
     town_map, tmp_path, node, play, heard, wait_until,
 ):
@@ -81,7 +80,6 @@ def test_a_dusk_drive_through_the_town_is_localized_on_the_map_of_a_day(
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group('town')
 def test_streets_that_were_never_mapped_give_no_pose(
     town_map, tmp_path, node, play, heard, wait_until,
 ):

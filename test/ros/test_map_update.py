@@ -123,12 +123,12 @@ def test_an_update_that_is_off_is_refused():
 
 @pytest.fixture
 def driven_session(make_bag, frames, small_model, tmp_path, start, heard, camera, wait_until):
-    """Start a node on a map of the first 20 of 30 places, and drive all of them there and back.
+    """Start a node on a map of the first 30 of 40 places, and drive all of them there and back.
 
     Gives a function of a name for the session; it returns the node's process.
     """
-    whole = frames(30)
-    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', whole[:20])), '--out',
+    whole = frames(40)
+    assert main(['map', 'build', str(make_bag(tmp_path / 'bag', whole[:30])), '--out',
                  str(tmp_path / 'map'), '--model', str(small_model), '--features', 'patch']) == 0
 
     def shown(frame) -> bool:
@@ -147,7 +147,7 @@ def driven_session(make_bag, frames, small_model, tmp_path, start, heard, camera
             'session.verification.kind:=patch', '-r', 'image:=/camera/image_raw')
         for frame in [*whole, *whole[::-1]]:
             assert wait_until(lambda frame=frame: shown(frame)), process.output
-        assert wait_until(lambda: heard.count('session keyframes') >= 55), process.output
+        assert wait_until(lambda: heard.count('session keyframes') >= 75), process.output
         return process
 
     return run
@@ -164,12 +164,12 @@ def test_a_live_session_improves_the_map_on_disk_which_the_node_then_loads(
     update = listener.call(Trigger, '/regvpr/update_map', Trigger.Request())
     assert update.success, update.message
     with PlaceMap.open(place_map) as updated:
-        assert len(updated) >= 27
+        assert len(updated) >= 37
         # The last ten metres were not in the map; they lie where they were driven.
-        assert 27.0 <= updated.T_map_cam[:, 0, 3].max() <= 31.0
+        assert 37.0 <= updated.T_map_cam[:, 0, 3].max() <= 41.0
     loaded = listener.call(LoadMap, '/regvpr/load_map', LoadMap.Request(path=str(place_map)))
     assert loaded.success, loaded.message
-    assert loaded.keyframes >= 27
+    assert loaded.keyframes >= 37
     assert process.stop() == 0, process.output
     assert 'Traceback' not in process.output
 
@@ -198,6 +198,6 @@ def test_a_node_that_is_killed_while_it_updates_leaves_the_old_or_the_new_map(
             place_map.check_descriptors()
             counts.append(len(place_map))
     # Some kills came before the exchange of the maps and some after it.
-    assert counts.count(20) > 5, counts
-    assert sum(count >= 27 for count in counts) > 5, counts
-    assert len(counts) == counts.count(20) + sum(count >= 27 for count in counts), counts
+    assert counts.count(30) > 5, counts
+    assert sum(count >= 37 for count in counts) > 5, counts
+    assert len(counts) == counts.count(30) + sum(count >= 37 for count in counts), counts

@@ -16,8 +16,6 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.live.trail import Trail
 from regvpr_ros.stacks import make_stacks
 
-pytestmark = pytest.mark.xdist_group('stacks')  # they share one probe
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 S = 1_000_000_000

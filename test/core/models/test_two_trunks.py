@@ -216,6 +216,7 @@ def test_it_is_exported_as_onnx(tmp_path):
     assert export_onnx(loaded, tmp_path / 'two.onnx') < 1e-4
 
 
+@pytest.mark.full
 def test_depthwise_convolutions_and_those_of_the_pixels_are_not_quantised(tmp_path, noise):
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
