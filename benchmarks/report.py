@@ -59,12 +59,13 @@ def write(name: str, metrics: Sequence[Metric], device: str = 'cpu') -> Path:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Processor, cores, memory, versions, device."""
+    """Processor, cores, memory, load, priority, versions, device."""
     return {
         'processor': processor(),
         'cores': len(os.sched_getaffinity(0)),
         'memory_gb': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
         'load_before': round(os.getloadavg()[0], 2),
+        'real_time': os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
         'versions': {'python': platform.python_version()} | {
             package: version for package in PACKAGES if (version := installed(package))},
         'device': device,

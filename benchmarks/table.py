@@ -27,7 +27,8 @@ HEAD = """# Benchmarks
 Written by `make bench-table` from the records of `make bench`; do not edit. `x` is a ratio within
 one run. A target that was missed says by how much, as a share of the target. Figures are of the
 machine named with them; other work on it slows them down (*load*: processes that ran when the
-benchmark began).
+benchmark began), unless the benchmark had real-time priority
+(`chrt -f 5 make bench NAME=node_latency`).
 
     make bench                 # all, each under five minutes on two cores
     make bench NAME=encoder    # one
@@ -149,9 +150,10 @@ def ran_on(record: dict[str, Any]) -> str:
     """Machine, versions, commit and date, small."""
     machine = record['machine']
     versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
+    ahead = ' with real-time priority over it' if machine.get('real_time') else ''
     return (f'<sub>{machine["processor"]}, {machine["cores"]} cores, {machine["memory_gb"]} GB, '
-            f'device {machine["device"]}, load {machine["load_before"]}; {versions}; commit '
-            f'{record["commit"]}; {record.get("date", "date not recorded")}</sub>')
+            f'device {machine["device"]}, load {machine["load_before"]}{ahead}; {versions}; '
+            f'commit {record["commit"]}; {record.get("date", "date not recorded")}</sub>')
 
 
 def seal(text: str) -> str:
