@@ -1,6 +1,7 @@
 """Every index finds the same; maps of any size, appended, damaged, read-only."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import os
 from pathlib import Path
 import shutil
@@ -68,6 +69,17 @@ def test_an_index_finds_what_the_exact_one_finds(wide_map, kind, dimension):
                     similarities, found = other.search(query, k, centre)
                     np.testing.assert_array_equal(found, ids)
                     np.testing.assert_allclose(similarities, expected, atol=3e-6)
+
+
+def test_threads_that_search_a_map_at_once_find_what_one_finds(wide_map):
+    path = wide_map(400, 1100)
+    queries = queries_of(path, 60)
+    with PlaceMap.open(path, index='rabitq') as place_map, ThreadPoolExecutor(4) as threads:
+        alone = [place_map.search(query, 10 + number) for number, query in enumerate(queries)]
+        together = threads.map(place_map.search, queries, range(10, 70))
+        for (expected, ids), (similarities, found) in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(found, ids)
+            np.testing.assert_array_equal(similarities, expected)
 
 
 @pytest.mark.parametrize('dimension', [384, 1024, 8448])
