@@ -9,7 +9,10 @@ WIDTH = 80
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps each sub-command and its summary on one line: argparse forgets their indent."""
+    """Prints each sub-command and its summary on one line.
+
+    argparse does not count the indent of sub-commands when it sets the width of their column.
+    """
 
     def add_argument(self, action: argparse.Action) -> None:
         """Note the width of an action."""

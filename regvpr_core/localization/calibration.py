@@ -127,7 +127,10 @@ class _Examples:
 
 
 def scores(similarities: Float32, background: Float32) -> Float64:
-    """Standardise similarities (..., K) by those with places all over the map (..., B)."""
+    """Standardise similarities (..., K) by the median and spread of `background` (..., B).
+
+    background: similarities to keyframes sampled from all of the map.
+    """
     if not background.shape[-1]:  # an empty map: nothing stands out
         return np.zeros(similarities.shape)
     middle = np.median(background, axis=-1, keepdims=True)

@@ -322,7 +322,7 @@ class SessionLoops:
     def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
         """Index, score and margin of the best reference of the newest keyframe.
 
-        The margin is over the best sequence at any other place, which is unrelated.
+        The margin is the score above that of the best sequence at any other place.
         """
         query = sequence[-1]
         if len(query.ids) < 2:

@@ -28,7 +28,8 @@ GROWTH = 4
 """Rounds in which matches that agree with the corrected poses join the fit."""
 
 FAR = 3.0
-"""Matches further along the drive than this many stretches have no weight."""
+"""A match has no weight for a keyframe that is further away along the drive than this many
+stretches (`SessionPosesConfig.stretch_m`)."""
 
 SCALE_ERROR = 0.15
 """Largest relative difference between distances in the session and in the map. Beyond it the scale

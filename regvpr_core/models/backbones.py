@@ -125,7 +125,7 @@ class BackboneWeights:
 
     @property
     def notice(self) -> str:
-        """One line for the user."""
+        """What is told to the user: the backbone, the origin of its weights and their file."""
         return f'backbone {self.source.backbone}: {self.source.note} [{self.path}]'
 
 

@@ -98,7 +98,11 @@ class MapPool(nn.Module):
 
 
 class JoinedHeads(nn.Module):
-    """Weighted unit parts, concatenated and centred; directions of session shifts are reduced."""
+    """Joins the register head and pooled maps of the second trunk to one descriptor.
+
+    Each part is normalised to unit length and weighted. The parts are concatenated and centred;
+    directions in which sessions differ as a whole (`shift_basis`) are scaled down.
+    """
 
     shorten: Tensor
     centre: Tensor

@@ -228,7 +228,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, list[str]]]:
     for number, line in enumerate(lines, start=1):
         words = line.split('#')[0].replace(',', ' ').replace(';', ' ').split()
         if words and empty and words[0][0].isalpha() and words[0].lower() not in ('nan', 'inf'):
-            empty = None  # the names of the columns
+            empty = None  # only the header with the names of the columns so far
             continue
         if words:
             empty = False

@@ -3,7 +3,7 @@
 Rows stay in the memory-mapped file. Each is checked against its checksum before it is first used.
 
 A search runs in one thread, here and in `rabitq`. On a busy machine, threads that wait for each
-other at every step slow a search of 1 ms to 75 ms (seen with a load of 6 on two cores). Hence
+other at every step slow a search from 1 ms to 75 ms (seen with a load of 6 on two cores). Hence
 `einsum` and small blocks, for which neither BLAS nor torch starts more threads.
 """
 

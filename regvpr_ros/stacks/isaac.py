@@ -1,4 +1,5 @@
-"""Isaac ROS visual SLAM: answers its trigger with a pose hint, like visual localization."""
+"""Isaac ROS visual SLAM: answers its trigger with a pose hint, as Isaac's own visual localization
+node does."""
 
 from typing import Any
 

@@ -197,8 +197,8 @@ def fused_second(trunk: nn.Module, grid: tuple[int, int], form: Form) -> nn.Modu
 def fused_head(head: nn.Module, form: Form) -> nn.Module:
     """Convert a head, in place if possible.
 
-    Heads with optimal transport compute in the form's dtype, others in float32. Transport, sums
-    and norms are always float32.
+    Heads with optimal transport compute in `form.dtype`, others in float32. Transport, sums and
+    norms are always in float32.
     """
     if isinstance(head, RegisterAggregator):
         return FusedRegisterAggregator(head, form)
