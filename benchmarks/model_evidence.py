@@ -6,6 +6,7 @@ writes the model's entry, by its fingerprint, into regvpr_core/localization/mode
 Run it for each checkpoint that is to be shipped. It needs ../shared/data.
 """
 
+from dataclasses import replace
 import json
 import sys
 
@@ -22,13 +23,29 @@ from regvpr_core.search.rows import unit
 
 PAGE = ROOT / 'regvpr_core' / 'localization' / FILE
 LOOK_ALIKE = 0.8
-"""The offset lies above this quantile of what the best look-alike on another floor scores."""
+"""The offset is this quantile of what the best look-alike on another floor scores."""
+
+LEAST_IMAGES = 15
+"""Fewest images of a drive on a stretch that count."""
+
+STRETCH, EVERY = 66, 99
+"""Keyframes of a stretch of a map that is a small map by itself, and from one to the next."""
 
 
-def best_scores(one: MappedDrive, on_map: bool) -> np.ndarray:
+def maps_of(one: MappedDrive) -> list[np.ndarray]:
+    """A map and its stretches, as indices of keyframes.
+
+    In a small map the neighbours of the true place are a large part of what it stands out from.
+    """
+    count = len(one.map_numbers)
+    stretches = range(0, count - STRETCH, EVERY) if count > 1.5 * STRETCH else ()
+    return [np.arange(count), *(np.arange(start, start + STRETCH) for start in stretches)]
+
+
+def best_scores(one: MappedDrive, on_map: bool, kept: np.ndarray) -> np.ndarray:
     """In spreads, and by itself, the similarity of the true place (or of the best, off the map)
-    to each image of a drive: (F, 2)."""
-    rows = one.made_map.descriptors[one.map_numbers]
+    to each image of a drive, on the map of these keyframes: (F, 2)."""
+    rows = one.made_map.descriptors[one.map_numbers[kept]]
     centre = rows.mean(axis=0)
     references = unit(rows - centre)
     appearance = Appearance(centre, AppearanceConfig())
@@ -37,7 +54,8 @@ def best_scores(one: MappedDrive, on_map: bool) -> np.ndarray:
         descriptor = one.ride.made.descriptors[number]
         appearance.update(descriptor)
         found = references @ unit(descriptor - appearance.mean)
-        metres = np.linalg.norm(one.T_map[:, :3, 3] - one.ride.T_map_base[frame, :3, 3], axis=1)
+        metres = np.linalg.norm(
+            one.T_map[kept, :3, 3] - one.ride.T_map_base[frame, :3, 3], axis=1)
         there = metres <= one.tolerance_m + 1e-6 if on_map else np.ones(len(found), bool)
         if there.any() and one.sure[frame]:
             best = float(found[there].max())
@@ -45,25 +63,36 @@ def best_scores(one: MappedDrive, on_map: bool) -> np.ndarray:
     return np.array(out).reshape(-1, 2)
 
 
-def fit(true: list[np.ndarray], false: list[np.ndarray], alike: list[np.ndarray]
-        ) -> dict[str, float]:
+Groups = list[tuple[float, np.ndarray]]
+"""Scores (F, 2) of drives, each with the weight of its drive."""
+
+
+def of_drive(one: MappedDrive, on_map: bool) -> Groups:
+    """A drive on its whole map, and as much again on the stretches of the map."""
+    whole, *stretches = [scores for kept in maps_of(one)
+                         if len(scores := best_scores(one, on_map, kept)) >= LEAST_IMAGES]
+    if not stretches:
+        return [(1.0, whole)]
+    return [(0.5, whole), *((0.5 / len(stretches), scores) for scores in stretches)]
+
+
+def fit(true: Groups, false: Groups, alike: list[np.ndarray]) -> dict[str, float]:
     """Weight, offset and gain from drives on the map, off it, and on look-alike floors.
 
     Each drive has the same weight in its class.
     """
-    groups = [*true, *false, *alike]
-    features = np.concatenate(groups)
-    is_true = np.concatenate([np.full(len(group), float(i < len(true)))
-                              for i, group in enumerate(groups)])
-    share = np.concatenate([np.full(len(group), 0.5 / len(group) / (
-        len(true) if i < len(true) else len(false) + len(alike)))
-        for i, group in enumerate(groups)])
-    bias, spread, similarity = logistic_regression(features, is_true, share)
+    other = [*false, *((1.0, scores) for scores in alike)]
+    features = np.concatenate([scores for _, scores in (*true, *other)])
+    is_true = np.repeat([1.0] * len(true) + [0.0] * len(other),
+                        [len(scores) for _, scores in (*true, *other)])
+    share = np.concatenate([
+        np.full(len(scores), 0.5 * weight / sum(w for w, _ in groups) / len(scores))
+        for groups in (true, other) for weight, scores in groups])
+    _, spread, similarity = logistic_regression(features, is_true, share)
     weight = max(similarity / spread, 0.0)
     scores = np.concatenate(alike) @ np.array([1.0, weight])
-    offset = max(-bias / spread, float(np.quantile(scores, LOOK_ALIKE)))
-    return {'weight': round(float(weight), 3), 'offset': round(float(offset), 3),
-            'gain': round(float(spread), 3)}
+    return {'weight': round(float(weight), 3), 'gain': round(float(spread), 3),
+            'offset': round(float(np.quantile(scores, LOOK_ALIKE)), 3)}
 
 
 def measure(encoder: Encoder) -> dict[str, float]:
@@ -71,13 +100,11 @@ def measure(encoder: Encoder) -> dict[str, float]:
     named = [sequence(name, encoder) for name in FIT]
     own = [floors(number, number, encoder) for number in FIT_FLOORS]
     crossed = [floors(a, b, encoder) for a in FIT_FLOORS for b in FIT_FLOORS if a != b]
-    away = [MappedDrive(
-        name='', map_name='', made_map=a.made_map, map_numbers=a.map_numbers, T_map=a.T_map,
-        ride=b.ride, tolerance_m=0.0, sure=b.sure) for a in (*named, own[0])
-        for b in (*named, own[0]) if a.map_name != b.map_name]
-    return fit([best_scores(one, True) for one in (*named, *own)],
-               [best_scores(one, False) for one in away],
-               [best_scores(one, False) for one in crossed])
+    away = [replace(a, ride=b.ride, sure=np.ones(len(b.sure), bool)) for a in (*named, *own)
+            for b in (*named, *own) if a.map_name.split('-')[0] != b.map_name.split('-')[0]]
+    return fit([group for one in (*named, *own) for group in of_drive(one, True)],
+               [group for one in away for group in of_drive(one, False)],
+               [best_scores(one, False, np.arange(len(one.map_numbers))) for one in crossed])
 
 
 def main() -> None:

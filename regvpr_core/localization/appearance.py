@@ -16,7 +16,7 @@ class AppearanceConfig:
     """Settings of the running mean."""
 
     prior_images: float = setting(
-        5.0,
+        40.0,
         "Weight of the map's own mean at the start, in images. A large value keeps the map's "
         'mean.', 0.1, 1000000.0)
     memory_images: float = setting(
@@ -40,10 +40,10 @@ class Appearance:
         self.mean: Float32 = self._of_map.copy()
         self._weight = self._config.prior_images
 
-    def update(self, descriptor: Float32) -> None:
-        """Add a descriptor (D,) of an image taken at another spot than the last one.
+    def update(self, descriptor: Float32, share: float = 1.0) -> None:
+        """Add a descriptor (D,) of an image of which this share is new since the last one.
 
-        Images of a robot that stands still would make the mean equal to the descriptor of its
-        place."""
-        self._weight = min(self._weight + 1.0, self._config.memory_images)
-        self.mean += (descriptor - self.mean) / self._weight
+        Images of a robot that stands or creeps would make the mean equal to its place.
+        """
+        self._weight = min(self._weight + share, self._config.memory_images)
+        self.mean += (descriptor - self.mean) * (share / self._weight)

@@ -204,35 +204,58 @@ class Belief:
         self.floor += (spread + away + onto) / count
         self._normalise()
 
-    def update(self, ids: Ids, log_odds: Float64, others: float | None = None) -> None:
+    def update(self, ids: Ids, log_odds: Float64, others: float | None = None,
+               against_off_map: Float64 | None = None, others_against: float | None = None
+               ) -> None:
         """Update the belief with one image, or with all images of one stamp.
+
+        Two ratios are used. `log_odds` compares the places of the map with each other. The limited
+        ratios compare the map with being off it. A limit on the former would make all places equal
+        that an image shows well, so that the belief lags behind the images.
 
         Args:
             ids: (K,) keyframes found in the map, each once.
             log_odds: (K,) log likelihood ratio of each being a true match.
             others: log likelihood ratio of all other keyframes, at most the least of `log_odds`.
                 None: the least of `log_odds`, at most 0.
+            against_off_map, others_against: the limited ratios of the same keyframes, (K,), and
+                of all others. None: `log_odds` and `others`.
         """
         if self._motion is None or not len(ids):
             return
         order = np.argsort(ids, kind='stable')
         ids, odds = ids[order], np.asarray(log_odds, dtype=np.float64)[order]
-        least = math.exp(min(float(odds.min()), 0.0) if others is None else others)
+        others = min(float(odds.min()), 0.0) if others is None else others
+        # 1. The likelihood of being on the map: that of each place, by its probability.
+        here = self._looked_up(self._at_speed, ids) + ANY_SPEED * self.floor
+        on_map = self.floor * len(self._T) + float(self._at_speed.sum())
+        limited = odds if against_off_map is None else against_off_map[order]
+        rest = others if others_against is None else others_against
+        shown = here.sum(axis=0)
+        on_map = float(shown @ np.exp(limited)) \
+            + max(on_map - float(shown.sum()), 0.0) * math.exp(rest)
+        # 2. The places of the map against each other.
+        most = max(float(odds.max()), others)
+        least = math.exp(others - most)
         unfound = ~are_among(self._ids, ids)
-        found = (self._looked_up(self._at_speed, ids) + ANY_SPEED * self.floor) * np.exp(odds)
+        found = here * np.exp(odds - most)
         self.floor *= least
         merged = np.concatenate([self._ids[unfound], ids])
         at_speed = np.concatenate([self._at_speed[:, unfound] * least,
                                    np.maximum(found - ANY_SPEED * self.floor, 0.0)], axis=1)
         order = np.argsort(merged, kind='stable')
         self._ids, self._at_speed = merged[order], at_speed[:, order]
+        # 3. Both together.
+        scale = on_map / max(self.floor * len(self._T) + float(self._at_speed.sum()), 1e-300)
+        self.floor *= scale
+        self._at_speed *= scale
         self._normalise()
 
     def around(self, keyframe: int) -> Ids:
         """Keyframes of the same place as this one, including it; sorted."""
         return self._kept(keyframe, self.radius_m)
 
-    def _place(self, keyframe: int, any_angle: bool = False) -> Ids:
+    def place(self, keyframe: int, any_angle: bool = False) -> Ids:
         """Keyframes within twice the radius of this one's place."""
         return self._kept(keyframe, 2.0 * self.radius_m, any_angle)
 
@@ -251,7 +274,7 @@ class Belief:
 
     def probability(self, keyframe: int) -> float:
         """Probability that the robot is within twice a place's radius of this keyframe."""
-        return float(self.masses(self._place(keyframe)).sum())
+        return float(self.masses(self.place(keyframe)).sum())
 
     def best(self) -> tuple[int, float, float]:
         """Keyframe and probability of the most likely place, and probability of the second.
@@ -259,7 +282,7 @@ class Belief:
         The second place is more than twice a place's radius away.
         """
         first = int(self._ids[np.argmax(self._above)]) if len(self._ids) else 0
-        here = self._place(first, any_angle=True)
+        here = self.place(first, any_angle=True)
         elsewhere = ~are_among(self._ids, here)
         if elsewhere.any():
             second = int(self._ids[elsewhere][np.argmax(self._above[elsewhere])])
@@ -267,7 +290,7 @@ class Belief:
             second = int(np.searchsorted(here - np.arange(len(here)), 1))
             if second >= len(self._T):
                 return first, self.probability(first), 0.0
-        there = self._place(second)
+        there = self.place(second)
         return (first, self.probability(first),
                 float(self.masses(there[~are_among(there, here)]).sum()))
 
@@ -286,7 +309,7 @@ class Belief:
             if probability < least:
                 break
             found.append((keyframe, probability))
-            here = self._place(keyframe, any_angle=True)
+            here = self.place(keyframe, any_angle=True)
             left &= ~are_among(self._ids, here)
         return sorted(found, key=lambda one: -one[1])
 

@@ -42,6 +42,13 @@ NEW_VIEW = 0.35
 """Without odometry, an image is entirely new if its descriptor has changed by this share of the
 difference to an unrelated image. In the rendered town (`examples.town`, seed 7) this takes 2 m."""
 
+REACH_RADII = 2.0
+"""Distance in radii of a place, beside the way driven since, within which a place continues the
+last fix, so that a short doubt does not begin its confirmation anew. Set on corridor_changes."""
+
+MOST_OFF_MAP = 0.1
+"""Probability of being off the map above which a place must be confirmed anew."""
+
 LEAST_HYPOTHESIS = 0.02
 """Least probability of a hypothesis."""
 
@@ -121,6 +128,8 @@ class Localizer:
         self._belief.reset()
         self._mounts.reset()
         self._decider.reset()
+        # Keyframe of the last fix, and the distance since, while the robot is on the map.
+        self._fixed: tuple[int, float] | None = None
         self._last: Moment | None = None
         self._last_of: dict[str | bytes, _Past] = {}
         self._seen_ns = 0
@@ -167,7 +176,9 @@ class Localizer:
         searched = time.perf_counter()
         # 6. Update the belief with the candidates.
         if any(novelty):
-            self._belief.update(*self._mounts.log_odds(seen, self._config.belief.evidence_limit))
+            said = self._mounts.evidence(seen, self._config.belief.evidence_limit)
+            self._belief.update(said.ids, said.log_odds, said.others, said.limited,
+                                said.others_limited)
             self._images += 1
         # 7. Decide on the state; estimate the pose only if one place is accepted.
         state, reason, keyframe = self._decide(seen, way_m, T_odom_base is not None)
@@ -253,9 +264,15 @@ class Localizer:
         if motion is not None:
             metres = float(np.linalg.norm(motion[:3, 3]))
             radians = float(rotation_angle(motion[:3, :3]))
-            if metres < self._config.still_m and radians < self._config.still_rad:
-                return 0.0
-            return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
+            if metres >= self._config.still_m or radians >= self._config.still_rad:
+                return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
+            # A robot that stands by its odometry and sees another view was carried or turned.
+            changed = self._changed(view, last)
+            return changed if changed >= 1.0 else 0.0
+        return self._changed(view, last)
+
+    def _changed(self, view: Description, last: _Past) -> float:
+        """How much of an image is new by its descriptor alone, 0 to 1."""
         similarity = float(view.descriptor @ last.descriptor)
         if similarity > self._config.still_cosine:
             return 0.0
@@ -279,7 +296,7 @@ class Localizer:
             appearance = self._appearances.setdefault(
                 view.camera, Appearance(self.place_map.centre, self._config.appearance))
             if share:
-                appearance.update(view.descriptor)
+                appearance.update(view.descriptor, share)
 
     def _predict(self, moment: Moment) -> None:
         """Move the belief from the last image to this one."""
@@ -336,12 +353,27 @@ class Localizer:
         keyframe, here, elsewhere = self._belief.best()
         there = self._belief.around(keyframe)
         shown = [float(one.scores[one.at(there)].max(initial=-np.inf)) for one in seen]
-        rivals = [float(one.scores.max(initial=-np.inf)) - score
+        place = self._belief.place(keyframe)
+        rivals = [float(one.scores[~one.at(place)].max(initial=-np.inf)) - score
                   for one, score in zip(seen, shown, strict=True) if np.isfinite(score)]
         state, reason = self._decider.decide(Evidence(
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
-            seen=max(shown), rival=min(rivals, default=0.0), way_m=way_m, odometry=odometry))
+            seen=max(shown), rival=min(rivals, default=0.0), way_m=way_m, odometry=odometry,
+            continued=self._continues(keyframe, way_m)))
+        if state is State.LOCALIZED:
+            self._fixed = keyframe, 0.0
         return state, reason, keyframe
+
+    def _continues(self, keyframe: int, way_m: float) -> bool:
+        """Whether the robot may have gone from its last fix to this keyframe, on the map."""
+        if self._fixed is None or self._belief.off_map > MOST_OFF_MAP:
+            self._fixed = None
+            return False
+        before, since_m = self._fixed[0], self._fixed[1] + way_m
+        self._fixed = before, since_m
+        positions = self.place_map.T_map_cam[[before, keyframe], :3, 3]
+        return bool(np.linalg.norm(positions[1] - positions[0])
+                    < REACH_RADII * self._belief.radius_m + since_m)
 
     def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int
                  ) -> tuple[Match, ...]:

@@ -19,13 +19,13 @@ class LocalizerConfig:
         5, 'Places given with a pose while none is believed.', 0, 20)
     accept_probability: float = setting(0.9, 'Least belief in a place for a fix.', 0.5, 1.0)
     least_score: float = setting(
-        3.5, 'Least score of the best keyframe of the place for a fix.', 0.0, 20.0)
+        4.0, 'Least score of the best keyframe of the place for a fix.', 0.0, 20.0)
     confirm_m: float = setting(
         0.0, 'Distance over which a place must be confirmed before the first fix; 0 takes the '
         'distance of two images that are all new (1.8 `belief.evidence_m`), which the log names.',
         0.0, 1000.0, unit='m')
     keep_probability: float = setting(0.7, 'Least belief that keeps an existing fix.', 0.5, 1.0)
-    keep_score: float = setting(2.5, 'Least score that keeps an existing fix.', 0.0, 20.0)
+    keep_score: float = setting(3.0, 'Least score that keeps an existing fix.', 0.0, 20.0)
     least_images: int = setting(3, 'Images before the first fix.', 1, 100)
     still_m: float = setting(
         0.1,

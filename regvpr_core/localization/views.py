@@ -20,6 +20,15 @@ MISSED = 0.5
 """Limit of the evidence against a place, as a share of the limit for it: an image may fail to show
 its place because of people, blur or a closed door."""
 
+PLACES = 1.7
+"""Gain of the evidence between two places of the map, as a multiple of that for being on the map.
+The likelihood of the true keyframe on the fit part is largest at 3 and more, but the errors of
+successive images are correlated: 2.5 gives wrong fixes on campus_track. Set by hand."""
+
+BETWEEN = 2.0
+"""Limit of the evidence of one image between two places, as a share of the limit for one. One
+image must not move the belief to a place that the motion does not lead to. Set by hand."""
+
 COVERED = 0.5
 """Least share of places that a camera must be able to see, so that not finding one is evidence."""
 
@@ -74,6 +83,21 @@ class Candidates:
         return np.bincount(self.places.owners, masses, len(self.ids)).astype(np.float64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageEvidence:
+    """Log likelihood ratios of the images of one stamp.
+
+    ids: (M,) keyframes. log_odds: (M,) of each, to compare places. others: of all other keyframes.
+    limited, others_limited: the same, limited, to compare with being off the map.
+    """
+
+    ids: Ids
+    log_odds: Float64
+    others: float
+    limited: Float64
+    others_limited: float
+
+
 class Mounts:
     """Maps keyframes found by any camera to places of the reference camera."""
 
@@ -101,27 +125,33 @@ class Mounts:
         return Places(np.concatenate([np.zeros(0, np.int64), *near]),
                       np.repeat(np.arange(len(ids)), [len(place) for place in near]))
 
-    def log_odds(self, seen: Sequence[Candidates], limit: float) -> tuple[Ids, Float64, float]:
-        """Combined evidence: keyframes (M,), their log odds, and the log odds of all others.
+    def evidence(self, seen: Sequence[Candidates], limit: float) -> ImageEvidence:
+        """Combined evidence of the images of one stamp.
 
         Args:
             seen: images of one stamp.
-            limit: largest log odds of one image for a place; against a place, `MISSED` times that.
+            limit: largest log odds of one image for being at a place of the map; against the map,
+                `MISSED` times that. Between two places, `BETWEEN` times that.
         """
         ids = np.unique(np.concatenate([one.places.keyframes for one in seen]))
-        total, others = np.zeros(len(ids)), 0.0
+        total, others, limited, others_limited = np.zeros(len(ids)), 0.0, np.zeros(len(ids)), 0.0
         for one in seen:
             if not len(one.ids):
                 continue
-            odds = np.clip(one.log_odds, -MISSED * limit, limit) * one.novelty
             # Other keyframes are at most as similar as the last candidate. A camera looking in a
             # direction which the map does not contain cannot find its place.
-            least = min(float(odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
+            least = min(float(one.log_odds.min()), 0.0) if self._covers(one.T_base_cam) else 0.0
             best = np.full(len(ids), -np.inf)
-            np.maximum.at(best, ids.searchsorted(one.places.keyframes), odds[one.places.owners])
-            total += np.where(np.isfinite(best), np.maximum(best, least), least)
-            others += least
-        return ids, total, others
+            np.maximum.at(best, ids.searchsorted(one.places.keyframes),
+                          one.log_odds[one.places.owners])
+            best = np.where(np.isfinite(best), np.maximum(best, least), least)
+            lowest = PLACES * float(best.max()) - BETWEEN * limit
+            total += one.novelty * np.maximum(PLACES * best, lowest)
+            others += one.novelty * max(PLACES * least, lowest)
+            limited += one.novelty * np.clip(best, -MISSED * limit, limit)
+            others_limited += one.novelty * max(least, -MISSED * limit)
+        return ImageEvidence(ids=ids, log_odds=total, others=others, limited=limited,
+                             others_limited=others_limited)
 
     def _is_reference(self, T_base_cam: Array) -> bool:
         return self.T_base_reference is not None and bool(

@@ -45,13 +45,24 @@ def test_a_large_prior_keeps_the_maps_mean_and_a_reset_goes_back_to_it():
     appearance.update(np.array([0.0, 9.0, 0.0], dtype=np.float32))
     np.testing.assert_allclose(appearance.mean, START, atol=1e-4)
     appearance = Appearance(START, AppearanceConfig())
-    for _ in range(50):
+    for _ in range(200):
         appearance.update(-START)
     assert appearance.mean[0] < -0.5
     appearance.reset()
     np.testing.assert_array_equal(appearance.mean, [1.0, 0.0, 0.0])
     appearance.update(START)
     np.testing.assert_array_equal(appearance.mean, START)
+
+
+def test_a_robot_that_creeps_does_not_make_its_place_the_mean():
+    creeping, driving = (Appearance(START, AppearanceConfig()) for _ in range(2))
+    for _ in range(60):
+        creeping.update(-START, 0.05)
+    for _ in range(3):
+        driving.update(-START)
+    # Sixty images of which a twentieth is new weigh as three that are all new.
+    np.testing.assert_allclose(creeping.mean, driving.mean, atol=5e-3)
+    assert creeping.mean[0] > 0.8
 
 
 def test_the_maps_own_mean_is_not_changed():

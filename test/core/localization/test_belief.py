@@ -70,6 +70,20 @@ def test_bayes_rule_worked_out_by_hand(street):
     assert belief.best() == pytest.approx((2, 0.45 / 1.05, 0.1 / 1.05))
 
 
+def test_a_limit_on_what_an_image_says_for_the_map_does_not_blur_where_on_it_the_robot_is(street):
+    ids = np.arange(40)
+    clear = np.where(ids == 20, 9.0, np.where(abs(ids - 20) == 6, 5.0, -6.0))
+    limited = np.clip(clear, -2.0, 4.0)
+    blurred, sharp = Belief(street(40), BeliefConfig()), Belief(street(40), BeliefConfig())
+    blurred.update(ids, limited)
+    sharp.update(ids, clear, -6.0, limited, -2.0)
+    # Both believe equally in the map; three places are equal only where all ratios are limited.
+    assert sharp.off_map == pytest.approx(blurred.off_map, rel=1e-9)
+    assert blurred.places[20] == pytest.approx(blurred.places[26])
+    assert sharp.places[20] / sharp.places[26] == pytest.approx(np.exp(4.0), rel=1e-6)
+    assert total(sharp) == pytest.approx(1.0, abs=1e-12)
+
+
 def test_the_belief_follows_the_camera(street):
     belief = Belief(street(100), BeliefConfig())
     drive(belief, list(range(20, 32)), np.random.default_rng(0))

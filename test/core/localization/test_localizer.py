@@ -371,3 +371,17 @@ def test_a_robot_that_stands_for_minutes_without_odometry_keeps_its_place(
     moved = run(localizer, wall, [30], odometry=False, start_s=145)[-1]
     assert moved.state is State.LOCALIZED
     assert abs(moved.matches[0].keyframe_id - 30) <= 1
+
+
+def test_a_robot_carried_while_its_wheels_stand_is_found_at_its_new_place(
+        small_encoder, wall_map, wall):
+    localizer = Localizer(small_encoder, wall_map, CONFIG)
+    before = run(localizer, wall, range(5, 20))[-1]
+    assert before.state is State.LOCALIZED
+    standing = T_OPTICAL @ base_pose(0.0) @ along(19)
+    for second, k in enumerate(range(40, 52)):
+        result = localizer.localize(
+            Frame(stamp_ns=(15 + second) * SECOND, rgb=dusk(wall[k], k)), standing)
+        assert result.state is not State.LOCALIZED or abs(
+            result.matches[0].keyframe_id - k) <= 3
+    assert localizer._belief.masses(np.arange(38, 54)).sum() > 0.5

@@ -51,6 +51,18 @@ def test_a_doubt_on_the_way_begins_the_confirmation_anew():
     assert decider.decide(SURE)[0] is State.LOCALIZED
 
 
+def test_a_short_doubt_near_the_last_fix_does_not_begin_the_confirmation_anew():
+    decider = Decider(CONFIG)
+    for _ in range(3):
+        assert decider.decide(SURE)[0] is not State.OFF_MAP
+    assert decider.decide(evidence(here=0.65, continued=True))[0] is State.LOST
+    assert decider.decide(evidence(continued=True))[0] is State.LOST
+    for _ in range(2):
+        decider.decide(SURE)
+    assert decider.decide(evidence(seen=0.5, here=0.75, continued=True))[0] is State.LOST
+    assert decider.decide(evidence(continued=True))[0] is State.LOCALIZED
+
+
 def test_a_believed_place_is_kept_with_less_and_lost_below_that():
     decider = Decider(CONFIG)
     for _ in range(3):
@@ -82,3 +94,5 @@ def test_without_odometry_an_image_that_shows_another_place_better_gives_no_fix(
                       'place)')
     # Odometry tells which of two places that look alike it is.
     assert believed[1].decide(evidence(rival=0.6))[0] is State.LOCALIZED
+    # But not of a robot that was carried: its image shows another place much better.
+    assert believed[1].decide(evidence(rival=3.1))[0] is State.LOST
