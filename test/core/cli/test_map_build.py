@@ -320,7 +320,7 @@ def test_a_bag_that_updates_a_map_is_named_with_what_is_read_of_it(
     assert not (bag / 'map.lock').exists()
     monkeypatch.setattr('regvpr_core.models.encoder.load_encoder', lambda model: small_encoder)
     capsys.readouterr()
-    with map_update._session(bag, tmp_path / 'map') as (folder, name):
+    with map_update._session(bag, tmp_path / 'map', None) as (folder, name):
         assert name == 'lap2'
         with PlaceMap.open(folder) as session:
             assert len(session) == 6

@@ -93,7 +93,8 @@ def test_bf16_of_plain_pooling_is_within_the_stated_bound_of_fp32(encoder, noise
 @pytest.mark.parametrize(('device', 'message'), [
     ('gpu', "unknown device 'gpu'; "), ('cudaa', "unknown device 'cudaa'; did you mean 'cuda'?"),
     ('cuda:x', "unknown device 'cuda:x'"), ('auto:1', "unknown device 'auto:1'"),
-    ('', "unknown device ''"), ('cuda:99', "device 'cuda:99' is not there: torch .* sees")])
+    ('', "unknown device ''"),
+    ('cuda:99', r"device 'cuda:99' is not there: torch \S+ (is built|sees)")])
 def test_an_unknown_or_absent_device_is_refused(device, message):
     with pytest.raises(ConfigError, match=message):
         choose_device(device)
