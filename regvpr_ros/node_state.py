@@ -103,6 +103,7 @@ class NodeState:
         self.mailbox, self.health = Mailbox(), Health()
         self.odometry.clear()
         self.trail.clear()
+        self.cameras.clear()
         self.forget()
 
     def forget(self) -> None:
