@@ -36,6 +36,7 @@ def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
 
     Raises:
         ConfigError: the parameter `update` is off.
+        MapError: another update is running, the map would shrink too far, or the disk is full.
     """
     place_map, session = state.place_map, state.session
     if state.config.update == 'off' or place_map is None or session is None:
@@ -55,20 +56,20 @@ def update_by_session(state: NodeState, dry_run: bool) -> Outcome:
                 reached[part] = localized_poses(place_map.path, part, config)
         except MapError as error:
             texts.append(f'{part.name}: left out, {error}')
-    for part in reached:
-        witnesses = [poses for other, poses in reached.items() if other != part]
-        try:
-            report = update_map(place_map.path, [(part, f'{part.parent.name}/{part.name}')],
-                                config, dry_run=dry_run,
-                                witnesses=np.concatenate([NO_POSES, *witnesses]))
-        except MapError as error:
-            texts.append(f'{part.name}: left out, {error}')
-            continue
-        plan = report.plans[0]
-        outcome.used += 1
-        outcome.added += len(plan.add)
-        outcome.dropped += int(plan.drop.sum())
-        outcome.keyframes = report.after
-        texts.append(f'{part.name}: {plan.note}')
+    if reached:
+        witnesses = [
+            np.concatenate([NO_POSES, *(poses for other, poses in reached.items()
+                                        if other != part)]) for part in reached]
+        # One update by all parts, so that one undo takes the session back.
+        report = update_map(
+            place_map.path, [(part, f'{part.parent.name}/{part.name}') for part in reached],
+            config, dry_run=dry_run, witnesses=witnesses, left_out=lambda part, error:
+            texts.append(f'{part.name}: left out, {error}'))
+        for part, plan in zip(report.sessions, report.plans, strict=True):
+            outcome.used += 1
+            outcome.added += len(plan.add)
+            outcome.dropped += int(plan.drop.sum())
+            outcome.keyframes = report.after
+            texts.append(f'{part.name}: {plan.note}')
     outcome.text = '; '.join(texts) or 'the session has no keyframes with poses yet'
     return outcome

@@ -87,8 +87,8 @@ def matches(a: PlaceMap, b: PlaceMap, sample: int) -> tuple[Ids, Ids]:
     return ids_a[sole], ids_b[sole]
 
 
-def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart_m: float
-                      ) -> tuple[Ids, Ids, Mask]:
+def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart_m: float,
+                      usable: Mask | None = None) -> tuple[Ids, Ids, Mask]:
     """Mutual nearest neighbours of a map and each pass of a drive.
 
     Args:
@@ -97,11 +97,13 @@ def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart
         way_b: (N,) distance driven up to each keyframe of b, m, rising.
         apart_m: distance driven between two passes. A match has to be the best only among the
             keyframes of b within this distance, so that each pass has matches of its own.
+        usable: (N,) keyframes of a that are compared; None: all.
 
     Returns:
         ids (M,) in a and in b, and a mask of the matches that are best among all keyframes of b.
     """
-    ids_a, ids_b = _spread(len(a), sample), _spread(len(b), sample)
+    from_a = np.arange(len(a)) if usable is None else np.flatnonzero(usable)
+    ids_a, ids_b = from_a[_spread(len(from_a), sample)], _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):
         return ids_a[:0], ids_b[:0], np.zeros(0, bool)
     # Each map is centred by its own mean: images by day and at dusk differ as a whole.

@@ -14,8 +14,11 @@ import re
 import shutil
 
 from regvpr_core.errors import MapError
-from regvpr_core.maps.files import map_bytes, sync_folder
+from regvpr_core.maps.files import lock_folder, map_bytes, sync_folder
 from regvpr_core.maps.place_map import PlaceMap
+
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
+"""Errors of a system or a file system that cannot exchange two folders."""
 
 _EXCHANGE = 2
 _AT_FDCWD = -100
@@ -38,7 +41,8 @@ class Version:
 
 
 def history_folder(path: Path) -> Path:
-    """Folder that holds the earlier versions of the map `path`."""
+    """Folder that holds the earlier versions of the map `path`, beside the folder it links to."""
+    path = path.resolve()
     return path.with_name(f'.{path.name}.history')
 
 
@@ -71,17 +75,20 @@ def replace_map(path: Path, new: Path, keep: int) -> None:
     Raises:
         MapError: the folders cannot be exchanged; both are unchanged.
     """
-    history = history_folder(path)
+    path, history = path.resolve(), history_folder(path)
+    numbers = [int(p.name) for p in _folders(path)]
+    old = history / f'{max(numbers, default=0) + 1:04d}'
     try:
         history.mkdir(exist_ok=True)
-        numbers = [int(p.name) for p in _folders(path)]
-        old = history / f'{max(numbers, default=0) + 1:04d}'
         new.rename(old)
-        exchange(old, path)
-        sync_folder(history)
-        sync_folder(path.absolute().parent)
     except OSError as error:
         raise MapError(f'cannot replace map {path}: {error}') from error
+    try:
+        _exchange(old, path)
+    except MapError:  # the new map never was a version
+        shutil.rmtree(old, ignore_errors=True)
+        raise
+    _synced(old, path)
     for folder in _folders(path)[:-keep or None]:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -90,17 +97,21 @@ def undo(path: Path) -> Version:
     """Exchange the map with its newest earlier version; a second undo reverts this.
 
     Raises:
-        MapError: there is no earlier version, it is damaged, or the folders cannot be exchanged.
+        MapError: there is no earlier version, it is damaged, the map is being updated, or the
+            folders cannot be exchanged.
     """
+    path = path.resolve()
     found = _folders(path)
     if not found:
         raise MapError(f'map {path} has no earlier version: it was not updated yet, or its '
                        f'earlier versions were removed')
     PlaceMap.open(found[-1], index='none').close()
+    lock = lock_folder(path)
     try:
-        exchange(found[-1], path)
-    except OSError as error:
-        raise MapError(f'cannot replace map {path}: {error}') from error
+        _exchange(found[-1], path)
+        _synced(found[-1], path)
+    finally:
+        os.close(lock)
     return versions(path)[0]
 
 
@@ -116,6 +127,34 @@ def exchange(a: Path, b: Path) -> None:
     if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(b))
+
+
+def _exchange(version: Path, path: Path) -> None:
+    """Exchange the map with a folder of its history.
+
+    Raises:
+        MapError: the folders cannot be exchanged.
+    """
+    try:
+        exchange(version, path)
+    except OSError as error:
+        hint = '; its file system cannot exchange two folders in one step: move the map and its ' \
+            'history to a local disk' if error.errno in _NO_EXCHANGE else ''
+        raise MapError(f'cannot replace map {path}: {error}{hint}') from error
+
+
+def _synced(version: Path, path: Path) -> None:
+    """Write the exchange to the disk, so that it survives a power cut.
+
+    Raises:
+        MapError: the disk does not take it.
+    """
+    try:
+        sync_folder(version.parent)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise MapError(f'map {path} is replaced, but its disk does not confirm it: '
+                       f'{error}') from error
 
 
 def _folders(path: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from regvpr_core.map_tools.alignment import (
     fit,
     matches_of_passes,
 )
+from regvpr_core.map_tools.used_sessions import own_keyframes
 from regvpr_core.maps.place_map import PlaceMap
 
 GROWTH = 4
@@ -102,7 +103,8 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     stretch_m = config.stretch_m or 10.0 * spacing_m
     way = way_m(session.T_map_cam)
     ids_map, ids_session, sole = matches_of_passes(place_map, session, alignment.sample, way,
-                                                   PASS_APART * stretch_m)
+                                                   PASS_APART * stretch_m,
+                                                   ~own_keyframes(place_map, session))
     one_map, one_session = ids_map[sole], ids_session[sole]
     T = np.eye(4)
     if not same_frame:

@@ -30,12 +30,14 @@ from regvpr_core.map_tools.session_poses import (
     within_reach,
 )
 from regvpr_core.map_tools.trust import confirmed
+from regvpr_core.map_tools.used_sessions import noted, refuse_used, source_name, used_sessions
 from regvpr_core.maps.files import new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
 from regvpr_core.recordings.camera_conflicts import conflict
 
 BLOCK = 256
+RECORDINGS = 'recordings'
 NO_POSES = np.zeros((0, 4, 4))
 
 SAME_SPOT = 0.75
@@ -153,7 +155,8 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
     records = read_experiences(place_map)
     coverage = compare(place_map, session, poses.T_map_cam, poses.reached, Place(
         radius_m=radius_m, angle_rad=config.place_rad, margin=config.margin), progress)
-    _count(records, coverage)
+    if session.map_id not in used_sessions(place_map):  # one that has grown counts once
+        _count(records, coverage)
     add = _choose(poses.T_map_cam, coverage, spacing_m, config)
     T_added = poses.T_map_cam[add]
     aged = _aged(place_map, records, coverage.useful, T_added, radius_m, config)
@@ -166,24 +169,34 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
         new=int((~coverage.known).sum()), add=add, drop=aged | redundant | over,
         aged=int(aged.sum()), redundant=int(redundant.sum()), over_budget=int(over.sum()),
         records=records, anchors=anchors, spacing_m=spacing_m)
-    if plan.keyframes < (1.0 - config.max_shrink) * len(place_map):
-        raise MapError(f'the update would leave {plan.keyframes} of {len(place_map)} keyframes of '
-                       f'{place_map.path}, less than 1 - max_shrink = '
-                       f'{1.0 - config.max_shrink:g} of them; raise max_keyframes, age_updates '
-                       f'or max_shrink')
+    refuse_shrinking(place_map.path, len(place_map), plan.keyframes, config)
     return plan
+
+
+def refuse_shrinking(path: Path, before: int, after: int, config: UpdateConfig) -> None:
+    """Refuse an update, by one session or several, that would leave too few keyframes.
+
+    Raises:
+        MapError: the map would be smaller by more than `max_shrink`.
+    """
+    if after < (1.0 - config.max_shrink) * before:
+        raise MapError(f'the update would leave {after} of {before} keyframes of {path}, less '
+                       f'than 1 - max_shrink = {1.0 - config.max_shrink:g} of them; raise '
+                       f'max_keyframes, age_updates or max_shrink')
 
 
 def check_session(place_map: PlaceMap, session: PlaceMap, same_frame: bool) -> None:
     """Refuse a session that cannot be compared with the map.
 
     Raises:
-        MapError: it has no keyframes, is the map itself, or is of another model, camera or frame.
+        MapError: it has no keyframes, is the map itself, was used before, or is of another model,
+            camera or frame.
     """
     if not len(session):
         raise MapError(f'session {session.path} has no keyframes')
     if session.path.resolve() == place_map.path.resolve():
         raise MapError(f'{session.path} is the map itself; give a session map or a bag')
+    refuse_used(place_map, session)
     check_model(place_map, session)
     for camera in sorted({*session.manifest.extrinsics, *session.cameras}):
         differs = conflict(camera, place_map.manifest, session.manifest)
@@ -204,7 +217,7 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         place_map, session: as given to `plan_update`.
         plan: result of `plan_update`.
         out: folder that does not exist.
-        source: name of the session among the sources of the map.
+        source: name of the session; numbered where a source of the map has it.
 
     Raises:
         MapError: a keyframe is damaged, or `out` exists or cannot be written.
@@ -212,19 +225,22 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
     kept = np.flatnonzero(~plan.drop)
     number = plan.records.updates + 1
     manifest = place_map.manifest
+    source = source_name(place_map, session, source)
     sources = [*manifest.sources, *([source] if source not in manifest.sources else [])]
     extrinsics = {**session.manifest.extrinsics, **manifest.extrinsics}
     intrinsics = {**session.manifest.intrinsics, **manifest.intrinsics}
     manifest = replace(
         manifest, map_id=new_map_id(), sources=sources, extrinsics=extrinsics,
         intrinsics=intrinsics,
-        features=manifest.features if manifest.features == session.manifest.features else '',
         config={**manifest.config, 'update': {
-            'number': number, 'note': plan.note, 'spacing_m': plan.spacing_m}})
+            'number': number, 'note': plan.note, 'spacing_m': plan.spacing_m,
+            'sessions': noted(place_map, session, source)}})
     added = Experiences.new(len(plan.add), number)
     added.anchor[plan.anchors] = 1
     records = plan.records.taken(kept).joined(added)
     records.notes.append(plan.note)
+    # A map without local features takes none; one with them keeps its own.
+    alike = bool(manifest.features) and manifest.features == session.manifest.features
     covariance = np.eye(3) * max(plan.poses.rms_m, 0.05) ** 2
     with new_folder(out) as folder, MapWriter.create(folder, manifest) as writer:
         for start in range(0, len(kept), BLOCK):
@@ -233,11 +249,13 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
             ids = plan.add[start:start + BLOCK]
             writer.append([
                 replace(keyframe, T_map_cam=plan.poses.T_map_cam[i], source=source,
-                        covariance=covariance)
+                        covariance=covariance,
+                        local_features=keyframe.local_features if alike else None)
                 for i, keyframe in zip(ids, session.keyframes(ids), strict=True)])
-        projection = place_map.attachment('pca')
-        if projection is not None:
-            writer.attach('pca', projection)
+        for name in ('pca', RECORDINGS):
+            kept_value = place_map.attachment(name)
+            if kept_value is not None:
+                writer.attach(name, kept_value)
         writer.attach(NAME, records.to_bytes())
 
 

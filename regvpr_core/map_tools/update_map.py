@@ -19,6 +19,7 @@ from regvpr_core.map_tools.update import (
     check_session,
     NO_POSES,
     plan_update,
+    refuse_shrinking,
     UpdateConfig,
     UpdatePlan,
     write_update,
@@ -29,20 +30,22 @@ from regvpr_core.maps.place_map import PlaceMap
 LARGEST_SPACING_M = 1000.0
 
 Progress = Callable[[int, int], None]
+LeftOut = Callable[[Path, MapError], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class UpdateReport:
-    """Result of an update. plans: of each session, in order."""
+    """Result of an update. sessions: those that were used, in order. plans: of each of them."""
 
     before: int
     after: int
+    sessions: list[Path] = field(default_factory=list)
     plans: list[UpdatePlan] = field(default_factory=list)
 
 
 def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateConfig, *,
                same_frame: bool = False, dry_run: bool = False, keep: int = 3,
-               witnesses: Array = NO_POSES,
+               witnesses: Sequence[Array] = (), left_out: LeftOut | None = None,
                progress: Progress = lambda done, total: None) -> UpdateReport:
     """Update a map by sessions, in the order given.
 
@@ -50,13 +53,16 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
     atomically, and the old one becomes a version (`map_tools.history`).
 
     Args:
-        path: folder of the map.
+        path: folder of the map, or a link to it.
         sessions: folder of each session map, and the name of its source.
         config: settings.
         same_frame: the sessions' poses are in the frame of the map.
         dry_run: the map is not replaced.
         keep: number of earlier versions to keep.
-        witnesses: (W, 4, 4) localized poses of other sessions (`localized_poses`).
+        witnesses: for each session (W, 4, 4) localized poses of others (`localized_poses`); none
+            if empty.
+        left_out: called with a session that is refused and the reason; the update is then made by
+            the others. None: the update is refused.
         progress: called with session keyframes compared and in total.
 
     Raises:
@@ -65,27 +71,38 @@ def update_map(path: Path, sessions: Sequence[tuple[Path, str]], config: UpdateC
     """
     if not sessions:
         raise MapError('an update needs a session: a session map of the node, or a bag')
-    lock = lock_folder(path)
-    staging = [path.with_name(f'.{path.name}.update{number}') for number in range(2)]
-    try:
-        with contextlib.ExitStack() as cleanup:
-            for folder in staging:
-                shutil.rmtree(folder, ignore_errors=True)
-                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-            report = UpdateReport(before=0, after=0)
-            current = path
-            for number, (session_path, source) in enumerate(sessions):
-                new = staging[number % 2]
-                shutil.rmtree(new, ignore_errors=True)
-                _step(current, session_path, source, new, config, same_frame, report, witnesses,
+    path = path.resolve()
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(os.close, lock_folder(path))
+        staging = [path.with_name(f'.{path.name}.update{number}') for number in range(2)]
+        for folder in staging:
+            shutil.rmtree(folder, ignore_errors=True)
+        locks = cleanup.enter_context(contextlib.ExitStack())
+        for folder in staging:
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        report = UpdateReport(before=0, after=0)
+        current = path
+        for (session_path, source), seen in zip(
+                sessions, witnesses or [NO_POSES] * len(sessions), strict=True):
+            new = staging[current == staging[0]]
+            shutil.rmtree(new, ignore_errors=True)
+            try:
+                _step(current, session_path, source, new, config, same_frame, report, seen,
                       progress)
+            except MapError as error:
+                if left_out is None:
+                    raise
+                left_out(session_path, error)
+            else:
                 current = new
-            if not dry_run:
-                calibrate_and_store(current)
-                replace_map(path, current, keep)
-            return report
-    finally:
-        os.close(lock)
+        if report.plans:
+            refuse_shrinking(path, report.before, report.after, config)
+        if report.plans and not dry_run:
+            calibrate_and_store(current)
+            # The new map stays locked until all that belongs to this update is removed.
+            locks.callback(os.close, lock_folder(current))
+            replace_map(path, current, keep)
+        return report
 
 
 def _step(path: Path, session_path: Path, source: str, out: Path, config: UpdateConfig,
@@ -99,6 +116,7 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
         write_update(place_map, session, plan, out, source)
         report.before = report.before or len(place_map)
         report.after = plan.keyframes
+        report.sessions.append(session_path)
         report.plans.append(plan)
 
 

@@ -14,9 +14,13 @@ from std_srvs.srv import Trigger
 
 from regvpr_core.cli import main
 from regvpr_core.errors import ConfigError
+from regvpr_core.live.camera_health import CameraHealth, Note
 from regvpr_core.live.turn import Turn
+from regvpr_core.map_tools.history import versions
 from regvpr_core.maps.place_map import PlaceMap
+from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.map_update import update_by_session
+from regvpr_ros.node_state import NodeState
 from regvpr_ros.parameters import to_config
 
 
@@ -60,6 +64,12 @@ def test_each_part_that_agrees_improves_the_map_on_disk_and_others_are_left_out_
         assert (place_map / 'map.db').read_bytes() == before
         done = update_by_session(state, dry_run=False)
         assert len(loaded) == 25  # what is loaded stays as it is
+        again = update_by_session(state, dry_run=False)
+    # One undo takes the whole session back, and it counts once.
+    assert [version.number for version in versions(place_map)] == [0, 1]
+    assert again.used == 0
+    assert 'part001: left out, map ' in again.text
+    assert 'a session counts once' in again.text
     assert planned.used == done.used == 2
     assert done.added >= 5
     assert 'part002: left out, 4 keyframes are too few' in done.text
@@ -201,3 +211,13 @@ def test_a_node_that_is_killed_while_it_updates_leaves_the_old_or_the_new_map(
     assert counts.count(30) > 5, counts
     assert sum(count >= 37 for count in counts) > 5, counts
     assert len(counts) == counts.count(30) + sum(count >= 37 for count in counts), counts
+
+
+def test_what_a_camera_showed_before_is_forgotten_when_the_node_starts_again():
+    state = NodeState(config=to_config({}), encoder=None, log=None, localizer=None, session=None,
+                      infos=CameraInfos())
+    watched = state.cameras[''] = CameraHealth(None)
+    watched.notes = (Note('view_blocked', 'clean the lens'),)
+    assert 'view_blocked' in state.notes()
+    state.begin()
+    assert state.notes() == {}

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from dataclasses import replace
+import errno
+import itertools
 import multiprocessing
 import os
 from pathlib import Path
 import re
 import resource
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,11 +18,13 @@ from scipy.spatial.transform import Rotation
 
 from regvpr_core.cli import main
 from regvpr_core.errors import MapError
+from regvpr_core.map_tools.alignment import AlignmentConfig
 from regvpr_core.map_tools.experiences import read_experiences
 from regvpr_core.map_tools.history import history_folder, undo, versions
-from regvpr_core.map_tools.session_poses import SessionPosesConfig
-from regvpr_core.map_tools.update import UpdateConfig
+from regvpr_core.map_tools.session_poses import session_poses, SessionPosesConfig
+from regvpr_core.map_tools.update import refuse_shrinking, UpdateConfig
 from regvpr_core.map_tools.update_map import update_map
+from regvpr_core.map_tools.used_sessions import own_keyframes
 from regvpr_core.maps.files import lock_folder, Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
@@ -287,7 +292,7 @@ def test_only_stretches_that_two_passes_agree_on_count(day, make):
     session = make('long', looks(0, 0, 170, seed=2), poses(0, 170))
     witness = poses(60, 60)
     config = UpdateConfig(trust='confirmed', poses=SessionPosesConfig(reach=1.0))
-    report = update_map(day, [(session, 'long')], config, same_frame=True, witnesses=witness)
+    report = update_map(day, [(session, 'long')], config, same_frame=True, witnesses=[witness])
     plan = report.plans[0]
     assert plan.poses.localized[60:120].all()
     assert not plan.poses.localized[:55].any()
@@ -312,11 +317,154 @@ def test_two_updates_at_once_are_refused(day, make):
         os.close(lock)
 
 
+def test_a_map_is_not_undone_while_it_is_updated(day, make):
+    run(day, make('same', looks(0, seed=1), poses()), same_frame=True)
+    now = (day / 'map.db').read_bytes()
+    lock = lock_folder(day)
+    try:
+        with pytest.raises(MapError, match='is being written by another process'):
+            undo(day)
+    finally:
+        os.close(lock)
+    assert (day / 'map.db').read_bytes() == now
+    undo(day)
+    assert (day / 'map.db').read_bytes() != now
+
+
 def test_an_update_that_shrinks_the_map_too_far_is_refused(day, make):
     dense = make('dense', np.repeat(looks(0), 2, axis=0), np.repeat(poses(), 2, axis=0))
     with pytest.raises(MapError, match='the update would leave 120 of 240 keyframes'):
         run(dense, make('same', looks(0, seed=1), poses()), same_frame=True, max_keyframes=PLACES,
             place_m=6.0)
+
+
+def test_a_map_may_not_shrink_too_far_by_several_sessions_together(day, make):
+    rows = np.repeat(looks(0), 2, axis=0)
+    dense = make('dense', rows, np.repeat(poses(), 2, axis=0))
+    sessions = [make(f's{i}', looks(0, seed=i), poses()) for i in (1, 2)]
+    refuse_shrinking(dense, 240, 192, UpdateConfig())
+    with pytest.raises(MapError, match='would leave 191 of 240 keyframes'):
+        refuse_shrinking(dense, 240, 191, UpdateConfig())
+    calls = []
+    with mock.patch('regvpr_core.map_tools.update_map.refuse_shrinking',
+                    lambda path, before, after, config: calls.append((before, after))):
+        report = run(dense, *sessions, same_frame=True, dry_run=True)
+    assert calls == [(240, report.after)]
+
+
+def test_a_session_counts_once(day, make):
+    rows = looks(0, seed=3)
+    rows[40:80] = looks(1)[40:80]
+    session = make('dusk', rows, drifted(poses()))
+    assert len(run(day, session).plans[0].add) >= 10
+    before = (day / 'map.db').read_bytes()
+    for name in ('dusk', 'moved'):
+        session = session.rename(session.with_name(name))
+        with pytest.raises(MapError, match=r"was updated by session .* already, as 'dusk'"):
+            run(day, session)
+    assert (day / 'map.db').read_bytes() == before
+    undo(day)
+    assert len(run(day, session).plans[0].add) >= 10
+
+
+def test_a_session_that_has_grown_is_not_placed_by_its_own_keyframes_in_the_map(day, make):
+    rows, T = looks(0, 60, 100, seed=2), drifted(poses(60, 100))
+    plan = run(day, make('part', rows[:80], T[:80])).plans[0]
+    assert plan.new >= 15
+    grown = make('grown', rows, T, map_id='part')
+    with PlaceMap.open(day) as place_map, PlaceMap.open(grown) as session:
+        own = own_keyframes(place_map, session)
+        assert own.sum() == len(plan.add)
+        found = session_poses(place_map, session, 2.0, SessionPosesConfig(), AlignmentConfig(),
+                              False)
+        assert not own[found.pairs[0]].any()
+        # The map of the first day ends at place 120: nothing tells where the rest is.
+        assert found.localized[:55].all()
+        assert not found.localized[75:].any()
+        missed = read_experiences(place_map).missed.sum()
+    run(day, grown)
+    with PlaceMap.open(day, index='none') as place_map:
+        assert set(place_map.sources) == {'site', 'part'}
+        assert read_experiences(place_map).missed.sum() == missed
+
+
+def test_two_sessions_of_one_name_are_two_drives(day, make, tmp_path):
+    for number in (1, 2):
+        rows = looks(0, seed=number)
+        rows[40:80] = looks(number)[40:80]
+        session = make(f'session{number}', rows, drifted(poses()))
+        update_map(day, [(session, 'part001')], UpdateConfig())
+    with PlaceMap.open(day, index='none') as place_map:
+        assert place_map.manifest.sources == ['part001', 'part001_2']
+        assert {'part001', 'part001_2'} <= set(place_map.sources)
+
+
+def test_a_refused_session_is_left_out_where_the_caller_takes_the_others(day, make):
+    sessions = [make('further', looks(0, 60, 100, seed=2), poses(60, 100)),
+                make('other', looks(0, seed=1), poses(), fingerprint='e' * 64),
+                make('same', looks(0, seed=3), poses())]
+    refused = []
+    report = run(day, *sessions, same_frame=True,
+                 left_out=lambda path, error: refused.append((path.name, str(error))))
+    assert [path.name for path in report.sessions] == ['further', 'same']
+    assert refused[0][0] == 'other'
+    assert 'was built with' in refused[0][1]
+    # One version, so that one undo takes both back.
+    assert [(v.number, v.keyframes) for v in versions(day)] == [(0, report.after), (1, PLACES)]
+    assert report.after > PLACES
+    report = run(day, sessions[1], left_out=lambda path, error: None)
+    assert (report.sessions, len(versions(day))) == ([], 2)
+
+
+@pytest.mark.parametrize(('of_map', 'of_session', 'kept'), [
+    ('xfeat', '', True), ('xfeat', 'xfeat', True), ('', 'xfeat', False)])
+def test_a_map_keeps_its_local_features_whatever_the_session_has(
+    make, of_map, of_session, kept,
+):
+    site = make('site', looks(0), poses(), features=of_map)
+    rows = looks(0, seed=3)
+    rows[40:80] = looks(1)[40:80]
+    session = make('dusk', rows, poses(), features=of_session)
+    with MapWriter.append_to(session) as writer:
+        writer.append([Keyframe(
+            stamp_ns=10**12, camera='front', T_map_cam=poses(150, 1)[0], source='dusk',
+            descriptor=looks(0, 150, 1)[0], local_features=b'points' if of_session else None)])
+    run(site, session, same_frame=True)
+    with PlaceMap.open(site, index='none') as place_map:
+        assert place_map.manifest.features == of_map
+        last = int(np.argmax(place_map.stamps_ns))
+        assert place_map.stamps_ns[last] == 10**12
+        assert place_map.local_features(last) == (b'points' if kept and of_session else None)
+
+
+def test_a_map_is_updated_and_undone_by_a_link_and_from_inside_its_folder(
+    day, make, tmp_path, monkeypatch,
+):
+    link = tmp_path / 'current'
+    link.symlink_to('site')
+    for number in (1, 2):
+        run(link, make(f'same{number}', looks(0, seed=number), poses()), same_frame=True)
+    assert link.is_symlink()
+    assert [v.number for v in versions(link)] == [v.number for v in versions(day)] == [0, 2, 1]
+    monkeypatch.chdir(day)
+    assert main(['map', 'undo', '.']) == 0
+    monkeypatch.chdir(day)
+    assert main(['map', 'update', '.', str(make('same3', looks(0, seed=3), poses())),
+                 '--same-frame']) == 0
+    with PlaceMap.open(link, index='none') as place_map:
+        assert read_experiences(place_map).updates == 2
+
+
+def test_a_file_system_that_cannot_exchange_folders_keeps_no_version(day, make):
+    session, before = make('same', looks(0, seed=1), poses()), (day / 'map.db').read_bytes()
+    with mock.patch('regvpr_core.map_tools.history.exchange',
+                    side_effect=OSError(errno.EINVAL, 'Invalid argument')), \
+            pytest.raises(MapError, match=r'Invalid argument; .* to a local disk'):
+        run(day, session, same_frame=True)
+    assert (day / 'map.db').read_bytes() == before
+    assert [v.number for v in versions(day)] == [0]
+    run(day, session, same_frame=True)
+    assert [v.number for v in versions(day)] == [0, 1]
 
 
 def test_a_reader_keeps_reading_the_map_that_it_opened(day, make):
@@ -354,9 +502,9 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line_and_the_map_stays(day, ma
         place_map.check_descriptors()
 
 
-def update_again_and_again(day: Path, session: Path) -> None:
-    while True:
-        run(day, session, same_frame=True)
+def update_again_and_again(day: Path, make) -> None:
+    for number in itertools.count():
+        run(day, make(f'{os.getpid()}_{number}', looks(0, seed=1), poses()), same_frame=True)
 
 
 @pytest.mark.parametrize('kills', [8, pytest.param(50, marks=pytest.mark.soak)])
@@ -365,7 +513,7 @@ def test_a_process_that_is_killed_leaves_the_old_or_the_new_map(day, make, kills
     rng = np.random.default_rng(1)
     for _ in range(kills):
         process = multiprocessing.get_context('fork').Process(
-            target=update_again_and_again, args=(day, session))
+            target=update_again_and_again, args=(day, make))
         process.start()
         process.join(timeout=rng.uniform(0.05, 0.8))
         process.kill()
