@@ -22,7 +22,7 @@ from regvpr_core.models.encoder import Encoder, load_encoder
 from regvpr_core.search.rows import unit
 
 PAGE = ROOT / 'regvpr_core' / 'localization' / FILE
-LOOK_ALIKE = 0.8
+LOOK_ALIKE = 0.9
 """The offset is this quantile of what the best look-alike on another floor scores."""
 
 LEAST_IMAGES = 15

@@ -20,7 +20,7 @@ FILE = 'model_evidence.json'
 
 POOLED = (3.8, 5.2, 1.2)
 """For models without an entry: weight times the similarity of neighbouring keyframes of the map,
-offset and gain. Those of the shipped model, with a slightly higher offset."""
+offset and gain. Close to those of the shipped model."""
 
 LEAST_NEIGHBOURS = 0.1
 

@@ -17,7 +17,7 @@ class LocalizerConfig:
     matches: int = setting(5, 'Matches that are reported.', 1, 50)
     hypotheses: int = setting(
         5, 'Places given with a pose while none is believed.', 0, 20)
-    accept_probability: float = setting(0.9, 'Least belief in a place for a fix.', 0.5, 1.0)
+    accept_probability: float = setting(0.95, 'Least belief in a place for a fix.', 0.5, 1.0)
     least_score: float = setting(
         4.0, 'Least score of the best keyframe of the place for a fix.', 0.0, 20.0)
     confirm_m: float = setting(
