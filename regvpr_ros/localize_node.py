@@ -36,7 +36,7 @@ from regvpr_ros.pipeline import Pipeline
 from regvpr_ros.services import Services
 from regvpr_ros.session_recorder import session_folder, SessionRecorder
 from regvpr_ros.stacks import make_stacks
-from regvpr_ros.stopping import ended_by_signals
+from regvpr_ros.stopping import ended_by_signals, noted_interrupts
 from regvpr_ros.tf_broadcast import TransformBroadcast
 from regvpr_ros.worker import Worker
 
@@ -232,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(wrong, file=sys.stderr)  # noqa: T201
         return 2
     tune_process()
+    interrupts = noted_interrupts()
     rclpy.init(args=given)
     node = None
     try:
@@ -241,7 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
         executor.add_node(node)
         if node.get_parameter('autostart').value and not _start(node):
             return 0 if _stopped() else 1
-        executor.spin()
+        while not interrupts:
+            executor.spin_once()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:

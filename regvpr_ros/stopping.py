@@ -16,6 +16,21 @@ GRACE_S = 3.0
 """Time after a signal until the process ends itself, s. An import may swallow the exception."""
 
 
+def noted_interrupts() -> list[int]:
+    """Signals SIGINT that have come, a list that grows; to be called before `rclpy.init`.
+
+    Python drops a KeyboardInterrupt that is raised in a destructor, and the node would run on.
+    """
+    found: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        found.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    return found
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Let a signal raise KeyboardInterrupt in what runs here; for the main thread.

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 from lifecycle_msgs.msg import Transition
@@ -109,3 +111,28 @@ def test_a_signal_ends_the_node_while_it_loads(
     assert time.monotonic() - since < 15.0  # 3 s on an idle machine
     assert 'rosout' not in process.output
     assert 'Traceback' not in process.output
+
+
+DESTRUCTOR = """
+import os, signal
+from regvpr_ros.stopping import noted_interrupts
+
+found = noted_interrupts()
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+
+Last()
+print('runs on', found)
+"""
+
+
+def test_an_interrupt_that_python_drops_in_a_destructor_is_noted(tmp_path):
+    program = tmp_path / 'destructor.py'
+    program.write_text(DESTRUCTOR)
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True,
+                           timeout=60, check=True)
+    assert 'KeyboardInterrupt' in ended.stderr
+    assert ended.stdout == 'runs on [2]\n'
