@@ -182,6 +182,7 @@ class Localizer:
             self._images += 1
         # 7. Decide on the state; estimate the pose only if one place is accepted.
         state, reason, keyframe = self._decide(seen, way_m, T_odom_base is not None)
+        self._remember_fix(state, keyframe, way_m)
         matches = self._matches(seen, state, keyframe)
         # A late image shows where the robot was, but the belief is about where it is now.
         pose_prior = self._pose_prior(views, matches[0], keyframe) \
@@ -360,20 +361,25 @@ class Localizer:
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
             seen=max(shown), rival=min(rivals, default=0.0), way_m=way_m, odometry=odometry,
             continued=self._continues(keyframe, way_m)))
-        if state is State.LOCALIZED:
-            self._fixed = keyframe, 0.0
         return state, reason, keyframe
 
     def _continues(self, keyframe: int, way_m: float) -> bool:
         """Whether the robot may have gone from its last fix to this keyframe, on the map."""
         if self._fixed is None or self._belief.off_map > MOST_OFF_MAP:
-            self._fixed = None
             return False
-        before, since_m = self._fixed[0], self._fixed[1] + way_m
-        self._fixed = before, since_m
+        before, since_m = self._fixed
         positions = self.place_map.T_map_cam[[before, keyframe], :3, 3]
         return bool(np.linalg.norm(positions[1] - positions[0])
-                    < REACH_RADII * self._belief.radius_m + since_m)
+                    < REACH_RADII * self._belief.radius_m + since_m + way_m)
+
+    def _remember_fix(self, state: State, keyframe: int, way_m: float) -> None:
+        """Note a fix, or the way since the last one; off the map the last one is forgotten."""
+        if state is State.LOCALIZED:
+            self._fixed = keyframe, 0.0
+        elif self._belief.off_map > MOST_OFF_MAP:
+            self._fixed = None
+        elif self._fixed is not None:
+            self._fixed = self._fixed[0], self._fixed[1] + way_m
 
     def _matches(self, seen: Sequence[Candidates], state: State, keyframe: int
                  ) -> tuple[Match, ...]:
