@@ -113,6 +113,14 @@ class Listener:
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
 
+    def forget(self, subscription: Any) -> None:
+        """Destroy a subscription in the listener's own thread.
+
+        rclpy builds its wait set there; a handle that goes meanwhile ends the executor.
+        """
+        task = self._executor.create_task(self.node.destroy_subscription, subscription)
+        assert until(task.done, START_S), 'the listener is stuck'
+
     def call(self, kind: Any, name: str, request: Any, timeout_s: float = START_S) -> Any:
         """Response of a service."""
         if name not in self._clients:
@@ -120,7 +128,9 @@ class Listener:
         client = self._clients[name]
         assert client.wait_for_service(timeout_s), f'no service {name}'
         future = client.call_async(request)
-        assert until(future.done, timeout_s), f'{name} does not answer'
+        assert until(lambda: future.done() or not self._thread.is_alive(), timeout_s), \
+            f'{name} does not answer'
+        assert future.done(), "the listener's thread has ended"
         return future.result()
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Day:
                    node.create_subscription(MarkerArray, '/regvpr/markers', seen.append, 1)]
         time.sleep(1.0)
         for subscription in looking:
-            node.destroy_subscription(subscription)
+            self.listener.forget(subscription)
 
     def parameters(self) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE,
