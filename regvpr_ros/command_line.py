@@ -1,4 +1,4 @@
-"""Texts of the command `localize` for people: how to call it, and what was wrong."""
+"""Help text of the command `localize`, and messages for wrong arguments."""
 
 import re
 
@@ -39,7 +39,7 @@ def refusal(given: list[str]) -> str:
     try:
         others = remove_ros_args(given)[1:]
     except RuntimeError as error:
-        text = re.sub(r', at /\S+:\d+', '', str(error))  # lines of rcl's sources
+        text = re.sub(r', at /\S+:\d+', '', str(error))  # line numbers of rcl's source files
         return (f'localize: wrong ROS arguments: {text}; expected: {FORM} (localize --help says '
                 f'more)')
     return not_of_ros(others) if others else ''

@@ -47,7 +47,7 @@ class Inputs:
         self._tell_at = time.monotonic() + state.config.image_timeout_s
         config = state.config
         for camera in config.cameras:
-            # Serialized, so that replaced images are never parsed.
+            # Messages stay serialized, so that images which are replaced are never parsed.
             self._listen(interfaces.COMPRESSED if config.is_compressed(camera)
                          else interfaces.IMAGE, self._image_callback(camera), camera)
             if config.wants_intrinsics:

@@ -34,7 +34,7 @@ WATCH_PERIOD_S = 0.2
 """Least interval between checks of a camera, s."""
 
 LOST_RADIUS_M = 5.0
-"""Distance to the position by odometry within which a keyframe shows the place, m."""
+"""A lost robot is near a keyframe if its position by odometry is within this distance of it, m."""
 
 ODOMETRY_DRIFT = 0.1
 """Standard deviation of odometry as a share of the distance, for `JumpGate`."""
@@ -42,7 +42,7 @@ ODOMETRY_DRIFT = 0.1
 
 @dataclass(slots=True, eq=False)
 class NodeState:
-    """Owner of configuration, health, map and session.
+    """Configuration, health, map and session of a configured node.
 
     Callbacks write `odometry`, `trail`, `infos`, `mailbox` and counters of `health`. Only the
     worker uses `localizer` and `session`; they are replaced only while `turn` is held.
@@ -124,7 +124,7 @@ class NodeState:
         self.log.warning(f'bad {cause}: {text}', throttle_duration_sec=LOG_PERIOD_S)
 
     def see(self, view: View, fix: PosePrior | None) -> None:
-        """Check the camera, and the distance driven lost along mapped places."""
+        """Check the camera, and the distance driven near keyframes without a fix."""
         place_map = self.place_map
         if view.camera not in self.cameras:
             self.cameras[view.camera] = CameraHealth(place_map)

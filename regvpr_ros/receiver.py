@@ -1,9 +1,9 @@
 """Takes the messages of some subscriptions in a separate thread.
 
 An executor of rclpy rebuilds its wait set in Python at each turn. This takes a millisecond or
-more, in which no image is taken and the worker does not run. A thread that waits for a few
-subscriptions only needs a twentieth of that. The executor must not wait for these subscriptions or
-their events, or it turns in vain from the arrival of each message until the thread has taken it.
+more, in which no image is taken and the worker does not run. A thread that waits for only a few
+subscriptions needs a twentieth of that. The executor must not wait for these subscriptions or
+their events. Otherwise it spins from the arrival of a message until the thread has taken it.
 """
 
 from collections.abc import Callable

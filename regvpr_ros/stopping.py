@@ -17,7 +17,7 @@ GRACE_S = 3.0
 
 
 def noted_interrupts() -> list[int]:
-    """Signals SIGINT that have come, a list that grows; to be called before `rclpy.init`.
+    """List to which each later SIGINT is appended. Call it before `rclpy.init`.
 
     Python drops a KeyboardInterrupt that is raised in a destructor, and the node would run on.
     """
@@ -33,9 +33,9 @@ def noted_interrupts() -> list[int]:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a signal raise KeyboardInterrupt in what runs here; for the main thread.
+    """Context in which a signal raises KeyboardInterrupt; for the main thread.
 
-    The handlers of rclpy would end ROS and let the loading go on, with log lines that fail.
+    The handlers of rclpy would shut down ROS. Loading would continue, and its logging would fail.
     """
     timers: list[threading.Timer] = []
 

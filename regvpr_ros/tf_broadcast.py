@@ -7,7 +7,7 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.geometry import Array, quat_xyzw
 
 AHEAD_NS = 200_000_000
-"""Stamps are this far in the future, as with AMCL, so that a look-up at present succeeds."""
+"""Stamps are this far in the future, as with AMCL, so that a current look-up succeeds."""
 
 
 class TransformBroadcast:

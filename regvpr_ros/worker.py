@@ -131,7 +131,7 @@ class Worker:
         return {view.camera: one for view, one in zip(moment, result.descriptions, strict=True)}
 
     def _gated(self, result: Localization, view: View) -> Localization:
-        """Remove a fix that contradicts odometry."""
+        """Remove a fix that contradicts odometry, until it persists."""
         if result.pose_prior is None:
             return result
         text = self.state.jumps.admit(result.pose_prior, view.T_odom_base)

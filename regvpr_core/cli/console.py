@@ -97,7 +97,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def as_step() -> Iterator[None]:
-    """Run a command as a step of another: its table goes to standard error, no next command."""
+    """Run a command as a step of another: its table goes to standard error, without advice."""
     token = _STEP.set(True)
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -228,7 +228,7 @@ def _describers(options: argparse.Namespace, datasets: Sequence['Dataset'],
 
 
 def _default_model(datasets: Sequence['Dataset']) -> str:
-    """The model of the map if the references are one, else the default model."""
+    """The model of the reference map; the default model if the references are no map."""
     for dataset in datasets:
         for given in (dataset.given_references, dataset.given_queries):
             if given is not None:

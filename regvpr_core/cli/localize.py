@@ -220,7 +220,7 @@ def _print(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
         shown = line['keyframe_image'] or f'number {line["keyframe"]}'
         at = line['position_m'] or line['keyframe_position_m']
         known = answer != 'no' and at is not None
-        if answer == 'no':  # the best guess, which is not believed
+        if answer == 'no':  # the best match, which is not accepted
             shown = '' if line['keyframe'] is None else f'({shown})'
         deviation = line['deviation_m']
         table.add_row(

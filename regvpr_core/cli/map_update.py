@@ -90,7 +90,7 @@ def run_update(options: argparse.Namespace) -> None:
 def _session(path: Path, map_path: Path, model: str | None) -> Iterator[tuple[Path, str]]:
     """Folder of a session map, and the name of its source; a bag is first built into a map.
 
-    model: to describe the images of a bag with; None: the map's.
+    model: describes the images of a bag; None: the model of the map.
     """
     console = Console(stderr=True)
     if (path / 'map.db').is_file():

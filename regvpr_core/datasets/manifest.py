@@ -50,8 +50,8 @@ def read_manifest(table: Path, config: DataConfig) -> PlaceSet:
 def manifest_validation(table: Path, config: ValidationConfig) -> Dataset:
     """Rows of split `query` among those of split `gallery`.
 
-    Right: within `radius` metres in the same group where the file has x and y, else the same
-    place.
+    If the file has x and y, a reference is correct within `radius` metres in the same group. Else
+    it is correct if it has the same place.
     """
     rows = taken(table, config.only, config.leave_out)
     gallery = [row for row in rows if row['split'] == 'gallery']

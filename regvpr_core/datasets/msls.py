@@ -80,7 +80,7 @@ def submission_lines(dataset: Dataset, ranked: np.ndarray) -> list[str]:
 
     Args:
         dataset: the challenge set.
-        ranked: (Q, k) reference numbers, best first.
+        ranked: (Q, k) indices of references, best first.
     """
     def key(name: str) -> str:
         return Path(name).stem

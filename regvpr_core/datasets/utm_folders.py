@@ -1,7 +1,7 @@
 """Folders whose file names hold the position: `@easting@northing@…@.jpg`.
 
 The convention of gmberton/VPR-datasets-downloader and VPR-methods-evaluation: database and queries
-are folders, a reference is right within a radius, and a query without one counts as a miss.
+are folders. A reference is correct within a radius. A query without one counts as a miss.
 """
 
 from pathlib import Path

@@ -23,7 +23,7 @@ class Describer(Protocol):
     notice: str
 
     def prepare(self, rgb: RGB) -> Any:
-        """Network input of one image (H, W, 3). Called ahead of time from other threads."""
+        """Network input of one image (H, W, 3). Called ahead of its use, in other threads."""
 
     def describe(self, prepared: Sequence[Any]) -> Float32:
         """Descriptors (B, D) of prepared images, unit rows.
@@ -80,8 +80,8 @@ def unit_rows(rows: Any, count: int, name: str) -> Float32:
     """Convert the output of a model to float32 unit rows (count, D).
 
     Args:
-        rows: array or tensor; of a tuple or list the first element is used, because some models
-            return feature maps beside their descriptors.
+        rows: array or tensor. If it is a tuple, its first element is used, because some models
+            return feature maps after their descriptors.
 
     Raises:
         EvaluationError: another shape, NaN, or a row of length zero.

@@ -1,7 +1,7 @@
 """Descriptor cache on disk, keyed by model and by the digest of the image.
 
-One folder a model: `about.json`, `rows.f32` (rows of float32) and `journal` (a record of 36 bytes
-a row: SHA-256 of the image, CRC-32 of the row). The journal is written after the rows, so a run
+Each model has a folder with `about.json`, `rows.f32` (rows of float32) and `journal` (36 bytes per
+row: SHA-256 of the image, CRC-32 of the row). The journal is written after the rows, so a run
 killed at any moment keeps what it has described. On opening, the cache is truncated at the first
 row that is incomplete or disagrees with its checksum. No pickle.
 """

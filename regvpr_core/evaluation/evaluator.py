@@ -42,7 +42,7 @@ from regvpr_core.evaluation.significance import interval
 
 RECALLS = (1, 5, 10, 20)
 BYTES_A_NUMBER = 2
-"""Size of a number of a descriptor in a place map (float16)."""
+"""Size of one value of a descriptor in a place map (float16), bytes."""
 
 SHOWN_CURVE = 400
 SUBMITTED = 25

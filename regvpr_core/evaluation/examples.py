@@ -17,7 +17,10 @@ QUALITY = 78
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An image of a row. right: None for the query itself. data: JPEG, None if unreadable."""
+    """An image of a row.
+
+    right: whether the match is correct, None for the query. data: JPEG, None if unreadable.
+    """
 
     title: str
     name: str

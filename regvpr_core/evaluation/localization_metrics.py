@@ -13,7 +13,7 @@ from regvpr_core.arrays import Float64
 from regvpr_core.errors import ConfigError
 
 CHI2_95 = {1: 3.841, 2: 5.991, 3: 7.815, 6: 12.592}
-"""95 % point of chi squared by degrees of freedom."""
+"""95 % quantile of the chi-squared distribution, by degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

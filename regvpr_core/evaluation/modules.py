@@ -74,7 +74,7 @@ class ModuleDescriber:
         return self._shown.input(rgb)
 
     def describe(self, prepared: Sequence[Tensor]) -> Float32:
-        """Descriptors (B, D), unit rows; images of each size are one pass."""
+        """Descriptors (B, D), unit rows; one pass if all images have one size."""
         sizes = {tuple(x.shape) for x in prepared}
         alone = self._shown.one_by_one or len(sizes) > 1
         passes = [[x] for x in prepared] if alone else [list(prepared)]

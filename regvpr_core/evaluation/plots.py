@@ -39,7 +39,7 @@ def check_matplotlib() -> None:
 
 
 def recall_plot(results: Sequence[Result]) -> Drawn:
-    """Recall@k over k, one line a model."""
+    """Recall@k over k, one line per model."""
     def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:
         most = max(max(r.recalls) for r in results)
         ks = np.arange(1, most + 1)
@@ -125,7 +125,7 @@ def plan_plot(result: Result) -> Drawn | None:
 
 
 def robustness_plot(curves: Sequence[Curve]) -> Drawn:
-    """Recall@1 over the strength of one degradation, one line a model."""
+    """Recall@1 over the strength of one degradation, one line per model."""
     def draw(axes: Any, style: Callable[[int], dict[str, Any]]) -> None:
         for i, curve in enumerate(curves):
             places = np.arange(len(curve.strengths))

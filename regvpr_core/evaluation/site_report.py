@@ -1,8 +1,8 @@
 """Comparison of models on two drives of the user's own site, with a recommendation.
 
-Each model describes the keyframes of both maps. The keyframes of the second map are then localized
-in the first one at a time, as `regvpr localize` does: with local features, where the first map has
-some and the model gives them.
+Each model describes the keyframes of both maps. Each keyframe of the second map is then localized
+alone in the first map, as `regvpr localize` does. Local features are used if the first map
+contains them and the model provides them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +146,10 @@ def recommend(rows: Sequence[SiteRow]) -> str:
 def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
          mean: npt.NDArray[np.float32], places: Mask, features: LocalFeatures | None
          ) -> tuple[bool, bool, bool, bool]:
-    """Whether a query is matched, matched when centred, answered yes, and yes correctly."""
+    """Result of one query, as in `SiteRow`: right, right_centred, yes and yes_right.
+
+    places: (N,) keyframes of the first map that show the query's place.
+    """
     plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
     blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))

@@ -18,7 +18,7 @@ def load_ahead(
     """Each item with its loaded form, or with the error if it cannot be read.
 
     Args:
-        items: taken from as needed, in order.
+        items: read one by one, in order, as loading proceeds.
         load: called in threads; raises ImageError for an unreadable item.
         threads: number of threads.
         most: largest number of items that are loaded and not used yet.

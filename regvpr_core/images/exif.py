@@ -141,7 +141,7 @@ def _in_chunks(file: BinaryIO, start: int, order: Literal['big', 'little'], want
 
 
 def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Marker and size of each segment before the pixels; the file is at the segment's data."""
+    """Marker and size of each segment before the pixels; the file position is at its data."""
     for _ in range(MAX_SEGMENTS):
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in (0xD9, 0xDA):

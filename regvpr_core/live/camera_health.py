@@ -22,7 +22,7 @@ MEMORY = 30.0
 """Number of images over which brightness, contrast and change are averaged."""
 
 FAR = 4.0
-"""Deviation from the map's brightness or contrast that is reported, in robust standard
+"""A larger deviation from the map's brightness or contrast is reported, in robust standard
 deviations."""
 
 LEAST_SPREAD = 12.0
@@ -30,16 +30,18 @@ LEAST_SPREAD = 12.0
 than those of the map's drive."""
 
 STUCK_LEVELS, STUCK_SHARE, LEAST_CHANGE = 1.5, 0.4, 4.0
-"""Pixels of the grid are stuck if they change by less than the first value on average (levels).
-A view is blocked if more than this share is stuck and the others change by at least the last
-value."""
+"""A pixel of the grid is stuck if it changes by less than `STUCK_LEVELS` grey levels on average.
+The view is blocked if more than `STUCK_SHARE` of the pixels are stuck and the others change by at
+least `LEAST_CHANGE` grey levels."""
 
 SATURATED = 250.0
 MIDDLE = (40.0, 215.0)
-"""Mean levels between which a flat image is one of little contrast, not of wrong exposure."""
+"""An image of low contrast is reported as such if its mean level is between these values, else as
+wrongly exposed."""
 
 FIELD_SHARE = 0.15
-"""Relative difference of the horizontal field of view from the map's that gives a warning."""
+"""A warning is given if the horizontal field of view differs from that of the map's camera by more
+than this share."""
 
 MOVED_M = 0.2
 """Least distance between images that are compared for stuck pixels, m."""

@@ -10,11 +10,11 @@ from regvpr_core.images import RGB
 from regvpr_core.live.mailbox import Mailbox
 
 SHARE_NEW = 0.1
-"""Weight of the newest turn in the running mean duration of the worker's turns."""
+"""Weight of the newest image in the running mean of the processing time."""
 
 SPARE = 1.1
-"""Decode ahead only images that arrive within this many camera periods of the expected end of the
-worker's turn."""
+"""An image is decoded ahead if the worker is expected to be free within this many camera periods
+after its arrival."""
 
 
 class Arrival:
@@ -42,8 +42,8 @@ class Arrival:
 class DecodeAhead:
     """A thread that decodes the image which the worker is expected to take next.
 
-    If the worker's turns are longer than a camera's period, most images are replaced before they
-    are used. Only an image that arrives near the expected end of a turn is decoded.
+    If processing an image takes longer than a camera's period, most images are replaced before
+    they are used. Only an image that arrives shortly before the worker is free is decoded ahead.
     """
 
     def __init__(self, decode: Callable[[str, Any], RGB],
@@ -60,11 +60,11 @@ class DecodeAhead:
         self._thread.start()
 
     def began(self) -> None:
-        """Note that the worker has started a turn."""
+        """Record that the worker has started to process images."""
         self._began_s = self._now()
 
     def ended(self, looked: bool = True) -> None:
-        """Note the end of the turn. looked: the network ran; only such turns are timed."""
+        """Record that the worker is done. looked: the network ran; only then the time counts."""
         if self._began_s is None:
             return
         turn_s = self._now() - self._began_s

@@ -7,10 +7,10 @@ TURN_RAD = 0.5
 
 
 class Gate:
-    """Decides for each image. Only `ask` may be called by other threads than the worker."""
+    """Decides whether an image is processed. Only `ask` may be called by other threads."""
 
     def __init__(self, min_interval_s: float, min_distance_m: float, on_request: bool) -> None:
-        """Arguments as the fields of NodeConfig."""
+        """Arguments: see the fields of NodeConfig of the same names."""
         self.change(min_interval_s, min_distance_m, on_request)
         self._asked = False
         self.reset()

@@ -1,14 +1,14 @@
-"""Distance that a robot has driven lost along places of the map."""
+"""Distance that a robot has driven near keyframes of the map without a fix."""
 
 import numpy as np
 
 from regvpr_core.geometry import Array, inverse
 
 STRETCH_M = 30.0
-"""Distance without a fix along mapped places that gives a warning, m."""
+"""A warning is given after this distance near keyframes without a fix, m."""
 
 FOLLOWED_M = 200.0
-"""Distance from the last fix up to which odometry is trusted, m."""
+"""Odometry is trusted up to this distance driven since the last fix, m."""
 
 
 class LostStretch:
@@ -51,7 +51,7 @@ class LostStretch:
 
     @property
     def note(self) -> str:
-        """Advice for the operator if that distance is long; else empty."""
+        """Advice for the operator after `STRETCH_M` near keyframes without a fix; else empty."""
         if self.metres < STRETCH_M:
             return ''
         return (f'lost for {self.metres:.0f} m along places that the map holds: they may have '

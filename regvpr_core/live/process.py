@@ -5,8 +5,8 @@ import platform
 import sys
 
 SWITCH_S = 0.0005
-"""Switch interval of Python's threads, s; the default of 5 ms is a large part of the time of an
-image besides the network."""
+"""Switch interval of Python's threads, s. With the default of 5 ms, switching takes a large part
+of the time per image that is not spent in the network."""
 
 KEEP_BYTES = 32 << 20
 """Largest block that malloc takes from the heap and keeps, bytes. By default glibc returns larger

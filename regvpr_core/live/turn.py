@@ -1,4 +1,4 @@
-"""A lock that is fair: a busy holder cannot take it twice in a row while another thread waits."""
+"""A fair lock: no thread gets it twice in a row while another thread waits for it."""
 
 import threading
 
@@ -10,7 +10,7 @@ class Turn:
         self._door, self._lock = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> None:
-        with self._door:  # held while waiting, so that the last holder queues behind
+        with self._door:  # held while waiting, so that waiting threads take turns
             self._lock.acquire()
 
     def __exit__(self, *error: object) -> None:

@@ -200,7 +200,7 @@ class _Tally:
         self, start: int, rows: Int64, similarities: Float32,
         kinds: dict[str, npt.NDArray[np.bool_]], geometry: _Geometry,
     ) -> None:
-        """Count the similarities (B, N) of the places `rows`, the ones from `start` on."""
+        """Add similarities (B, N) of the queries from `start` on; rows: their places."""
         bins = _bins(similarities)
         rivals = np.where(kinds['rival'], similarities, -np.inf)
         self._rivals[start:start + len(rows)] = rivals.max(axis=1, initial=-np.inf)
@@ -250,7 +250,7 @@ class _Tally:
 
 
 def _best(row: Float32, kind: str, geometry: _Geometry) -> Int64:
-    """The most similar places of a row, best first; of far ones one per place."""
+    """The most similar keyframes of a row, best first; those of kind `far` at distinct places."""
     wanted = NEIGHBOURS[kind]
     most = min(FAR_CANDIDATES if kind == 'far' else wanted, len(row))
     found = np.argpartition(row, len(row) - most)[len(row) - most:]

@@ -17,7 +17,7 @@ from regvpr_core.search.projection import learn, Projection, target
 BLOCK = 256
 
 SAMPLE_A_DIRECTION, LEAST_SAMPLE = 4, 2048
-"""Keyframes to learn from, spread over the map: at least this many per kept direction."""
+"""Number of keyframes to learn from, per kept direction; they are spread over the map."""
 
 ASKED = 500
 """Number of query keyframes for the report, spread over the map."""

@@ -23,13 +23,13 @@ MEAN_PRIOR = 5.0
 """Weight of the map's mean descriptor in the mean of a drive, in images, as in `Appearance`."""
 
 MORE = 8
-"""Number of keyframes searched in addition to the near ones, so that one elsewhere is found."""
+"""Number of keyframes searched beyond the near ones, so that at least one is elsewhere."""
 
 MOST_GAIN = 0.6
-"""Largest margin that counts when keyframes that represent equally many are compared."""
+"""Upper limit of a margin, when keyframes that represent equally many views are compared."""
 
 TIE = 0.1
-"""Weight of the margins relative to the number of represented keyframes."""
+"""Weight of the margins, relative to the number of represented views."""
 
 Progress = Callable[[int, int], None]
 
@@ -76,9 +76,9 @@ class Coverage:
         return np.asarray(self.map_ids[np.unique(of_session.indices)])
 
     def lacking(self, joined: Ids) -> Ids:
-        """Few views of the session (indices in 0..V_s) that represent all views the map does not.
+        """Session views (indices in 0..V_s) that represent the views that the map does not.
 
-        Greedy set cover: the view that represents most is chosen first.
+        Greedy set cover, so that they are few: the view that represents most is chosen first.
 
         Args:
             joined: views that are added in any case.
@@ -133,12 +133,12 @@ class Coverage:
 
 
 def _stands(gain: csr_matrix) -> csr_matrix:
-    """(V, V) of ones where the column represents the row; a view represents itself."""
+    """Matrix (V, V): 1 where the view of the column represents the view of the row, or is it."""
     return (gain > 0).astype(np.int64) + identity(gain.shape[0], np.int64, 'csr')
 
 
 def _column(matrix: csc_matrix, number: int) -> Ids:
-    """Rows of a column's entries."""
+    """Row indices of the entries of a column."""
     return np.asarray(matrix.indices[matrix.indptr[number]:matrix.indptr[number + 1]])
 
 

@@ -46,7 +46,7 @@ SCALE_PAIRS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPosesConfig:
-    """Settings of placing a session in a map."""
+    """Settings for placing a session in a map."""
 
     stretch_m: float = setting(
         0.0,

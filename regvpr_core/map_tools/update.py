@@ -155,7 +155,7 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
     records = read_experiences(place_map)
     coverage = compare(place_map, session, poses.T_map_cam, poses.reached, Place(
         radius_m=radius_m, angle_rad=config.place_rad, margin=config.margin), progress)
-    if session.map_id not in used_sessions(place_map):  # one that has grown counts once
+    if session.map_id not in used_sessions(place_map):  # a grown session counts once
         _count(records, coverage)
     add = _choose(poses.T_map_cam, coverage, spacing_m, config)
     T_added = poses.T_map_cam[add]
@@ -217,7 +217,7 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         place_map, session: as given to `plan_update`.
         plan: result of `plan_update`.
         out: folder that does not exist.
-        source: name of the session; numbered where a source of the map has it.
+        source: name of the session; a number is appended if a source of the map has this name.
 
     Raises:
         MapError: a keyframe is damaged, or `out` exists or cannot be written.
@@ -261,7 +261,7 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
 
 def _confirmed(place_map: PlaceMap, session: PlaceMap, poses: SessionPoses, radius_m: float,
                config: UpdateConfig, witnesses: Array) -> SessionPoses:
-    """The poses of a session, of which only confirmed stretches count as localized.
+    """The poses of a session; only confirmed stretches count as localized.
 
     Raises:
         MapError: no stretch is confirmed.
@@ -295,8 +295,10 @@ def _count(records: Experiences, coverage: Coverage) -> None:
 
 
 def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig) -> Ids:
-    """Session keyframes to add: new places at the spacing of the map, then as few as recognise all
-    other views that the map does not recognise.
+    """Session keyframes to add.
+
+    First those of new places, at the spacing of the map. Then the fewest that recognise all other
+    views that the map does not recognise.
     """
     new: list[int] = []
     for view in map(int, np.flatnonzero(~coverage.known)):
@@ -315,9 +317,9 @@ def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, w
     """Redundant keyframes (N,) to remove, and a mask over `add` of those that represent them.
 
     Each removed keyframe is recognised by a kept one, which is recorded as its anchor and is not
-    removed later. Keyframes matched longest ago are removed first, of these the least often
-    matched. At most as many are removed as further experiences are added, so that an update does
-    not thin out a map.
+    removed later. Keyframes that were last matched longest ago are removed first; if equal, those
+    matched least often. At most as many redundant keyframes are removed as keyframes are added at
+    known places, so that an update does not thin out the map.
     """
     ids = coverage.map_ids
     kept = np.concatenate([~aged[ids], np.isin(coverage.session_ids, add)])
@@ -335,7 +337,7 @@ def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, w
 
 def _aged(place_map: PlaceMap, records: Experiences, useful: Ids, T_added: Array,
           radius_m: float, config: UpdateConfig) -> Mask:
-    """Keyframes (N,) that show what is no longer there."""
+    """Mask (N,) of keyframes that no longer match and have a useful keyframe near them."""
     drop = np.zeros(len(place_map), dtype=bool)
     if not config.age_updates:
         return drop
@@ -352,7 +354,8 @@ def _over_budget(place_map: PlaceMap, records: Experiences, gone: Mask, T_added:
                  radius_m: float, config: UpdateConfig) -> Mask:
     """Mask (N,) of keyframes beyond the limit of appearances per place or the size of the map.
 
-    Those matched longest ago, then those matched least often, are removed first.
+    Keyframes that were last matched longest ago are removed first; if equal, those matched least
+    often.
     """
     drop = np.zeros(len(place_map), dtype=bool)
     positions, R = place_map.T_map_cam[:, :3, 3], place_map.T_map_cam[:, :3, :3]

@@ -1,7 +1,7 @@
-"""Sessions that a map was updated by: each counts once, as a drive of its own.
+"""Record of the sessions that were used to update a map. Each session is used once.
 
-A session that still grows may be given again. Its keyframes in the map are no evidence of where
-its further keyframes are, since they are images of the same drive.
+A session that has grown since may be used again. The keyframes that the map took from it are not
+used to localize its new keyframes, because they are images of the same drive.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,22 @@ from regvpr_core.errors import MapError
 from regvpr_core.maps.place_map import PlaceMap
 
 MOST = 500
-"""Sessions that a map remembers, the last ones."""
+"""Largest number of recorded sessions; the oldest ones are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """A session that a map was updated by. source: its name in the map. keyframes: it had then."""
+    """A session that was used to update a map.
+
+    source: its name in the map. keyframes: number of keyframes that it had at that update.
+    """
 
     source: str
     keyframes: int
 
 
 def used_sessions(place_map: PlaceMap) -> dict[str, Used]:
-    """The sessions that a map was updated by, by their map_id, the last one last."""
+    """Sessions that were used to update a map, by the map_id of the session; oldest first."""
     noted = place_map.manifest.config.get('update')
     table = noted.get('sessions') if isinstance(noted, dict) else None
     return {str(key): Used(row[0], row[1]) for key, row in
@@ -36,7 +39,7 @@ def used_sessions(place_map: PlaceMap) -> dict[str, Used]:
 
 
 def noted(place_map: PlaceMap, session: PlaceMap, source: str) -> dict[str, Any]:
-    """The sessions for the manifest of a map that is updated by a session of a source."""
+    """Entry of the manifest that records this session in addition to the earlier ones."""
     known = used_sessions(place_map)
     known.pop(session.map_id, None)
     known[session.map_id] = Used(source, len(session))
@@ -44,10 +47,10 @@ def noted(place_map: PlaceMap, session: PlaceMap, source: str) -> dict[str, Any]
 
 
 def refuse_used(place_map: PlaceMap, session: PlaceMap) -> None:
-    """Refuse a session that a map was updated by, unless it has grown since.
+    """Refuse a session that was used for the map already, unless it has grown since.
 
     Raises:
-        MapError: it has no further keyframes.
+        MapError: the session has no new keyframes.
     """
     used = used_sessions(place_map).get(session.map_id)
     if used is not None and len(session) <= used.keyframes:
@@ -67,8 +70,9 @@ def own_keyframes(place_map: PlaceMap, session: PlaceMap) -> Mask:
 def source_name(place_map: PlaceMap, session: PlaceMap, source: str) -> str:
     """Name of a session among the sources of a map.
 
-    Each start of a node names its parts alike: a name that is taken gets a number. Recordings keep
-    their names, by which `map convert` finds their images.
+    Every run of the node gives its sessions the same names, so a number is appended to a name that
+    the map has already. Recordings keep their names, because `map convert` finds their images by
+    them.
     """
     used = used_sessions(place_map).get(session.map_id)
     if used is not None:

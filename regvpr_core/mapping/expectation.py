@@ -47,7 +47,7 @@ class Expectation:
     None without poses. unsure: share of queries, localized alone, that name a place without a
     pose. unsure_right: share of these that are correct, None without any. error_m: median error
     of the correct poses. look_alike: number of places that resemble another place more than their
-    own neighbours, of `compared`. one_way: share of places seen from one direction only.
+    own neighbours, among `compared` places. one_way: share of places seen from one direction only.
     """
 
     how: str

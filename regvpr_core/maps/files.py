@@ -115,7 +115,7 @@ BAG_SUFFIXES = frozenset({'.bag', '.mcap', '.db3'})
 
 
 def no_map(path: Path) -> str:
-    """What to say of a path without a map: a map inside it, or how to make one."""
+    """Error message for a path that is no map, with a nearby map or how to build one."""
     if path.name == 'map.db' and path.is_file():
         return f'{path} is a file of a place map; give its folder {path.parent}'
     inside = [entry for entry in sorted(path.iterdir()) if (entry / 'map.db').is_file()] \
@@ -322,7 +322,7 @@ def check_attachment_name(name: str) -> None:
     """Refuse an invalid attachment name.
 
     Raises:
-        MapError: it is not of a-z, 0-9, `_`, `.`, `-`, or has more than 64 of them.
+        MapError: it has a character other than a-z, 0-9, `_`, `.`, `-`, or more than 64.
     """
     if not _ATTACHMENT_NAME.fullmatch(name):
         raise MapError(f'{name!r} cannot name an attachment; expected up to 64 of a-z 0-9 _ . -')

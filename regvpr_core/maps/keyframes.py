@@ -12,7 +12,7 @@ ROUNDING = 1e-6
 """Rounding tolerance: a step of exactly the distance is accepted."""
 
 NEARLY = 0.99
-"""Share of the distance that is accepted as the distance, because poses jitter."""
+"""A frame is kept from this share of `distance_m` on, because poses are noisy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

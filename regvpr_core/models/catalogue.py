@@ -192,7 +192,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         refused='its descriptor depends on the other images of the batch, so that a place of a '
                 'map would look otherwise beside each query; take sage_vitb14'),
 }
-"""Entries by name: first ViT models, then others, each by published recall on MSLS validation."""
+"""Entries by name: ViT models, then others; both sorted by published recall on MSLS validation."""
 
 ALIASES = {'salad': 'salad_vitb14', 'boq': 'boq_vitb14', 'image': 'image_vitb14',
            'sage': 'sage_vitb14', 'clique_mining': 'cliquemining', 'megaloc_hub': 'megaloc'}

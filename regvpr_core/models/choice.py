@@ -1,8 +1,9 @@
 """`model: auto`: the best model on this machine, for building maps and sessions.
 
-Order: published recall@1 on MSLS validation, in steps of `STEP` points; within a step by speed on
-this machine. Models that take more than `SLOWEST_MS` per image, or have no published figure, are
-not chosen. Without a published model on this machine it is the default model of this package.
+Models are ranked by published recall@1 on MSLS validation, in steps of `STEP` points, and within a
+step by speed on this machine. Models that take more than `SLOWEST_MS` per image, or have no
+published figure, are not chosen. If no published model is on this machine, the default model of
+this package is chosen.
 """
 
 from collections.abc import Callable

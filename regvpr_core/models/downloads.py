@@ -104,7 +104,7 @@ def address_of(url: str, file: str) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """What went wrong, without the names of Python's errors."""
+    """The cause of an error in words, without names of Python's exceptions."""
     if isinstance(error, urllib.error.HTTPError):
         return str(error)  # HTTP Error 404: Not Found
     cause = getattr(error, 'reason', error)
@@ -149,7 +149,7 @@ def download(
         except (OSError, http.client.HTTPException, ValueError) as error:
             if not part.is_file() or not part.stat().st_size or not (
                     sha256 or _etag(part).is_file()):
-                _drop(part)  # it cannot be checked that the rest belongs to it
+                _drop(part)  # without digest or ETag it cannot be continued safely
             raise CheckpointError(f'cannot fetch {address}: {_plain(error)}') from error
         try:
             digest = check_file(part, size, sha256 or stated)

@@ -45,7 +45,7 @@ MAX_IMAGE_BYTES = 300_000
 
 ALIKE = 0.999
 """If the float32 descriptors of different images are closer than this, as with random weights, the
-centred cosine compares rounding errors; then the plain cosine is used."""
+plain cosine is used, because the centred one would compare rounding errors."""
 
 KEPT_LAYERS = 'Softmax, LayerNormalization, Exp, ReduceLogSumExp, ReduceSum and Pow'
 """ONNX operators that lose most accuracy in half precision, including those of the transport."""

@@ -154,7 +154,7 @@ def median_ms(run: Callable[[], Any]) -> float:
 
 
 def start_memory(device: torch.device) -> None:
-    """Reset the peak of the device's memory."""
+    """Reset the device's counter of peak memory."""
     if device.type == 'cuda':
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -41,14 +41,19 @@ DIGEST_BYTES = 65_536
 class BagOptions:
     """Options of a bag; None or empty: chosen automatically.
 
-    image_topics: one a camera. pose_topic: of one of the pose types, or NavSatFix; pose_frame: the
-    world of the poses to take from it. tf_frame: the poses are those of the camera in this frame
-    of TF, on the topics in the namespace of tf_topic. trajectory: poses by time, of the base.
-    ordered: poses (N, 4, 4) of the first image, the second, …; stamps_ns: (N,) of them, if known.
-    poses_name: name of these in messages. base_frame: the frame whose poses are known. extrinsics:
-    x y z qx qy qz qw of each camera in that frame. camera_poses: trajectory and ordered are of
-    the (first) camera, not of the base. bag_time: stamps are the times of recording, not those
-    in the messages. max_gap_s: an image between poses further apart has none, s.
+    image_topics: one per camera.
+    pose_topic: of one of the pose types, or NavSatFix.
+    pose_frame: world frame of the poses to read from that topic.
+    tf_frame: take the poses of the camera in this frame from TF.
+    tf_topic: a TF topic of the namespace to use.
+    trajectory: poses of the base over time.
+    ordered, stamps_ns: poses (N, 4, 4) of the images in order, and their stamps (N,) if known.
+    poses_name: name of `trajectory` or `ordered` in messages.
+    base_frame: the frame whose poses are known.
+    extrinsics: x y z qx qy qz qw of each camera in the base frame.
+    camera_poses: `trajectory` and `ordered` are poses of the (first) camera, not of the base.
+    bag_time: stamps are the times of recording, not those in the messages.
+    max_gap_s: poses further apart than this are not interpolated, s.
     """
 
     image_topics: Sequence[str] = ()

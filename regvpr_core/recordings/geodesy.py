@@ -22,12 +22,12 @@ ZERO_IS_FAR_M = 20.0
 """If the median height differs from 0 by more than this, m, a height of exactly 0 is unknown."""
 
 NEAR_S = 60.0
-"""Largest time to known heights from which a missing height is interpolated, s."""
+"""A missing height is interpolated if a known height is at most this time away, s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpsConfig:
-    """Settings of the conversion of GPS fixes to poses."""
+    """Settings for the conversion of GPS fixes to poses."""
 
     max_speed_mps: float = setting(
         70.0,
@@ -114,8 +114,8 @@ def fill_heights(heights_m: Array, stamps_ns: npt.ArrayLike
                  ) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Heights (N,) with missing ones filled in, and the mask of missing ones.
 
-    Missing are NaN, impossible values, and 0 among heights far from 0. They are interpolated from
-    known heights near in time, else set to the median; all are 0 if none is known.
+    A height is missing if it is NaN, impossible, or 0 among heights far from 0. It is interpolated
+    from known heights within `NEAR_S`, else it is the median. All heights are 0 if none is known.
     """
     heights = np.asarray(heights_m, dtype=float).copy()
     times = np.asarray(stamps_ns, dtype=float) / 1e9

@@ -15,7 +15,7 @@ from regvpr_core.geometry import Array, interpolate, MIN_QUATERNION, pose_matrix
 
 MAX_TRAJECTORY_BYTES = 2_000_000_000
 MAX_STAMP_S = 2**31 - 1
-"""Nanoseconds of later stamps do not fit into 64 bits."""
+"""Latest valid stamp; nanoseconds of later stamps do not fit into 64 bits."""
 
 NAN_OF_C = re.compile(r'^[-+]?nan(\(\w*\))?$', re.IGNORECASE)
 """NaN as written by printf: -nan, nan(ind), -nan(snan)."""
@@ -182,7 +182,7 @@ def read_kitti(path: Path) -> Array:
 
 
 def read_times(path: Path) -> npt.NDArray[np.int64]:
-    """Read a KITTI times file: seconds, one a line, as (N,) ns.
+    """Read a KITTI times file, one time in seconds per line: (N,) ns.
 
     Raises:
         BagError: the file cannot be read, a line is no number, or there is none.

@@ -29,7 +29,7 @@ def device_holds(count: int, dimension: int) -> bool:
 
 
 class GpuIndex:
-    """All rows on the device; the best are re-ranked by the rows in the file."""
+    """Searches all rows on the device, and re-ranks the best ones by the rows in the file."""
 
     kind = 'gpu'
 

@@ -29,8 +29,8 @@ CANDIDATES, CANDIDATES_DIMENSION = 128, 8448
 """Least number of rows to re-rank, for the descriptor length at which it was measured."""
 
 COARSE_BITS, COARSE_PLACES = 2048, 16_384
-"""Coarse stage: in maps of at least this many places, rows at least twice this long are first
-compared by this many bits. Any part of the rotated numbers is a random projection of the row."""
+"""Coarse stage: number of bits that are compared first, and least number of places of a map. Rows
+must have at least twice as many bits. Any part of a rotated row is a random projection of it."""
 
 COARSE_CANDIDATES, COARSE_SHARE = 1024, 10
 """Coarse shortlist: at least this many rows, or this multiple of the rows to re-rank, are compared

@@ -15,7 +15,7 @@ PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig:
-    """Settings of batches."""
+    """Number of places and images in a batch, and how they are chosen."""
 
     places: int = setting(60, 'Places P in a batch.', 2, 4096)
     images: int = setting(4, 'Images K of each place.', 2, 64)

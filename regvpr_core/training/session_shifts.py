@@ -25,7 +25,7 @@ POWER_STEPS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinedFitConfig:
-    """Settings of learning the linear part of a joined head."""
+    """Settings for learning the linear part of a joined head."""
 
     whitening: float = setting(
         0.25, 'Principal components of the channels are divided by their variance to this power.',

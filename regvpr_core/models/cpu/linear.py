@@ -67,8 +67,9 @@ class FusedLinear(nn.Module):
 class Int8Linear(nn.Module):
     """A `FusedLinear` whose product is computed in 8 bits by oneDNN, from and to float32.
 
-    Weights are scaled by output, and inputs by row, as single tokens have large values. Inputs
-    have 7 bits: AVX2 sums pairs of products of 8 bits in 16, which would overflow.
+    Weights have a scale per output. Inputs have a scale per row, because single tokens have large
+    values. Inputs are limited to 7 bits, because AVX2 sums pairs of 8-bit products in 16 bits,
+    which would overflow.
     """
 
     weight: Tensor

@@ -40,7 +40,7 @@ class ConvolutionalNetwork(PublishedNetwork):
         return descriptors
 
     def described(self) -> str:
-        """As in `PublishedNetwork`, with the aggregator."""
+        """The text of `PublishedNetwork.described`, followed by the aggregator's name."""
         return f'{super().described()} {type(self.aggregator).__name__}'
 
 

@@ -28,7 +28,7 @@ class DynamicPower(nn.Module):
             nn.Linear(width, hidden), nn.Dropout(0.1), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) to the same shape, float32: powers of small numbers need it."""
+        """(B, N, width) to the same shape, float32, in which small powers do not underflow."""
         exponent = self.projection(x.mean(dim=1)).sigmoid().float()[:, :, None]
         x = x.float()
         return x.sign() * (x.abs() + EPSILON).pow(exponent) + x
