@@ -1,10 +1,10 @@
 """RegVPR's aggregation against the textbook form that materialises (B, l, m, n).
 
-Batch 60, fp32, 224 pixels (n = 256), tokens to 8448 numbers. Ours: the head as the CPU encoder
-runs it. Textbook: what one writes from the paper with torch's own parts and SALAD's published
-recipe: 1x1 convolutions, Sinkhorn, `nn.TransformerEncoderLayer`, features and plan repeated to
-(B, l, m, n), multiplied and summed. Both have the same large products (42 GFLOP), which bound
-`speedup`; `speedup_behind_encoder` counts only what differs in kind.
+Both turn tokens into 8448 numbers: batch 60, fp32, 224 pixels (n = 256). Ours is the head as the
+CPU encoder runs it. The textbook form is written from the paper with torch's own modules and
+SALAD's published code: 1x1 convolutions, Sinkhorn, `nn.TransformerEncoderLayer`; features and plan
+are repeated to (B, l, m, n), multiplied and summed. Both compute the same large products (42
+GFLOP), which limit `speedup`. `speedup_behind_encoder` counts only the steps after the encoder.
 """
 
 import copy
@@ -31,7 +31,7 @@ BATCH, WIDTH, GRID, HEADS = 60, 768, (16, 16), 12
 
 
 class TextbookAggregator(nn.Module):
-    """The weights of a `RegisterAggregator`, none of its code."""
+    """Textbook form of a `RegisterAggregator` with the same weights; shares no code with it."""
 
     def __init__(self, regvpr: RegisterAggregator) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def convolutions(mlp: nn.Sequential) -> nn.Sequential:
 
 
 def torch_layer(layer: EncoderLayer) -> nn.TransformerEncoderLayer:
-    """Torch's own layer with the weights of ours."""
+    """Torch's encoder layer with the weights of an `EncoderLayer`."""
     first, last = (part for part in layer.mlp if isinstance(part, nn.Linear))
     theirs = nn.TransformerEncoderLayer(
         layer.proj.in_features, layer.heads, first.out_features, activation='gelu',
@@ -99,15 +99,16 @@ def textbook_sinkhorn(scores: Tensor, iterations: int = 3) -> Tensor:
 
 
 def textbook_sum(features: Tensor, plan: Tensor) -> Tensor:
-    """Features (B, n, l) and plan (B, m, n) to clusters (B, l, m), the long way."""
+    """Features (B, n, l) and plan (B, m, n) to clusters (B, l, m), through (B, l, m, n)."""
     plan = plan.unsqueeze(1).repeat(1, features.shape[2], 1, 1)  # (B, l, m, n)
     spread = features.transpose(1, 2).unsqueeze(2).repeat(1, 1, plan.shape[2], 1)
     return (spread * plan).sum(dim=3)
 
 
 def setting() -> tuple[RegisterAggregator, nn.Module, Tensor, Tensor]:
-    """An aggregator with random weights, its form on this CPU, and tokens laid out as the backbone
-    gives them.
+    """An aggregator with random weights, its fastest form on this CPU, and class and patch tokens.
+
+    The tokens have the memory layout of the backbone's output.
     """
     torch.manual_seed(0)
     regvpr = RegisterAggregator(WIDTH, RegisterConfig()).eval().requires_grad_(False)
@@ -118,21 +119,21 @@ def setting() -> tuple[RegisterAggregator, nn.Module, Tensor, Tensor]:
 
 
 def peak_mb(form: str) -> float:
-    """Memory that one pass adds to a fresh process, by the peak of its resident set."""
+    """Growth of the peak resident memory of a fresh process by one pass, MiB."""
     run = subprocess.run([sys.executable, '-m', 'benchmarks.aggregation', '--peak', form],
                          cwd=ROOT, capture_output=True, text=True, check=True)
     return float(json.loads(run.stdout)['mb'])
 
 
 def print_peak(form: str) -> None:
-    """The child process of `peak_mb`: weights, tokens and libraries are there before it counts."""
+    """Child process of `peak_mb`. Weights, tokens and libraries are loaded before it measures."""
     regvpr, ours, class_token, patch_tokens = setting()
     model = ours if form == 'regvpr' else TextbookAggregator(regvpr).eval()
     with torch.inference_mode():
         model(class_token[:1], patch_tokens[:1])
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not there to be used again
-        # `ru_maxrss` would not do: a child inherits its parent's peak.
-        Path('/proc/self/clear_refs').write_text('5', encoding='ascii')  # peak = now
+        ctypes.CDLL(None).malloc_trim(0)  # so that no freed memory is reused
+        # `ru_maxrss` cannot be used, because a child process inherits the peak of its parent.
+        Path('/proc/self/clear_refs').write_text('5', encoding='ascii')  # reset the peak
         before = status_kib('VmRSS')
         model(class_token, patch_tokens)
         after = status_kib('VmHWM')

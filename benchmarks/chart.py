@@ -19,7 +19,7 @@ STYLE = ('text{font:13px system-ui,sans-serif;fill:#1f2328}.faint{fill:#59636e}'
 
 
 def targets(section: str) -> list[tuple[str, float, bool]]:
-    """Of a section of the page: name, how many times better than the target, whether it is met."""
+    """Targets of a section of the page: name, value as a multiple of the target, whether met."""
     found = []
     for row in ROW.finditer(section):
         value, target = float(row['value']), float(row['target'])

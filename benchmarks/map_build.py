@@ -1,9 +1,10 @@
 """Throughput of `regvpr map build` on a bag of 1080p JPEGs against the bare network.
 
-The bag is made here: 1920 x 1080, structure at every scale, JPEG quality 90, odometry. Each frame
-is a keyframe, so each is read, decoded in full, judged, shrunk, described and committed. The bare
-network gets as many batches, ready at its input size. The order changes from turn to turn. A build
-contains what the network does, so a ratio above 1 is noise of the machine.
+The synthetic bag has odometry, and JPEG images (quality 90) of 1920 x 1080 pixels with structure
+at every scale. Each frame becomes a keyframe, so each is read, decoded in full, tested for
+quality, scaled down, described and committed. The bare network gets as many batches at its input
+size. The two are measured in alternating order. A build includes the network's work, so a ratio
+above 1 is measurement noise.
 """
 
 import os
@@ -43,7 +44,7 @@ def picture(number: int) -> np.ndarray:
 
 
 def write_bag(path: Path) -> int:
-    """A rosbag2 (mcap) with images and odometry, 2 m apart; gives its bytes."""
+    """Write a rosbag2 (mcap) with images and odometry, 2 m apart; return its size in bytes."""
     store = get_typestore(Stores.ROS2_JAZZY)
     make = store.types
     with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -73,7 +74,7 @@ def write_bag(path: Path) -> int:
 
 
 def build(bag_path: Path, out: Path, encoder: Encoder) -> None:
-    """What the command does, the network loaded."""
+    """Build the map as the command does, with the network already loaded."""
     options = BuildOptions(out=out, config=BuildConfig(batch=BATCH))
     with build_map([bag_path], options, encoder) as place_map:
         if len(place_map) != FRAMES:
@@ -82,7 +83,7 @@ def build(bag_path: Path, out: Path, encoder: Encoder) -> None:
 
 
 def main() -> None:
-    """Measure in turns and write the result file."""
+    """Measure both in alternation and write the result file."""
     model = random_model('vitb14', 224)
     encoder = torch_encoder(LoadedModel(model, 'random', 'random', ''), torch.device('cpu'))
     inputs = [torch.randn(1, 3, 224, 224) for _ in range(BATCH)]

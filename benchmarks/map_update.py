@@ -1,8 +1,8 @@
 """Recall of a map that later sessions update, against the first map and against all drives.
 
-Real passes first (`../shared/data/campus_track` and `corridor_changes`), rendered towns with
-FULL=1. Each condition keeps one lap for asking. Recall: the first match of an image lies within
-the tolerance of the data set, with the session's mean descriptor taken off.
+Sites: `../shared/data/campus_track` and `corridor_changes`, with FULL=1 also a rendered town. One
+lap of each condition is held out as queries. A query counts as recalled if its best match is
+within the tolerance of the data set; the mean descriptor of its session is subtracted first.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,13 +38,13 @@ class Pass:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A map's drive, sessions in order, and drives that ask, by condition."""
+    """A site: first drive of the map, sessions in order, and query drives, one per condition."""
 
     name: str
     first: Pass
     sessions: list[Pass]
     asking: list[tuple[Pass, float]]
-    """Drives that ask, each with its tolerance in metres."""
+    """Query drives, each with its tolerance in metres."""
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def measure(site: Site, encoder: Encoder) -> Iterable[Metric]:
 
 
 def recalls(path: Path, site: Site) -> list[float]:
-    """Share of the images of each asking drive whose first match is right."""
+    """Share of the images of each query drive whose best match is correct."""
     found = []
     with PlaceMap.open(path, index='exact') as place_map:
         for drive, tolerance_m in site.asking:
@@ -123,7 +123,7 @@ def write_map(path: Path, drives: Sequence[Pass], encoder: Encoder) -> Path:
 
 
 def real_sites(encoder: Encoder) -> Iterable[Site]:
-    """The sites that are at hand."""
+    """Sites whose data is on this machine."""
     if (DATA / 'campus_track').is_dir():
         laps = {name: passes('campus_track', name, encoder, 334.0)
                 for name in ('d25_lap1', 'd25_lap2', 'd24_lap1', 'd24_lap2', 'd27_dusk1',
@@ -131,7 +131,7 @@ def real_sites(encoder: Encoder) -> Iterable[Site]:
         yield Site('campus_track', laps['d25_lap1'], [laps['d24_lap1'], laps['d27_dusk1']],
                    [(laps['d25_lap2'], 5.0), (laps['d24_lap2'], 5.0), (laps['d27_dusk2'], 10.0)])
     if (DATA / 'corridor_changes').is_dir():
-        # Two passes only: every second frame of each is kept for asking.
+        # There are only two passes: every second frame of each is a query.
         one, two = (passes('corridor_changes', name, encoder) for name in ('run1', 'run2'))
         yield Site('corridor_changes', half(one, 0), [half(two, 0)],
                    [(half(one, 1), 8.0), (half(two, 1), 8.0)])
@@ -143,13 +143,13 @@ def half(drive: Pass, start: int) -> Pass:
 
 
 def passes(folder: str, name: str, encoder: Encoder, length_m: float = 0.0) -> Pass:
-    """A pass of a data set: `pos` is the way in frames of the first pass, taken as metres.
+    """A pass of a data set. Its column `pos` counts frames of the first pass; one counts as 1 m.
 
-    length_m: of the lap where it is closed; 0: a line.
+    length_m: length of a closed lap; 0 for a line.
     """
     of_pass = [row for row in table_of(folder) if row['sequence'] == name]
     way_m = np.array([float(row['pos']) for row in of_pass])
-    # -1: frames of the first pass, whose place is sure by definition.
+    # `inliers` is -1 for frames of the first pass, whose place is certain by definition.
     sure = np.array([float(row['inliers']) < 0 or float(row['inliers']) >= 12
                      for row in of_pass])
     rows = described_rows(f'{folder}-{name}', of_pass, folder, encoder).descriptors

@@ -14,7 +14,7 @@ CONDITIONS = ('dusk', 'rain', 'winter')
 
 
 def town_sites(encoder: Encoder) -> list[Site]:
-    """One town: a session of each condition, and another lap of each that asks."""
+    """One town: a session in each condition, and another lap in each as queries."""
     town = TownConfig(seed=SEED)
 
     def lap(name: str, config) -> Pass:

@@ -1,9 +1,9 @@
-"""What a model's scores are worth: measured on the fit part of the real sequences.
+"""Calibration of a model's scores, measured on the fit part of the real sequences.
 
     python -m benchmarks.model_evidence [MODEL]
 
-writes the model's entry, by its fingerprint, into regvpr_core/localization/model_evidence.json.
-Run it for each checkpoint that is to be shipped. It needs ../shared/data.
+writes the entry of the model (by fingerprint) to regvpr_core/localization/model_evidence.json.
+Run it for each checkpoint that will be shipped. It needs ../shared/data.
 """
 
 from dataclasses import replace
@@ -23,19 +23,20 @@ from regvpr_core.search.rows import unit
 
 PAGE = ROOT / 'regvpr_core' / 'localization' / FILE
 LOOK_ALIKE = 0.9
-"""The offset is this quantile of what the best look-alike on another floor scores."""
+"""The offset is this quantile of the scores of the best look-alikes on another floor."""
 
 LEAST_IMAGES = 15
-"""Fewest images of a drive on a stretch that count."""
+"""Stretches with fewer images of a drive are not used."""
 
 STRETCH, EVERY = 66, 99
-"""Keyframes of a stretch of a map that is a small map by itself, and from one to the next."""
+"""Length of a stretch, which serves as a small map, and interval of their starts, keyframes."""
 
 
 def maps_of(one: MappedDrive) -> list[np.ndarray]:
     """A map and its stretches, as indices of keyframes.
 
-    In a small map the neighbours of the true place are a large part of what it stands out from.
+    Small maps are included, because there the neighbours of the true place are a large share of
+    the keyframes that it must stand out from.
     """
     count = len(one.map_numbers)
     stretches = range(0, count - STRETCH, EVERY) if count > 1.5 * STRETCH else ()
@@ -43,8 +44,11 @@ def maps_of(one: MappedDrive) -> list[np.ndarray]:
 
 
 def best_scores(one: MappedDrive, on_map: bool, kept: np.ndarray) -> np.ndarray:
-    """In spreads, and by itself, the similarity of the true place (or of the best, off the map)
-    to each image of a drive, on the map of these keyframes: (F, 2)."""
+    """(F, 2) similarity of each image to its true place, in spreads and unscaled.
+
+    on_map: if False, the best keyframe of the map takes the place of the true one.
+    kept: keyframes of the map that are used.
+    """
     rows = one.made_map.descriptors[one.map_numbers[kept]]
     centre = rows.mean(axis=0)
     references = unit(rows - centre)
@@ -64,11 +68,11 @@ def best_scores(one: MappedDrive, on_map: bool, kept: np.ndarray) -> np.ndarray:
 
 
 Groups = list[tuple[float, np.ndarray]]
-"""Scores (F, 2) of drives, each with the weight of its drive."""
+"""Weight and scores (F, 2) of each drive."""
 
 
 def of_drive(one: MappedDrive, on_map: bool) -> Groups:
-    """A drive on its whole map, and as much again on the stretches of the map."""
+    """Scores of a drive on its whole map, and with the same total weight on its stretches."""
     whole, *stretches = [scores for kept in maps_of(one)
                          if len(scores := best_scores(one, on_map, kept)) >= LEAST_IMAGES]
     if not stretches:
@@ -77,7 +81,7 @@ def of_drive(one: MappedDrive, on_map: bool) -> Groups:
 
 
 def fit(true: Groups, false: Groups, alike: list[np.ndarray]) -> dict[str, float]:
-    """Weight, offset and gain from drives on the map, off it, and on look-alike floors.
+    """Fit weight, offset and gain to drives on the map, off the map, and on look-alike floors.
 
     Each drive has the same weight in its class.
     """

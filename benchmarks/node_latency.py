@@ -1,12 +1,12 @@
-"""Latency of the node's own part: real DDS, real processes, an encoder of known duration.
+"""Latency of the node without the network: real DDS and processes, an encoder of known duration.
 
     python -m benchmarks.node_latency          30 seconds each; FULL=1: ten minutes each
 
-A camera process publishes 1280x720 images at 30 Hz, raw and compressed; the node runs in its own
-process with a network that sleeps for 25 and for 100 ms; Fast DDS is set up for images as
-docs/dds.md says. Measured from the moment before an image is published to the arrival of its
-matches in the camera's process; and where the time goes: on the way (DDS, both ways), waiting for
-the worker, and in each of the worker's steps.
+A camera process publishes 1280x720 images at 30 Hz, raw and compressed. The node runs in a process
+of its own with an encoder that sleeps for 25 or 100 ms. Fast DDS is configured for images as in
+docs/dds.md. The latency is the time from just before an image is published to the arrival of its
+matches in the camera's process. It is divided into transport (DDS, both ways), waiting for the
+worker, and the steps of the worker.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def measure(place_map: Path, kind: str, encoder_ms: float, seconds: float) -> list[Metric]:
-    """Run node and camera; what the camera saw."""
+    """Run the node and the camera; return the metrics that the camera measured."""
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(os.getpid() % 90 + 5),
                    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-                   # As docs/dds.md says, for camera and node alike; and as scripts/localize does.
+                   # For both processes, as in docs/dds.md and scripts/localize.
                    'FASTRTPS_DEFAULT_PROFILES_FILE': str(ROOT / 'config/fastdds_images.xml'),
                    'OPENBLAS_NUM_THREADS': '1'}
     command = [sys.executable, '-m', 'benchmarks.node_latency']
@@ -86,7 +86,7 @@ def measure(place_map: Path, kind: str, encoder_ms: float, seconds: float) -> li
 
 
 def shares(name: str, seen: dict[str, Any], scope: str) -> list[Metric]:
-    """What part of the mean time from capture to match goes where."""
+    """Share of each part in the mean time from capture to match."""
     total_ms = float(np.mean(seen['latencies_ms']))
     inside_ms = float(np.mean(seen['inside_ms']))
     steps_ms = {step: float(share) * float(seen['busy_ms'])
@@ -99,7 +99,7 @@ def shares(name: str, seen: dict[str, Any], scope: str) -> list[Metric]:
 
 
 def make_map(path: Path) -> None:
-    """A straight road of random places."""
+    """Build a map of random descriptors along a straight road."""
     from regvpr_core.localization.stored_calibration import calibrate_and_store
     from regvpr_core.maps.files import Manifest, new_map_id
     from regvpr_core.maps.writer import Keyframe, MapWriter
@@ -122,7 +122,7 @@ def at(i: int) -> np.ndarray:
 
 
 class Sleeper:
-    """An encoder of known duration, that gives up the processor as a GPU's driver does."""
+    """An encoder that takes a given time and sleeps meanwhile, as when it waits for a GPU."""
 
     name, fingerprint, notice, dimension = 'sleeper', '0' * 64, 'sleeps', DIMENSION
     device, precision, preprocessing = 'none', 'none', None
@@ -139,7 +139,7 @@ class Sleeper:
 
 
 def run_node(place_map: str, kind: str, encoder_ms: float) -> None:
-    """The node of the product, with the sleeper in place of the network."""
+    """Run the real node with `Sleeper` in place of the network."""
     from regvpr_ros import localize_node
 
     def sleeper(config: Any, log: Any) -> Any:
@@ -152,7 +152,7 @@ def run_node(place_map: str, kind: str, encoder_ms: float) -> None:
 
 
 def run_camera(kind: str, seconds: float, pid: int) -> None:
-    """Publish, listen, print."""
+    """Publish images, receive matches, print the latencies as JSON."""
     import threading
 
     import cv2

@@ -1,10 +1,10 @@
-"""From the start of the node's process to its first match, and where the time goes.
+"""Time from the start of the node's process to its first match, and its parts.
 
     python -m benchmarks.node_start
 
-The shipped model on maps of 10 k places (FULL=1: 50 k too) of its dimension, calibrated and with
-their index; a camera at 10 Hz waits for the node. Five starts, medians; files are in the page
-cache. Then the memory of the node after 30 images.
+The shipped model runs on calibrated maps of 10 k places (FULL=1: 50 k too) with a stored index. A
+camera publishes at 10 Hz from the start. Figures are medians of five starts, with the files in the
+page cache. The memory of the node is measured after 30 images.
 """
 
 import array
@@ -73,7 +73,7 @@ def figures(name: str, middle: dict[str, float]) -> list[Metric]:
 
 
 def start(path: Path) -> dict[str, float]:
-    """Start the node once; seconds of each part."""
+    """Start the node once; return the time of each part, s."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from regvpr_ros.msg import PlaceMatches
@@ -125,12 +125,12 @@ def start(path: Path) -> dict[str, float]:
 
 
 def wall(counter: float) -> float:
-    """A time of perf_counter as seconds since the epoch."""
+    """Convert a time of perf_counter to seconds since the epoch."""
     return time.time() - time.perf_counter() + counter
 
 
 def stamp(log: str, at: int) -> float:
-    """Seconds since the epoch of the line of a ROS log that holds a position."""
+    """Time of the line of a ROS log that contains character `at`, s since the epoch."""
     line = log[log.rfind('\n', 0, at) + 1:at]
     return float(re.findall(r'\[(\d+\.\d+)\]', line)[-1])
 

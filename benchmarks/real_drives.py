@@ -1,4 +1,4 @@
-"""The table of real drives: raw top-1, the belief without and with odometry, look-alikes."""
+"""Table of real drives: raw top-1, belief without and with odometry, false fixes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from regvpr_core.models.encoder import Encoder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Driven:
-    """What came of one drive. without, with_odometry: (precision, recall); false: fixes."""
+    """Result of one drive. raw: recall of top-1. without, with_odometry: (precision, recall)."""
 
     name: str
     images: int
@@ -36,20 +36,20 @@ class Driven:
 
 
 def open_map(one: MappedDrive, encoder: Encoder, cache: Path) -> PlaceMap:
-    """The map of a sequence, made once."""
+    """The map of a sequence, built once."""
     return small_map(cache / f'{one.map_name}-{encoder.fingerprint[:12]}.map', encoder,
                      one.made_map, one.map_numbers, one.T_map @ T_BASE_CAM)
 
 
 def judged(one: MappedDrive, place_map: PlaceMap, keyframes: np.ndarray) -> np.ndarray:
-    """Which keyframes (F,) are right for the images; -1 is none."""
+    """Whether each keyframe (F,) is correct for its image; False for -1 (none)."""
     steps = place_map.T_map_cam[keyframes, :3, 3] - (one.ride.T_map_base @ T_BASE_CAM)[:, :3, 3]
     near = np.linalg.norm(steps, axis=1) <= one.tolerance_m + 1e-6
     return np.asarray(near & (keyframes >= 0) & one.ride.on_map)
 
 
 def drive(one: MappedDrive, place_map: PlaceMap, encoder: Encoder, kind: str = 'none') -> Driven:
-    """Precision and recall of one drive, over the images whose truth is certain."""
+    """Precision and recall of one drive, over the images whose true place is certain."""
     rows = place_map.descriptors(0, len(place_map))
     best = (one.ride.made.descriptors[one.ride.numbers] @ rows.T).argmax(axis=1)
     figures = []
@@ -66,7 +66,7 @@ def drive(one: MappedDrive, place_map: PlaceMap, encoder: Encoder, kind: str = '
 
 def false_fixes(pairs: Sequence[tuple[PlaceMap, Ride]], encoder: Encoder, kind: str = 'none'
                 ) -> tuple[int, int]:
-    """Fixes where every fix is false, with and without odometry, and images."""
+    """Number of fixes on drives off the map, with and without odometry, and number of images."""
     count = 0
     for place_map, ride in pairs:
         for odometry in (None, ride.T_odom_base):

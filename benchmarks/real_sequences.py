@@ -1,9 +1,9 @@
-"""Real sequences in order, as drives (../shared/data): which are fitted on and which are reported.
+"""Real sequences as drives (../shared/data), split into a fit part and a reporting part.
 
-`FIT`: multi_floor 1 and 2, campus_track d25_lap3, pepper_office keyframes_gray. `REPORT`: all
-others. Only the order of the images is known, so a frame's place is its `pos` in
-metres along a line (on a circle, where a lap is closed), and odometry is made from it, with 3 % of
-error in scale and 2 % of noise in each step.
+Fit part: multi_floor 1 and 2, campus_track d25_lap3, pepper_office keyframes_gray. All others are
+reported. Only the order of the images is known. So the column `pos` is taken as the distance along
+a line in metres, or along a circle if the lap is closed. Odometry is simulated from these poses
+with a scale error of 3 % and a noise of 2 % of each step.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,16 @@ FIT = ('campus_track d25_lap3', 'pepper_office keyframes_gray')
 REPORT = ('corridor_changes run2', 'campus_track d24_lap1', 'pepper_office test_gray')
 SCALE_ERROR, STEP_NOISE = 0.03, 0.02
 DISTRACTORS_M = 1000.0
-"""Keyframes of pepper_office off the way stand this far beside it."""
+"""Distance at which keyframes of pepper_office beside the path are placed from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MappedDrive:
-    """A map and a drive. T_map: (N, 4, 4) poses of the base at the map's images. tolerance_m: of a
-    right keyframe. sure: (F,) whether the truth of an image is certain."""
+    """A map and a drive.
+
+    T_map: (N, 4, 4) poses of the base at the map's images. tolerance_m: largest distance of a
+    correct keyframe. sure: (F,) whether the true place of an image is certain.
+    """
 
     name: str
     map_name: str
@@ -62,7 +65,7 @@ def circle(along_m: np.ndarray, length_m: float) -> np.ndarray:
 
 
 def drifting(T_map_base: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Odometry (F, 4, 4) of a drive, with errors of a wheel."""
+    """Odometry (F, 4, 4) of a drive, with simulated errors of wheel odometry."""
     rng = np.random.default_rng(seed)
     scale = 1.0 + SCALE_ERROR * rng.standard_normal()
     out = [np.eye(4)]
@@ -75,7 +78,7 @@ def drifting(T_map_base: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def ride_of(name: str, made: Described, numbers: np.ndarray, T: np.ndarray,
             on_map: bool = True) -> Ride:
-    """A drive with odometry; an image a second."""
+    """A drive with simulated odometry and one image per second."""
     return Ride(name=name, made=made, numbers=numbers, T_map_base=T, T_base_cam=T_BASE_CAM,
                 stamps_ns=(1 + np.arange(len(numbers))) * SECOND_NS, T_odom_base=drifting(T),
                 on_map=on_map)
@@ -89,7 +92,7 @@ def table_of(folder: str) -> list[dict[str, str]]:
 
 def described_rows(name: str, rows: Sequence[dict[str, str]], folder: str, encoder: Encoder
                    ) -> Described:
-    """What the network makes of the images of rows."""
+    """Descriptors and local features of the images of rows."""
     return describe_pictures(name, pictures([DATA / folder / row['image'] for row in rows]),
                              encoder)
 
@@ -135,7 +138,7 @@ def floor(number: int, encoder: Encoder) -> Described:
 
 
 def floors(of_map: int, driven: int, encoder: Encoder) -> MappedDrive:
-    """Every other image of a floor as the map, the others of a floor as the drive."""
+    """A map of every second image of a floor, and a drive of the other images of a floor."""
     made, made_map = floor(driven, encoder), floor(of_map, encoder)
     numbers = np.arange(1, len(made), 2)
     T = line(0.5 * numbers.astype(float))

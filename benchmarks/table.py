@@ -1,8 +1,8 @@
 """Write docs/benchmarks.md from the records in build/bench: `make bench-table`.
 
-No figure of the page is typed by hand. A benchmark that left no record here keeps the section that
-it had, which names its machine and date. The last line is a digest of the rest, so that a changed
-figure shows; `--check` compares the digest only, which needs no records.
+No figure of the page is typed by hand. A benchmark without a record on this machine keeps its
+previous section, which names its machine and date. The last line is a digest of the page, so that
+an edited figure is detected. `--check` only compares the digest and needs no records.
 """
 
 import ast
@@ -83,7 +83,7 @@ def sections_of(text: str) -> dict[str, str]:
 
 
 def description(program: Path) -> str:
-    """First paragraph of a benchmark's docstring; '' for what is no benchmark."""
+    """First paragraph of a benchmark's docstring; '' for other modules."""
     text = program.read_text(encoding='utf-8')
     if program.stem == 'table' or "if __name__ == '__main__':" not in text:
         return ''
@@ -92,7 +92,7 @@ def description(program: Path) -> str:
 
 
 def section(name: str, about: str, record: dict[str, Any] | None) -> str:
-    """One benchmark: what it is, where and when it ran, its figures."""
+    """Section of one benchmark: description, figures, and where and when it ran."""
     lines = [f'## {name}', '', *([about, ''] if about else [])]
     if record is None:
         return '\n'.join([*lines, f'Not run on this machine: `make bench NAME={name}`.', ''])
@@ -126,13 +126,13 @@ def verdict(metric: dict[str, Any]) -> str:
         return 'yes'
     if not target:
         return f'**missed by {number(abs(value - target))}**'
-    # A near miss is none the less a miss: it never reads as 0 %.
+    # A target that is missed by little must not read as missed by 0 %.
     share = abs(value - target) / abs(target)
     return f'**missed by {100 * share:.1f} %**' if share >= 0.0005 else '**missed by < 0.1 %**'
 
 
 def number(value: float) -> str:
-    """Three significant digits, whole numbers in full; shares near 1 keep what they lack."""
+    """Three significant digits; whole numbers in full; shares near 1 with more digits."""
     if not math.isfinite(value):
         return 'none'
     if value == int(value) and abs(value) < 1e15:

@@ -1,4 +1,4 @@
-"""Laps through the town, rendered once and kept: what the benchmarks of localization drive on.
+"""Laps through the synthetic town for the benchmarks of localization; rendered once and cached.
 
     lap = drive(TownConfig(seed=11), LapConfig(condition='dusk', seed=2))
     lap.rgb(7), lap.T_map_base[7], lap.T_odom_base[7]
@@ -19,17 +19,17 @@ from examples.town.camera import T_BASE_CAM
 
 CACHE = Path('build/town-cache')
 QUALITY = 92
-"""Of the JPEGs, as a robot's camera driver sends them."""
+"""JPEG quality of the images, as of a camera driver."""
 
 RATE_HZ = 2.5
-"""Images are some 2 m apart: half as many cost half as much, and tell nearly as much."""
+"""Image rate, Hz. Images are about 2 m apart; 1 m takes twice the time, with similar results."""
 
 DAY = LapConfig(condition='day', seed=1, rate_hz=RATE_HZ)
 """The lap that becomes the map."""
 
 
 def second_lap(condition: str, **changes: Any) -> LapConfig:
-    """A lap in other light: other cars, another part of the lane, another speed."""
+    """A lap in another condition, with other cars, another lateral offset and another speed."""
     return replace(LapConfig(condition=condition, seed=2, lateral_m=0.3, start_m=20.4,
                              speed_mps=4.7, rate_hz=RATE_HZ), **changes)
 
@@ -48,7 +48,7 @@ class TownDrive:
 
     @property
     def T_base_cam(self) -> np.ndarray:
-        """The one camera of the town."""
+        """Extrinsics of the camera of the town."""
         return T_BASE_CAM
 
     @property
@@ -71,7 +71,7 @@ class TownDrive:
 
 
 def drive(town: TownConfig, lap: LapConfig, cache: Path = CACHE) -> TownDrive:
-    """A lap, from the cache where it was rendered before (about 0.15 s an image otherwise)."""
+    """A lap from the cache; it is rendered first if it is not there, about 0.15 s per image."""
     key = f'{town!r} {lap!r} {QUALITY}'
     name = f'town{town.seed}-{lap.condition}-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     path = cache / f'{name}.npz'
@@ -84,7 +84,7 @@ def drive(town: TownConfig, lap: LapConfig, cache: Path = CACHE) -> TownDrive:
 
 
 def render(config: TownConfig, lap: LapConfig, path: Path, key: str) -> None:
-    """Render a lap; the file takes its name when it is whole."""
+    """Render a lap; the file gets its name once it is complete."""
     town = Town(config)
     stamps, truth, odometry, pictures = [], [], [], []
     for frame in town.drive(lap):

@@ -1,4 +1,4 @@
-"""Descriptors and local features of laps through the town, made once and kept beside the laps.
+"""Descriptors and local features of laps through the town, computed once and cached.
 
     seen = described(drive(TownConfig(seed=11), DAY), encoder)
     seen.descriptors[7], seen.features(7), seen.lap.T_map_base[7]
@@ -26,7 +26,7 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Described:
-    """What the network made of pictures in a row. descriptors: (N, D) float32, unit rows."""
+    """Descriptors (N, D), float32 unit rows, and local features of a sequence of images."""
 
     kind: str
     descriptors: np.ndarray
@@ -37,12 +37,12 @@ class Described:
         return len(self.descriptors)
 
     def packed(self, number: int) -> bytes:
-        """Local features of a picture as a map keeps them."""
+        """Local features of an image in the format of a map."""
         start = self._ends[number - 1] if number else 0
         return self._data[start:self._ends[number]].tobytes()
 
     def features(self, number: int) -> LocalFeatures:
-        """Local features of a picture."""
+        """Local features of an image."""
         return decode_features(self.packed(number))
 
 
@@ -50,7 +50,7 @@ def describe_pictures(
     name: str, pictures: Iterable[np.ndarray], encoder: Encoder, kind: str = 'patch',
     cache: Path = CACHE,
 ) -> Described:
-    """Describe pictures, or read what was kept under their name from the last time."""
+    """Describe images, or read the result of an earlier call with this name from the cache."""
     model = f'{encoder.fingerprint[:12]}-{encoder.precision}'
     path = cache / 'described' / f'{name}-{model}-{kind}.npz'
     if not path.is_file():
@@ -83,14 +83,14 @@ def describe_pictures(
 def described(
     lap: TownDrive, encoder: Encoder, kind: str = 'patch', cache: Path = CACHE
 ) -> Described:
-    """What the network makes of a lap's images; patch features come out of the same pass."""
+    """Descriptors and local features of the images of a lap."""
     return describe_pictures(lap.name, lap.images(), encoder, kind, cache)
 
 
 def town_map(
     lap: TownDrive, encoder: Encoder, features: str = 'patch', cache: Path = CACHE
 ) -> PlaceMap:
-    """The map that a lap becomes, with true poses, calibrated by itself; built once."""
+    """Calibrated map of a lap with true poses; built once."""
     path = cache / f'{lap.name}-{encoder.fingerprint[:12]}-{features or "plain"}.map'
     if not path.is_dir():
         made = described(lap, encoder, features or 'patch', cache)

@@ -1,12 +1,12 @@
 """A training step with 12 adapted blocks against one that fine-tunes the last 4 of the backbone.
 
-Both: ViT-B/14, 224 pixels, multi-similarity loss, AdamW, the same batch. `salad` is the plain step
-of SALAD: its head, the last 4 blocks and the final LayerNorm trained. `regvpr` is the paper's
-model: adapters in all 12 blocks and the register head. Time is measured at a small batch on this
-machine. Memory is counted, not measured: bytes that autograd keeps for the backward pass of one
-and of two pictures (shared storage once, weights not), carried on to 240, and beside them
-weights, gradients, moments. It leaves out the workspaces of libraries and what the backward
-pass itself holds, and is no substitute for a GPU.
+Both use ViT-B/14, 224 pixels, multi-similarity loss, AdamW and the same batch. `salad` trains the
+SALAD head, the last 4 blocks and the final LayerNorm. `regvpr` is the paper's model: adapters in
+all 12 blocks and the register head. Time is measured at a small batch on this machine. Memory is
+computed, not measured: the bytes that autograd stores for the backward pass of one and of two
+images are extrapolated to 240, and weights, gradients and moments are added. Shared storage counts
+once. Workspaces of libraries and temporary memory of the backward pass are not included, so this
+does not replace a measurement on a GPU.
 """
 
 import os
@@ -47,7 +47,7 @@ class Step:
         recompute(self.model.backbone, recomputed)
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Forward, backward, AdamW, in bf16 where autocast allows."""
+        """Forward pass, backward pass and AdamW, under bf16 autocast."""
         self.optimiser.zero_grad(set_to_none=True)
         with torch.autocast('cpu', torch.bfloat16):
             rows = self.model(images)
@@ -55,9 +55,7 @@ class Step:
         self.optimiser.step()
 
     def kept_bytes(self, images: Tensor) -> int:
-        """Bytes that the backward pass needs, at its height: what is kept, and one of the blocks
-        that are run again.
-        """
+        """Peak bytes of the backward pass: stored tensors, and those of one recomputed block."""
         weights = {value.untyped_storage().data_ptr()
                    for value in self.model.state_dict().values()}
         recomputed = [block for block in self.model.backbone.blocks if 'forward' in vars(block)]
@@ -76,23 +74,24 @@ class Step:
         return kept + again
 
     def memory_bytes(self, pictures: int) -> float:
-        """At a batch of so many pictures, from two small ones: casts of weights do not grow."""
+        """Memory for a batch of this size, extrapolated linearly from two small batches."""
         few, more = (self.kept_bytes(torch.randn(count, 3, 224, 224)) for count in COUNTED)
         each = (more - few) / (COUNTED[1] - COUNTED[0])
         return few + each * (pictures - COUNTED[0]) + state_bytes(self)
 
 
 def count(work, weights: set[int], extra: list[Tensor]) -> int:
-    """Bytes of the storages that autograd keeps, weights left out, and of some more tensors."""
+    """Bytes of the storages that autograd keeps, without weights, and of the `extra` tensors."""
     storages: dict[int, tuple[int, Tensor]] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = (storage.nbytes(), tensor)  # held: no address twice
+            # The tensor is kept, so that its address is not reused.
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    # The memory is that of a GPU, where attention keeps no weights.
+    # As on a GPU, where attention does not store its weights.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), \
             torch.autocast('cpu', torch.bfloat16), \
             mock.patch.object(vit, 'attended', F.scaled_dot_product_attention):
@@ -104,7 +103,7 @@ def count(work, weights: set[int], extra: list[Tensor]) -> int:
 
 
 def state_bytes(step: Step) -> int:
-    """Weights, and for what is trained gradients and two moments, float32."""
+    """Bytes of all weights, and of gradients and two moments of the trained ones, float32."""
     trained = sum(p.numel() for group in step.named.values() for p in group.values())
     return 4 * (sum(p.numel() for p in step.model.parameters()) + 3 * trained)
 

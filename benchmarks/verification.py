@@ -1,8 +1,8 @@
-"""What local features add: right and wrong keyframes told apart, poses in metres, honest widths.
+"""Effect of local features: acceptance of true and false matches, pose errors, covariances.
 
-The town of seed 11 by dusk on a map made by day; `FULL=1`: seeds 11 to 13, also in rain (`SEEDS=7`
-for tuning, `KINDS`, `CONDITIONS`, `MODEL` likewise). `--fit` learns `verification.LOG_ODDS` anew,
-on seed 7 and `boofcv_scenes`.
+The town of seed 11 is driven at dusk on a map built by day. `FULL=1` takes seeds 11 to 13, also in
+rain. `SEEDS` (7 for tuning), `KINDS`, `CONDITIONS` and `MODEL` replace the defaults. `--fit`
+learns `verification.LOG_ODDS` on seed 7 and `boofcv_scenes`.
 """
 
 import os
@@ -37,14 +37,14 @@ CONDITIONS = os.environ.get('CONDITIONS', 'dusk,rain' if FULL else 'dusk').split
 SCENES = Path('../shared/data/boofcv_scenes/scene')
 
 PLACE_M, PLACE_RAD, OTHER_M = 5.0, 0.6, 15.0
-"""A keyframe is right within the first two of the truth, and wrong beyond the third."""
+"""A keyframe is correct within the first two values of the truth, and wrong beyond the third."""
 
 STEP = 4
 TIMED = 30
 
 
 def localized(encoder: Encoder, kind: str, seed: int, condition: str) -> dict[str, np.ndarray]:
-    """Drive a second lap on the map of the first; errors and widths of all pose priors."""
+    """Localize a second lap on the map of the first; errors and covariances of the pose priors."""
     stored = 'patch' if kind == 'none' else kind
     place_map = town_map(drive(TownConfig(seed=seed), DAY), encoder, stored)
     lap = drive(TownConfig(seed=seed), second_lap(condition))
@@ -83,10 +83,10 @@ def nees(errors: np.ndarray, widths: np.ndarray) -> np.ndarray:
 def compared(
     encoder: Encoder, kind: str, seed: int, condition: str
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Verify right keyframes and the most similar wrong ones.
+    """Verify correct keyframes and the most similar wrong ones.
 
     Returns:
-        inliers and log odds (A, 2) of right ones, (B, 2) of wrong ones, median seconds of one.
+        inliers and log odds of correct (A, 2) and wrong (B, 2) keyframes; median time of one, s.
     """
     place_map = town_map(drive(TownConfig(seed=seed), DAY), encoder, kind)
     lap = drive(TownConfig(seed=seed), second_lap(condition))
@@ -108,7 +108,7 @@ def compared(
 def candidates(
     place_map: PlaceMap, row: np.ndarray, lap: TownDrive, n: int
 ) -> tuple[list[int], list[int]]:
-    """Two right keyframes and the four most similar wrong ones."""
+    """Two correct keyframes and the four most similar wrong ones."""
     _, ids = place_map.search(row, 50)
     metres, radians = distance(place_map.T_map_cam, lap.T_map_cam[n])
     good = [int(k) for k in [*ids, *np.argsort(metres)]
@@ -117,7 +117,7 @@ def candidates(
 
 
 def extraction_s(encoder: Encoder, kind: str) -> float:
-    """Median seconds that features cost beside the descriptor."""
+    """Median additional time for local features, s."""
     lap = drive(TownConfig(seed=SEEDS[0]), second_lap(CONDITIONS[0]))
     extractor, costs = LocalExtractor(kind, encoder), []
     for n in range(TIMED):
@@ -131,7 +131,7 @@ def extraction_s(encoder: Encoder, kind: str) -> float:
 
 
 def fit(encoder: Encoder) -> None:
-    """Learn the log odds of inliers; prints what belongs into `LOG_ODDS`."""
+    """Learn the log odds of inliers, and print the values for `LOG_ODDS`."""
     from sklearn.linear_model import LogisticRegression
 
     for kind in ('patch', 'xfeat'):
@@ -148,7 +148,7 @@ def fit(encoder: Encoder) -> None:
 
 
 def scenes(encoder: Encoder, kind: str) -> tuple[list[float], list[float]]:
-    """Inliers of photographs of one scene, and of different ones."""
+    """Numbers of inliers between photos of one scene, and between photos of different scenes."""
     files = sorted(SCENES.glob('*.jpg'))
     extractor = LocalExtractor(kind, encoder)
     features = [extractor.describe(read(file))[1] for file in files]
@@ -164,7 +164,7 @@ def scenes(encoder: Encoder, kind: str) -> tuple[list[float], list[float]]:
 
 
 def metrics_of(encoder: Encoder, kind: str) -> list[Metric]:
-    """All figures of one kind."""
+    """All figures of one kind of features."""
     runs = [localized(encoder, kind, seed, condition) for seed in SEEDS
             for condition in CONDITIONS]
     errors, widths, verified, seconds, right = (
