@@ -1,7 +1,8 @@
-"""`make demo`: one lap through a town by day becomes a map, a second one at dusk is localized.
+"""`make demo`: build a map from a lap through a town by day, and localize a second lap at dusk.
 
-Every part is the real one: bags on disk, `regvpr map build`, the node as its own process, the
-second lap replayed through DDS. Writes build/demo/summary.json and build/demo/report.html.
+Only the town is synthetic. The bags are on disk, `regvpr map build` builds the map, the node is a
+process of its own, and the second lap is replayed through DDS. Writes build/demo/summary.json and
+build/demo/report.html.
 """
 
 import argparse
@@ -26,11 +27,11 @@ OUT = Path('build/demo')
 IMAGE_TOPIC = '/camera/image_raw'
 FIRST_LAP = LapConfig(condition='day', seed=1)
 REPLAY_RATE = 2.0
-"""Times real time, where the machine keeps up."""
+"""Replay speed as a multiple of real time, if the machine is fast enough."""
 
 SLOWEST_RATE = 0.2
 LOAD = 0.7
-"""Share of the images a second that building the map managed which the node is asked for."""
+"""Image rate of the replay as a share of the rate at which the map was built."""
 
 NODE_START_S = 180.0
 NODE_STOP_S = 20.0
@@ -43,19 +44,19 @@ def main() -> int:
                         help='of the second lap')
     parser.add_argument('--out', type=Path, default=OUT)
     options = parser.parse_args()
-    # Others on this machine may run nodes of their own.
+    # Other users of this machine may run nodes.
     os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 100 + 1))
     console = Console(stderr=True)
     options.out.mkdir(parents=True, exist_ok=True)
 
-    # 1. Two laps through the town; rendered once, kept for the next time.
+    # 1. Render two laps through the town, or take those of an earlier run.
     day = lap_files(options, FIRST_LAP, console)
-    # Other cars, another part of the lane, another speed: no image is taken where one was before.
+    # Other cars, another part of the lane, another speed: no two images have the same pose.
     second = LapConfig(condition=options.condition, seed=2, lateral_m=0.3, start_m=20.4,
                        speed_mps=4.7)
     query = lap_files(options, second, console)
 
-    # 2. The first lap becomes a map.
+    # 2. Build a map from the first lap.
     place_map = options.out / 'map'
     shutil.rmtree(place_map, ignore_errors=True)
     seconds = run(['regvpr', 'map', 'build', day[0], '--out', place_map,
@@ -63,7 +64,7 @@ def main() -> int:
     with PlaceMap.open(place_map, index='none') as built:
         rate = replay_rate(len(built) / seconds, second.rate_hz)
 
-    # 3. The node, as ros2 run starts it; 4. the second lap through DDS; 5. what comes out.
+    # 3. Start the node  4. replay the second lap through DDS  5. collect the results.
     node = start_node(place_map)
     try:
         watch = Watch(query[1], place_map, IMAGE_TOPIC)
@@ -84,7 +85,7 @@ def main() -> int:
     finally:
         stop(node)
 
-    # 6. Figures and a page to look at.
+    # 6. Write the figures and the page.
     summary = summarise(watch)
     (options.out / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
     write_report(options.out / 'report.html', watch, summary, query[0])
@@ -94,7 +95,7 @@ def main() -> int:
 
 
 def lap_files(options: argparse.Namespace, lap: LapConfig, console: Console) -> tuple[Path, Path]:
-    """Bag and truth of a lap, rendered unless they are there from the last time."""
+    """Bag and truth of a lap; rendered if they do not exist yet."""
     folder = options.out / f'town-{options.seed}'
     name = f'{lap.condition}-{lap.seed}'
     bag, truth, mark = folder / name, folder / f'{name}.tum', folder / f'{name}.lap'
@@ -117,7 +118,7 @@ def start_node(place_map: Path) -> subprocess.Popen[bytes]:
 
 
 def stop(node: subprocess.Popen[bytes]) -> None:
-    """Ask the node to end, and insist where it is too busy to listen."""
+    """Terminate the node; kill it if it does not end in time."""
     node.terminate()
     try:
         node.wait(timeout=NODE_STOP_S)
@@ -134,14 +135,17 @@ def executable(name: str) -> str:
 
 
 def replay_rate(images_per_s: float, rate_hz: float) -> float:
-    """How fast a bag of `rate_hz` images a second may be replayed on a machine that describes so
-    many: a node that sees every tenth image shows nothing but that.
+    """Replay speed at which the node can process most images, as a multiple of real time.
+
+    Args:
+        images_per_s: rate at which this machine built the map.
+        rate_hz: image rate of the bag.
     """
     return max(SLOWEST_RATE, min(REPLAY_RATE, round(LOAD * images_per_s / rate_hz, 2)))
 
 
 def run(command: list[object]) -> float:
-    """Run a command, give its seconds; its failure ends the demo with its own message."""
+    """Run a command and return its duration, s. If it fails, exit; it has printed the error."""
     start = time.monotonic()
     finished = subprocess.run([str(word) for word in command], check=False)
     if finished.returncode:

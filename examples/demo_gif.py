@@ -1,4 +1,4 @@
-"""The moving picture of the README: the plan, the camera's image beside its match, the state."""
+"""Animation for the README: plan of the map, camera image beside its match, state of the node."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,18 +21,18 @@ COLOURS_USED = 96
 
 
 def write_gif(path: Path, watch: Watch, images: dict[int, np.ndarray]) -> None:
-    """Draw the drive.
+    """Write an animation of the drive.
 
     Args:
         path: of the .gif file.
-        watch: what the node said, with map and truth.
-        images: stamp to image (H, W, 3) uint8 RGB, of those stamps that are drawn.
+        watch: results of the node, with map and truth.
+        images: image (H, W, 3) uint8 RGB of each drawn stamp.
     """
     results = [watch.results[stamp] for stamp in sorted(images)]
     plan = _Plan(watch)
     frames = [_frame(watch, plan, result, images[result.stamp_ns], results[:number + 1])
               for number, result in enumerate(results)]
-    # One palette for all frames: areas that do not change take no bytes.
+    # All frames share a palette, so that unchanged areas take no bytes.
     palette = frames[len(frames) // 2].quantize(COLOURS_USED)
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE)
                     for frame in frames)
@@ -46,12 +46,12 @@ def drawn_stamps(watch: Watch) -> list[int]:
 
 
 class _Plan:
-    """From metres to pixels of the plan."""
+    """Conversion from metres in the map to pixels of the plan."""
 
     def __init__(self, watch: Watch) -> None:
         self.places = watch.map.T_map_cam[:, :2, 3]
         low, high = self.places.min(axis=0), self.places.max(axis=0)
-        # Below the plan lies its legend.
+        # The legend is below the plan.
         size = np.array([PLAN[2] - PLAN[0], PLAN[3] - PLAN[1] - LEGEND]) - 28
         self._scale = float((size / np.maximum(high - low, 1.0)).min())
         self._middle = (low + high) / 2

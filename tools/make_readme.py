@@ -1,4 +1,4 @@
-"""Write the commands of README.md with what they print, on real images of ../shared/data.
+"""Write the commands of README.md with their output, on real images of ../shared/data.
 
 From the root: python -m tools.make_readme
 """
@@ -20,7 +20,7 @@ ELSEWHERE = DATA / 'opensfm_lund' / 'images'
 MARK = re.compile(r'(<!-- readme: .*?-->\n).*?(<!-- end -->)', re.DOTALL)
 
 SHOWN = 2
-"""Further commands fold away."""
+"""Number of commands that are shown; further ones are collapsed."""
 
 COMMANDS = (
     ('A folder of images with positions (or a bag) becomes a map; a part of it is held out to say '
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def prepare(folder: Path) -> None:
-    """Every other image is a reference, the others are queries; `ask` has a few of them."""
+    """Link every second image as a reference, the others as queries, and some queries in `ask`."""
     with (CAMPUS / 'data.csv').open() as file:
         rows = list(csv.reader(file))
     files = {path.name: path for path in CAMPUS.rglob('*.png')}
@@ -79,14 +79,14 @@ def prepare(folder: Path) -> None:
 
 
 def output(command: str, folder: Path) -> str:
-    """What a command prints on standard output, in 80 columns."""
+    """Standard output of a command, 80 columns wide."""
     program = [sys.executable, '-m', 'regvpr_core.cli', *shlex.split(command)[1:]]
     environment = os.environ | {'COLUMNS': '80', 'PYTHONPATH': str(ROOT)}
     run = subprocess.run(program, cwd=folder, env=environment, text=True, check=False,
                          stdout=subprocess.PIPE)
     if run.returncode:
         sys.exit(f'{command} ended with {run.returncode}')
-    # The time an image takes is that of this machine at this minute: docs/benchmarks.md has it.
+    # The time per image depends on the load of this machine; docs/benchmarks.md has it.
     said = re.sub(r'; \d+ ms an image', '', run.stdout.rstrip())
     return '\n'.join(line.rstrip() for line in said.splitlines())
 

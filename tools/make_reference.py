@@ -1,4 +1,4 @@
-"""Pages of docs/reference that come from the code: the command line, settings, the Python API.
+"""Write the pages of docs/reference that are generated from the code: command line and settings.
 
 `make docs` writes them into docs/reference/generated, which is not in the repository.
 """
@@ -66,7 +66,7 @@ def _rows(config: type, prefix: str) -> list[str]:
             rows += _rows(kind, f'{prefix}{field.name}.')
             continue
         known = field.metadata.get(SETTING, Setting())
-        # A bar ends a cell of a table, also inside code.
+        # In Markdown a bar ends a table cell, even inside code.
         rows.append(' | '.join((f'| `{prefix}{field.name}`', _default(field).replace('|', '/'),
                                 known.range_text, known.text.replace('|', '/') + ' |')))
     return rows

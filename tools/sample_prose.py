@@ -1,9 +1,9 @@
-"""Draw docstrings and comments at random, to judge the English of the code by.
+"""Draw random docstrings and comments, to judge the English of the code.
 
     python tools/sample_prose.py --seed 7 --count 100 regvpr_core regvpr_ros
 
 The same seed draws the same places as long as the code is the same. A reader who has not seen the
-code marks each one that has to be read twice; at most 3 of 100 may be marked.
+code marks each one that must be read twice; at most 3 of 100 may be marked.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the package: `python tools/ship_checkpoint.py RUN NAME`.
 
-Weights, config and record are those of RUN/best.safetensors; only the name is another.
+Weights, config and record are those of RUN/best.safetensors; only the name is changed.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Write requirements.lock from .venv: what pip itself installed, version by version.
+"""Write requirements.lock: the packages that pip installed in .venv, with their versions.
 
-`pip freeze` would also list the Python parts inside the ROS wheels, which no index knows.
+`pip freeze` would also list Python packages inside the ROS wheels, which are on no index.
 """
 
 import importlib.metadata

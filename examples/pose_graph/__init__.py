@@ -1,1 +1,1 @@
-"""Loop closures of RegVPR in a SLAM back end: GTSAM straightens a drifting drive."""
+"""Loop closures of RegVPR in a pose graph: GTSAM corrects a drive with odometry drift."""

@@ -1,4 +1,4 @@
-"""Two laps through the town by drifting odometry; our loop closures and GTSAM straighten them.
+"""Correct the odometry drift of two laps through the town by loop closures and GTSAM.
 
     python -m examples.pose_graph                 # about a minute
     python -m examples.pose_graph --features ''   # closures without a verified pose
@@ -28,7 +28,7 @@ PICTURE = Path('build/pose_graph.png')
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Drive, close loops, solve three times, draw."""
+    """Drive, find loop closures, solve three pose graphs, plot."""
     parser = argparse.ArgumentParser(prog='python -m examples.pose_graph', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=1, help='of the town')
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def recorded(seed: int, laps: float, features: str, model: str, console: Console) -> Drive:
-    """Drive through the town and find what closes."""
+    """Drive through the town and find loop closures."""
     from regvpr_core.models.encoder import load_encoder
     from regvpr_core.verification.camera_rays import Intrinsics
     from regvpr_core.verification.local_extractor import LocalExtractor
@@ -75,7 +75,7 @@ def recorded(seed: int, laps: float, features: str, model: str, console: Console
 
 
 def solved(drive: Drive) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Solve with our closures, with a wrong one among them, and with that one believed."""
+    """Solve with the closures, with a wrong one added, and with the wrong one not doubted."""
     wrong = wrong_closure(drive.closures, len(drive.keyframes))
     truth, odometry = drive.T_true_base, drive.T_odom_base
     closed = solve(odometry, drive.closures)

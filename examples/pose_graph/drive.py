@@ -1,4 +1,4 @@
-"""What a robot has at the end of a drive: keyframes by odometry, and loop closures."""
+"""Runs a session on a drive: keyframes with odometry, and loop closures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ VIEWS_WITHIN_M = 6.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """One keyframe of the session. T_true_base: the truth, to measure by."""
+    """One keyframe of the session. T_true_base: true pose, for evaluation."""
 
     stamp_ns: int
     T_odom_base: np.ndarray
@@ -39,12 +39,12 @@ class Drive:
 
     @property
     def T_odom_base(self) -> np.ndarray:
-        """(N, 4, 4) by odometry."""
+        """Poses (N, 4, 4) by odometry."""
         return np.array([keyframe.T_odom_base for keyframe in self.keyframes])
 
     @property
     def T_true_base(self) -> np.ndarray:
-        """(N, 4, 4) in truth."""
+        """True poses (N, 4, 4)."""
         return np.array([keyframe.T_true_base for keyframe in self.keyframes])
 
 
@@ -52,7 +52,7 @@ def run_session(
     frames: Iterable[Frame], extractor: LocalExtractor, dimension: int, camera: Intrinsics,
     T_base_cam: np.ndarray, config: SessionConfig | None = None,
 ) -> Drive:
-    """Drive, and look for places seen before.
+    """Run a session on a drive and collect its loop closures.
 
     Args:
         frames: images with odometry, in order.
@@ -62,7 +62,7 @@ def run_session(
         T_base_cam: (4, 4) of it.
         config: of the session.
     """
-    # The session is given descriptions, so of its encoder it reads only the descriptors' size.
+    # The session gets descriptions, so it needs only the descriptor length of an encoder.
     session = SessionLoops(SimpleNamespace(dimension=dimension), config or SessionConfig())
     keyframes: dict[int, Keyframe] = {}
     found: list[LoopClosure] = []
@@ -84,11 +84,11 @@ def run_session(
 
 def measured(drive: list[Keyframe], reference: int, query: int, camera: Intrinsics,
              T_base_cam: np.ndarray) -> Closure:
-    """A closure with its relative pose: in metres where local features give it."""
+    """A closure with its relative pose, from local features if they determine it."""
     pose = None
     features = drive[query].features
     if features is not None:
-        # The reference first, then those of its pass that stand about it.
+        # The reference first, then keyframes of the same pass near it.
         near = [k for k in sorted(range(len(drive)), key=lambda k: abs(k - reference))
                 if abs(k - reference) <= VIEWS and np.linalg.norm(
                     drive[k].T_odom_base[:3, 3] - drive[reference].T_odom_base[:3, 3])
@@ -102,7 +102,7 @@ def measured(drive: list[Keyframe], reference: int, query: int, camera: Intrinsi
 
 
 def wrong_closure(closures: list[Closure], keyframes: int) -> Closure:
-    """A mistake: the drive's quarter taken for its middle, as surely as the surest closure."""
+    """A wrong closure of two distant keyframes, with the smallest covariance of the true ones."""
     surest = min(closures, key=lambda one: float(np.trace(one.covariance)))
     return Closure(reference=keyframes // 8, query=keyframes // 8 + keyframes // 4,
                    T_reference_query=np.eye(4), covariance=surest.covariance, verified=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def trajectory_error(poses: np.ndarray, truth: np.ndarray) -> float:
-    """RMS distance in m of poses (N, 4, 4) from the truth, moved onto it as a whole (Umeyama)."""
+    """RMS position error, m, of poses (N, 4, 4) after rigid alignment with the truth (Umeyama)."""
     reference, estimate = PosePath3D(poses_se3=list(truth)), PosePath3D(poses_se3=list(poses))
     estimate.align(reference)
     error = APE(PoseRelation.translation_part)
@@ -15,7 +15,7 @@ def trajectory_error(poses: np.ndarray, truth: np.ndarray) -> float:
 
 
 def aligned(poses: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Poses (N, 4, 4) moved as a whole onto the truth."""
+    """Poses (N, 4, 4) after rigid alignment with the truth."""
     estimate = PosePath3D(poses_se3=list(poses))
     estimate.align(PosePath3D(poses_se3=list(truth)))
     return np.array(estimate.poses_se3)

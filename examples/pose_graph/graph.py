@@ -1,8 +1,8 @@
 """A pose graph of odometry and loop closures, solved by GTSAM with a robust kernel.
 
-Odometry is taken as it is; each closure may be wrong. Graduated non-convexity (Yang et al., RA-L
-2020) decides which to believe: it starts from a problem in which all pull a little, so it does not
-depend on how far the odometry drifted, as a plain robust kernel does.
+Odometry is trusted; each closure may be wrong. Graduated non-convexity (Yang et al., RA-L 2020)
+selects the correct closures. It starts from a convex problem in which all closures have some
+weight. So, unlike a fixed robust kernel, it does not depend on the size of the drift.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Closure:
-    """Two keyframes by their place in the drive, and how the later lies to the earlier.
+    """Indices of two keyframes of the drive, and the pose of the later relative to the earlier.
 
     T_reference_query: (4, 4) of the base. covariance: (6, 6) of x, y, z and rotations, about the
     axes of the reference. verified: whether local features gave it.
@@ -29,7 +29,7 @@ class Closure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OdometryNoise:
-    """Standard deviations a metre driven, and at least per step."""
+    """Standard deviations of odometry per metre driven, and their least values per step."""
 
     metres_per_m: float = 0.02
     rad_per_m: float = 0.001
@@ -39,7 +39,7 @@ class OdometryNoise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """Poses (N, 4, 4), and how much each closure was believed (K,), 0 to 1."""
+    """Poses (N, 4, 4), and the final weight (K,) of each closure, 0 to 1."""
 
     T_world_base: np.ndarray
     weights: np.ndarray
@@ -49,13 +49,13 @@ def solve(
     T_odom_base: np.ndarray, closures: Sequence[Closure], noise: OdometryNoise | None = None,
     robust: bool = True,
 ) -> Solution:
-    """Straighten a drive.
+    """Correct the drift of a drive.
 
     Args:
         T_odom_base: (N, 4, 4) drifting poses of the keyframes.
         closures: between them.
         noise: of the odometry.
-        robust: doubt closures; otherwise each is believed.
+        robust: reject wrong closures; otherwise every closure is used.
     """
     noise = noise or OdometryNoise()
     graph, start = gtsam.NonlinearFactorGraph(), gtsam.Values()
@@ -89,7 +89,7 @@ def solve(
 
 
 def local_covariance(closure: Closure) -> np.ndarray:
-    """As GTSAM has it: rotations first, about the axes of the later keyframe."""
+    """Covariance (6, 6) as in GTSAM: rotations first, about the axes of the later keyframe."""
     axes = np.kron(np.eye(2), closure.T_reference_query[:3, :3].T)
     covariance = axes @ closure.covariance @ axes.T
     order = [3, 4, 5, 0, 1, 2]
@@ -97,5 +97,5 @@ def local_covariance(closure: Closure) -> np.ndarray:
 
 
 def poses(values: gtsam.Values, count: int) -> np.ndarray:
-    """Poses (N, 4, 4) out of GTSAM's values."""
+    """Convert GTSAM's values to poses (N, 4, 4)."""
     return np.array([values.atPose3(number).matrix() for number in range(count)])

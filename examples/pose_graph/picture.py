@@ -1,4 +1,4 @@
-"""Before and after, side by side."""
+"""Plots of the drive before and after the correction."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ MARGIN_M = 12.0
 def draw(
     drive: Drive, solutions: dict[str, np.ndarray], summary: dict[str, float], path: Path
 ) -> None:
-    """Odometry, the closed graph, and the one with a wrong closure, each over the truth."""
+    """Plot odometry, the corrected drive, and that with a wrong closure, each with the truth."""
     figure, panels = pyplot.subplots(1, 3, figsize=(11, 4.2), dpi=90, layout='constrained',
                                      sharex=True, sharey=True)
     truth = drive.T_true_base
