@@ -1,5 +1,7 @@
 """Rigid transforms as 4x4 matrices; `T_a_b` takes points in frame b to frame a."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -59,12 +61,22 @@ def quat_xyzw(T: Array) -> Array:
 
 def inverse(T: Array) -> Array:
     """Invert (..., 4, 4) rigid transforms."""
-    R_t = np.swapaxes(T[..., :3, :3], -1, -2)
     out = np.zeros_like(T)
-    out[..., :3, :3] = R_t
-    out[..., :3, 3] = -(R_t @ T[..., :3, 3:])[..., 0]
+    R_t = out[..., :3, :3]
+    R_t[...] = T[..., :3, :3].swapaxes(-1, -2)
+    out[..., :3, 3:] = -(R_t @ T[..., :3, 3:])
     out[..., 3, 3] = 1.0
     return out
+
+
+def length_and_angle(T: Array) -> tuple[float, float]:
+    """Length in m and angle in rad of one motion (4, 4).
+
+    As the norm and `rotation_angle`, at a tenth of the time for a single motion.
+    """
+    (a, b, c, x), (d, e, f, y), (g, h, i, z), _ = T.tolist()
+    return (math.hypot(x, y, z),
+            math.atan2(math.hypot(h - f, c - g, d - b), a + e + i - 1.0))
 
 
 def rotation_angle(R: Array) -> Array:

@@ -131,7 +131,7 @@ class Belief:
         self._motion = Motion(T_map_cam, self.spacing_m, self._least_trace, drives) \
             if len(T_map_cam) else None
         self.radius_m = radius(self.spacing_m, config)
-        self._places: dict[tuple[int, float, bool], Ids] = {}
+        self._places: dict[int, tuple[Ids, Ids, Ids]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -189,13 +189,14 @@ class Belief:
         sums = np.bincount(steps.starts, steps.weights, minlength=len(mass))
         self.off_map += float(mass[sums == 0.0].sum())
         shares = mass[steps.starts] * steps.weights / np.maximum(sums[steps.starts], 1e-300)
-        self._ids, into = np.unique(steps.keyframes, return_inverse=True)
-        size = len(self._ids)
-        self._at_speed = np.bincount(
-            speeds[steps.starts] * size + into, shares, minlength=len(SPEEDS) * size
-        ).reshape(len(SPEEDS), size).astype(np.float64)
-        if T_previous_current is not None:
-            self._at_speed = ANY_SPEED * self._at_speed.sum(axis=0)
+        self._ids = np.unique(steps.keyframes)
+        size, into = len(self._ids), self._ids.searchsorted(steps.keyframes)
+        if T_previous_current is None:
+            into += speeds[steps.starts] * size
+            self._at_speed = np.bincount(into, shares, minlength=len(SPEEDS) * size).reshape(
+                len(SPEEDS), size).astype(np.float64)
+        else:
+            self._at_speed = ANY_SPEED * np.bincount(into, shares, minlength=size)
         # 3. The rest, and a share for a kidnapped robot, is spread over all keyframes.
         onto = self._config.enter * self.off_map
         away = kidnap * float(self._at_speed.sum())
@@ -253,46 +254,67 @@ class Belief:
 
     def around(self, keyframe: int) -> Ids:
         """Keyframes of the same place as this one, including it; sorted."""
-        return self._kept(keyframe, self.radius_m)
+        return self._surroundings(keyframe)[0]
 
     def place(self, keyframe: int, any_angle: bool = False) -> Ids:
-        """Keyframes within twice the radius of this one's place."""
-        return self._kept(keyframe, 2.0 * self.radius_m, any_angle)
+        """Keyframes within twice the radius of this one's place; sorted."""
+        return self._surroundings(keyframe)[2 if any_angle else 1]
 
-    def _kept(self, keyframe: int, radius_m: float, any_angle: bool = False) -> Ids:
-        """Keyframes near this one, kept from image to image."""
-        key = keyframe, radius_m, any_angle
-        if key not in self._places:
+    def _surroundings(self, keyframe: int) -> tuple[Ids, Ids, Ids]:
+        """Keyframes of this one's place, within twice its radius, and these in any direction.
+
+        They are kept from image to image.
+        """
+        kept = self._places.get(keyframe)
+        if kept is None:
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
-            self._places[key] = self._near(self._T[keyframe], radius_m, any_angle)
-        return self._places[key]
+            T = self._T[keyframe]
+            ids = self._within(T, 2.0 * self.radius_m)
+            off = self._T[ids, :3, 3] - T[:3, 3]
+            off *= off
+            alike = self._turns[ids] @ self._turns[keyframe] >= self._least_trace
+            near = off[:, 0] + off[:, 1] + off[:, 2] <= self.radius_m * self.radius_m
+            kept = self._places[keyframe] = ids[near & alike], ids[alike], ids
+        return kept
 
     def near_pose(self, T_map_cam: Array) -> Ids:
         """Keyframes of the place that is visible from this camera pose (4, 4); sorted."""
-        return self._near(T_map_cam, self.radius_m)
+        ids = self._within(T_map_cam, self.radius_m)
+        return ids[self._turns[ids] @ T_map_cam[:3, :3].reshape(9) >= self._least_trace]
 
     def probability(self, keyframe: int) -> float:
         """Probability that the robot is within twice a place's radius of this keyframe."""
         return float(self.masses(self.place(keyframe)).sum())
+
+    def probabilities(self, keyframes: Sequence[int]) -> list[float]:
+        """`probability` of each keyframe; 0 for the keyframe -1, which is none."""
+        places = [self.place(k) for k in keyframes if k >= 0]
+        if not places:
+            return [0.0] * len(keyframes)
+        starts = np.cumsum([0, *(len(place) for place in places[:-1])])
+        sums = iter(np.add.reduceat(self.masses(np.concatenate(places)), starts).tolist())
+        return [next(sums) if k >= 0 else 0.0 for k in keyframes]
 
     def best(self) -> tuple[int, float, float]:
         """Keyframe and probability of the most likely place, and probability of the second.
 
         The second place is more than twice a place's radius away.
         """
-        first = int(self._ids[np.argmax(self._above)]) if len(self._ids) else 0
+        first = int(self._ids[self._above.argmax()]) if len(self._ids) else 0
         here = self.place(first, any_angle=True)
         elsewhere = ~are_among(self._ids, here)
         if elsewhere.any():
-            second = int(self._ids[elsewhere][np.argmax(self._above[elsewhere])])
+            second = int(self._ids[np.where(elsewhere, self._above, -1.0).argmax()])
         else:  # all others have the floor: take the least id that is not at the first place
             second = int(np.searchsorted(here - np.arange(len(here)), 1))
             if second >= len(self._T):
                 return first, self.probability(first), 0.0
         there = self.place(second)
-        return (first, self.probability(first),
-                float(self.masses(there[~are_among(there, here)]).sum()))
+        apart = there[~are_among(there, here)]
+        at_first = self.place(first)
+        masses = self.masses(np.concatenate([at_first, apart]))
+        return first, float(masses[:len(at_first)].sum()), float(masses[len(at_first):].sum())
 
     def top(self, count: int, least: float) -> list[tuple[int, float]]:
         """The most likely places: keyframe and probability of each, most likely first.
@@ -316,10 +338,10 @@ class Belief:
     def _carried(self, motion: Motion, T_previous_current: Array) -> _Moved:
         """Keyframes above the floor, moved by odometry."""
         above = self._above
-        ids = np.flatnonzero(above > LEAST_MASS)
-        ids = ids[np.argsort(-above[ids], kind='stable')][:MAX_ACTIVE]
-        sigma_m = self._sigma_m() + self._config.motion_noise * float(
-            np.linalg.norm(T_previous_current[:3, 3]))
+        ids = (-above).argsort(kind='stable')[:MAX_ACTIVE]
+        ids = ids[above[ids] > LEAST_MASS]
+        sigma_m = self._sigma_m() + self._config.motion_noise * math.hypot(
+            *T_previous_current[:3, 3])
         return _Moved(speeds=np.zeros(len(ids), np.int64), mass=above[ids],
                       predicted=motion.carried(self._ids[ids], T_previous_current),
                       sigma_m=np.full(len(ids), sigma_m))
@@ -343,14 +365,11 @@ class Belief:
         """Least standard deviation of a motion; the spacing of the keyframes limits it."""
         return max(self._config.motion_floor_m, MOTION_SPACINGS * self.spacing_m, LEAST_SIGMA_M)
 
-    def _near(self, T: Array, radius_m: float, any_angle: bool = False) -> Ids:
-        if self._motion is None:
-            return np.zeros(0, dtype=np.int64)
-        ids = np.sort(np.array(self._motion.tree.query_ball_point(T[:3, 3], radius_m),
-                               dtype=np.int64))
-        if any_angle or not len(ids):
-            return ids
-        return ids[self._turns[ids] @ T[:3, :3].reshape(9) >= self._least_trace]
+    def _within(self, T: Array, radius_m: float) -> Ids:
+        """Keyframes within a distance of a pose; sorted."""
+        found = [] if self._motion is None else \
+            self._motion.tree.query_ball_point(T[:3, 3], radius_m, return_sorted=True)
+        return np.array(found, dtype=np.int64)
 
     def _normalise(self) -> None:
         total = self.floor * len(self._T) + float(self._at_speed.sum()) + self.off_map

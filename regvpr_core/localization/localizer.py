@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+import math
 import time
 
 import numpy as np
 
 from regvpr_core.arrays import Float32
 from regvpr_core.errors import ImageError
-from regvpr_core.geometry import Array, inverse, rotation_angle
+from regvpr_core.geometry import Array, inverse, length_and_angle
 from regvpr_core.localization.appearance import Appearance
 from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import same_place, sample
@@ -24,7 +25,6 @@ from regvpr_core.localization.stored_calibration import stored_or_learnt
 from regvpr_core.localization.views import Candidates, Mounts
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder
-from regvpr_core.search.rows import unit
 from regvpr_core.verification.metric_pose import MetricPose
 from regvpr_core.verification.verification import (
     AnyVerifier,
@@ -162,13 +162,14 @@ class Localizer:
         moment = self._odometry.put(stamp_ns, T_odom_base)
         late = order is Order.LATE
         # 3. How much of each image is new: an image from the same spot as the last adds nothing.
+        motion = None if self._last is None else self._last.motion_to(moment)
         novelty = [0.0 if late else self._novelty(view, moment) for view in views]
-        way_m = self._way_m(novelty, moment)
+        way_m = self._way_m(novelty, motion)
         # 4. Update the session's mean descriptor, and move the belief.
         if any(novelty):
             self._mounts.refer_to(views[0].frame.T_base_cam)
             self._learn_appearance(views, novelty)
-            self._predict(moment)
+            self._predict(moment, motion)
             self._remember(views, novelty, moment)
         self._seen_ns = max(self._seen_ns, stamp_ns)
         # 5. Search the map, and verify the candidates.
@@ -238,7 +239,7 @@ class Localizer:
         belief.update(found.ids, found.log_odds)
         verified = self._verifier.pose(
             view.features, match.keyframe_id,
-            belief.near_pose(self.place_map.T_map_cam[match.keyframe_id]), view.frame.intrinsics)
+            belief.around(match.keyframe_id), view.frame.intrinsics)
         return estimate(belief, match.keyframe_id, self.place_map.T_map_cam,
                         view.frame.T_base_cam, self._config.pose_prior, verified)
 
@@ -263,8 +264,7 @@ class Localizer:
             return 1.0
         motion = last.moment.motion_to(moment)
         if motion is not None:
-            metres = float(np.linalg.norm(motion[:3, 3]))
-            radians = float(rotation_angle(motion[:3, :3]))
+            metres, radians = length_and_angle(motion)
             if metres >= self._config.still_m or radians >= self._config.still_rad:
                 return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
             # A robot that stands by its odometry and sees another view was carried or turned.
@@ -282,14 +282,13 @@ class Localizer:
         elsewhere = min(float(mean @ mean), self._config.still_cosine - 0.01)
         return min(1.0, (1.0 - similarity) / (1.0 - elsewhere) / NEW_VIEW)
 
-    def _way_m(self, novelty: Sequence[float], moment: Moment) -> float:
+    def _way_m(self, novelty: Sequence[float], motion: Array | None) -> float:
         """Distance since the last image used, m; without odometry, estimated from the novelty."""
-        motion = None if self._last is None else self._last.motion_to(moment)
         if self._last is None or not any(novelty):
             return 0.0
         if motion is None:
             return max(novelty) * self._evidence_m
-        return float(np.linalg.norm(motion[:3, 3]))
+        return math.hypot(*motion[:3, 3])
 
     def _learn_appearance(self, views: Sequence[Description], novelty: Sequence[float]) -> None:
         """Add the new images to the mean descriptors of their cameras."""
@@ -299,11 +298,11 @@ class Localizer:
             if share:
                 appearance.update(view.descriptor, share)
 
-    def _predict(self, moment: Moment) -> None:
+    def _predict(self, moment: Moment, motion: Array | None) -> None:
         """Move the belief from the last image to this one."""
         if self._last is None:
             return
-        motion, reference = self._last.motion_to(moment), self._mounts.T_base_reference
+        reference = self._mounts.T_base_reference
         if motion is not None and reference is not None:
             motion = inverse(reference) @ motion @ reference
         self._belief.predict(motion, (moment.stamp_ns - self._seen_ns) / 1e9)
@@ -323,9 +322,8 @@ class Localizer:
     def _search(self, view: Description, novelty: float) -> Candidates:
         """Candidates for an image, with scores and log likelihood ratios."""
         mean = self._appearance(view).mean
-        similarities, ids = self.place_map.search(view.descriptor, self._config.candidates, mean)
-        query = unit(view.descriptor - mean) if (view.descriptor != mean).any() \
-            else np.zeros_like(mean)
+        query = self.place_map.query(view.descriptor, mean)
+        similarities, ids = self.place_map.nearest(query, self._config.candidates)
         found = self._calibration.scores(similarities, self._background @ query)
         log_odds = self._calibration.log_odds(found)
         verifications = () if self._config.verification.kind == 'none' else \
@@ -368,9 +366,9 @@ class Localizer:
         if self._fixed is None or self._belief.off_map > MOST_OFF_MAP:
             return False
         before, since_m = self._fixed
-        positions = self.place_map.T_map_cam[[before, keyframe], :3, 3]
-        return bool(np.linalg.norm(positions[1] - positions[0])
-                    < REACH_RADII * self._belief.radius_m + since_m + way_m)
+        T = self.place_map.T_map_cam
+        return (math.dist(T[before, :3, 3], T[keyframe, :3, 3])
+                < REACH_RADII * self._belief.radius_m + since_m + way_m)
 
     def _remember_fix(self, state: State, keyframe: int, way_m: float) -> None:
         """Note a fix, or the way since the last one; off the map the last one is forgotten."""
@@ -400,8 +398,10 @@ class Localizer:
         ahead = self._ahead(seen, found)
         of_image = self._calibration.probability(
             np.array([seen[view].scores[i] for view, i in found]), np.array(ahead))
-        return tuple(self._match(seen[view], view, i, keyframe, (view, i) == accepted, float(p))
-                     for (view, i), p in zip(found, of_image, strict=True))
+        at = [keyframe if one == accepted else seen[one[0]].places.first(one[1]) for one in found]
+        return tuple(self._match(seen[view], view, i, (view, i) == accepted, p, alone)
+                     for (view, i), p, alone in zip(
+                         found, self._belief.probabilities(at), of_image.tolist(), strict=True))
 
     def _ahead(self, seen: Sequence[Candidates], found: Sequence[tuple[int, int]]) -> list[float]:
         """Margin of each candidate's score over the best score at another place."""
@@ -418,14 +418,12 @@ class Localizer:
                 ahead[at] = float(one.scores[row] - (one.scores.min() if mask.all() else other))
         return ahead
 
-    def _match(self, one: Candidates, view: int, i: int, keyframe: int, accepted: bool,
+    def _match(self, one: Candidates, view: int, i: int, accepted: bool, probability: float,
                image_probability: float) -> Match:
-        at = keyframe if accepted else one.places.first(i)
         return Match(
             keyframe_id=int(one.ids[i]), similarity=float(one.similarities[i]),
             score=float(one.scores[i]), accepted=accepted, view=view,
-            probability=self._belief.probability(at) if at >= 0 else 0.0,
-            image_probability=image_probability,
+            probability=probability, image_probability=image_probability,
             verification=next((v for v in one.verifications
                                if v.keyframe_id == one.ids[i]), None))
 
@@ -448,8 +446,8 @@ class Localizer:
         """Pose prior from local features if they give a pose, else from the belief."""
         view = views[match.view]
         T = self.place_map.T_map_cam
-        verified: MetricPose | None = self._verifier.pose(
-            view.features, match.keyframe_id, self._belief.near_pose(T[match.keyframe_id]),
+        verified: MetricPose | None = None if view.features is None else self._verifier.pose(
+            view.features, match.keyframe_id, self._belief.around(match.keyframe_id),
             view.frame.intrinsics)
         # The belief is about the reference camera, which may not be the camera of this image.
         reference = self._mounts.T_base_reference

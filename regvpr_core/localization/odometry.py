@@ -3,6 +3,7 @@
 from bisect import bisect_left, insort
 from dataclasses import dataclass
 import enum
+import math
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class Odometry:
             return Moment(stamp_ns, None, self.part, self.way_m)
         if order is not Order.LATE and self._last is not None:
             last_ns, last = self._last
-            metres = float(np.linalg.norm(T_odom_base[:3, 3] - last[:3, 3]))
+            metres = math.dist(T_odom_base[:3, 3], last[:3, 3])
             elapsed_s = (stamp_ns - last_ns) / 1e9
             if metres <= CORRECTION_M + self._speed_limit_mps * elapsed_s:
                 self.way_m += metres

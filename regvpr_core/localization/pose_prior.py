@@ -6,6 +6,7 @@ this order, as geometry_msgs/PoseWithCovariance defines it: the true pose is
 """
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -21,6 +22,7 @@ away by one far keyframe of small probability."""
 
 HUBER_RAD = 0.3
 LEAST_LENGTH_M = 1e-3
+ONES, UNIT = np.ones(3), np.eye(3)
 
 GATE = 11.34
 """99 % quantile of the chi-squared distribution with 3 degrees of freedom."""
@@ -143,9 +145,8 @@ def of_belief(
     #    them, which keyframes cannot determine.
     axes = road_axes(T_map_base, mean)
     along = config.position_floor_m**2 + belief.spacing_m**2 / 12.0
-    least = np.diag([along, config.lane_m**2, config.height_m**2])
-    covariance[:3, :3] += axes @ least @ axes.T
-    covariance[3:, 3:] += config.rotation_floor_rad**2 * np.eye(3)
+    covariance[:3, :3] += (axes * (along, config.lane_m**2, config.height_m**2)) @ axes.T
+    covariance[3:, 3:] += config.rotation_floor_rad**2 * UNIT
     return PosePrior(mean, covariance)
 
 
@@ -175,18 +176,18 @@ def robust_mean(T: Array, weights: Array) -> tuple[Array, Array]:
     mean, new = np.eye(4), weights
     for _ in range(ROUNDS):
         used = new
-        mean[:3, 3] = used @ positions
-        steps = positions - mean[:3, 3]
-        metres = np.sqrt(np.einsum('ij,ij->i', steps, steps))
-        huber = HUBER_M / np.maximum(metres, HUBER_M)
+        centre = used @ positions
+        steps = positions - centre
+        # Huber's weights but for a factor, which does not matter.
+        new = weights / np.maximum(np.sqrt((steps * steps) @ ONES), HUBER_M)
         if not alike:
-            centre = _mean_rotation(turns, used)
-            radians = np.arccos(np.clip(0.5 * (turns @ centre.reshape(9) - 1.0), -1.0, 1.0))
-            huber *= HUBER_RAD / np.maximum(radians, HUBER_RAD)
-        new = weights * huber
+            turn = _mean_rotation(turns, used)
+            radians = np.arccos(np.clip(0.5 * (turns @ turn.reshape(9) - 1.0), -1.0, 1.0))
+            new /= np.maximum(radians, HUBER_RAD)
         new /= new.sum()
         if np.abs(new - used).max() < 1e-9:
             break
+    mean[:3, 3] = centre
     mean[:3, :3] = _mean_rotation(turns, used)
     return mean, new
 
@@ -211,8 +212,8 @@ def road_axes(T_map_base: Array, mean: Array) -> Array:
     _, lengths, lines = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=False)
     along = lines[0] if lengths[0] > LEAST_LENGTH_M else mean[:3, 0]
     up = mean[:3, 2] - (mean[:3, 2] @ along) * along
-    if np.linalg.norm(up) < 1e-6:  # a lift: the road is vertical
+    if math.hypot(*up) < 1e-6:  # a lift: the road is vertical
         up = mean[:3, 0] - (mean[:3, 0] @ along) * along
-    up /= np.linalg.norm(up)
+    up /= math.hypot(*up)
     across = up[[1, 2, 0]] * along[[2, 0, 1]] - up[[2, 0, 1]] * along[[1, 2, 0]]  # up x along
     return np.stack([along, across, up], axis=1)

@@ -147,6 +147,15 @@ class PlaceMap:
             MapError: the descriptor has another length than the map's or is not finite, or a
                 keyframe's descriptor has changed on the disk.
         """
+        return self.nearest(self.query(descriptor, centre), k)
+
+    def nearest(self, query: Float32, k: int) -> tuple[Float32, npt.NDArray[np.int64]]:
+        """As `search`, for a centred descriptor (D,) that `query` made."""
+        similarities, ids = self.index.search(query[None], k)
+        return similarities[0], ids[0]
+
+    def query(self, descriptor: Float32, centre: Float32 | None = None) -> Float32:
+        """The centred unit descriptor (D,) of an image; arguments and errors as for `search`."""
         if descriptor.shape != self.centre.shape:
             raise MapError(f'a descriptor of shape {descriptor.shape} cannot be searched in a map '
                            f'of {self.manifest.dimension} numbers a place')
@@ -155,9 +164,7 @@ class PlaceMap:
             raise MapError('a descriptor that is not finite cannot be searched; try the precision '
                            'fp32')
         # A descriptor equal to the session's mean is equally similar to every place.
-        query = unit(away) if away.any() else np.zeros_like(away, dtype=np.float32)
-        similarities, ids = self.index.search(query[None], k)
-        return similarities[0], ids[0]
+        return unit(away) if away.any() else np.zeros_like(away, dtype=np.float32)
 
     @property
     def centre(self) -> Float32:

@@ -162,7 +162,7 @@ class RabitqIndex:
             candidates = self._find(self._rotation.apply(queries), self._candidates(k))
         found = [self._rows.best(query, row, k)
                  for query, row in zip(queries, candidates, strict=True)]
-        return np.stack([s for s, _ in found]), np.stack([i for _, i in found])
+        return np.array([s for s, _ in found]), np.array([i for _, i in found])
 
     def _find(self, turned: Float32, count: int) -> Ids:
         """Ids (Q, count) of the codes most similar to rotated queries."""

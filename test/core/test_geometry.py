@@ -8,6 +8,7 @@ from regvpr_core.geometry import (
     distance,
     interpolate,
     inverse,
+    length_and_angle,
     pose_matrix,
     quat_xyzw,
     rotation_angle,
@@ -72,6 +73,13 @@ def test_the_vector_of_a_rotation_turns_as_the_rotation_does(angle):
     vectors = angle * np.array([[2.0, -1.0, 2.0], [0.0, 0.6, -0.8]]) / np.array([[3.0], [1.0]])
     np.testing.assert_allclose(
         rotation_vector(Rotation.from_rotvec(vectors).as_matrix()), vectors, atol=1e-9)
+
+
+def test_the_length_and_angle_of_one_motion_are_those_of_many():
+    for T in [*random_poses(20), np.eye(4)]:
+        metres, radians = length_and_angle(T)
+        assert metres == pytest.approx(np.linalg.norm(T[:3, 3]), rel=1e-15, abs=0.0)
+        assert radians == pytest.approx(float(rotation_angle(T[:3, :3])), abs=1e-15)
 
 
 def test_distance_is_metres_and_radians_and_the_world_does_not_matter():

@@ -197,6 +197,29 @@ def test_turning_on_the_spot_keeps_to_the_keyframes_that_look_that_way():
     assert here > 0.9
 
 
+@pytest.mark.parametrize('radius_m', [2.0, 2.5, 4.0])
+def test_the_places_of_a_keyframe_are_all_within_reach_that_look_its_way(radius_m):
+    T = np.tile(OPTICAL, (60, 1, 1))
+    T[:, 0, 3] = np.arange(60) % 30  # there and back a metre beside; distances equal the radius
+    T[30:, 1, 3] = 1.0
+    T[30:, :2, :3] *= -1.0
+    belief = Belief(T, BeliefConfig(place_radius_m=radius_m))
+    belief.update(np.array([7, 8, 40]), np.array([3.0, 2.0, 2.5]))
+    for k in (0, 7, 29, 37):
+        metres = np.linalg.norm(T[:, :3, 3] - T[k, :3, 3], axis=1)
+        same_way = (np.arange(60) < 30) == (k < 30)
+        assert belief.around(k).tolist() == np.flatnonzero(
+            (metres <= radius_m) & same_way).tolist()
+        assert belief.place(k).tolist() == np.flatnonzero(
+            (metres <= 2.0 * radius_m) & same_way).tolist()
+        assert belief.place(k, any_angle=True).tolist() == np.flatnonzero(
+            metres <= 2.0 * radius_m).tolist()
+    asked = [7, -1, 37, 8, 7]
+    assert belief.probabilities(asked) == pytest.approx(
+        [belief.probability(k) if k >= 0 else 0.0 for k in asked], abs=1e-15)
+    assert belief.probabilities([-1]) == [0.0]
+
+
 def test_others_are_weighed_as_told():
     belief = Belief(ring(10), BeliefConfig(off_map_prior=0.5))
     belief.update(np.array([4]), np.array([np.log(3.0)]), others=np.log(0.5))
