@@ -43,11 +43,15 @@ def run_info(options: argparse.Namespace) -> None:
     """Print what a map holds."""
     import numpy as np
 
+    from regvpr_core.localization.belief import BeliefConfig, place_radius
+    from regvpr_core.map_report.seen import summary
     from regvpr_core.maps.files import map_bytes
     from regvpr_core.maps.place_map import PlaceMap
 
+    belief = BeliefConfig()
     with PlaceMap.open(options.map, index='none') as place_map:
         manifest = place_map.manifest
+        radius_m = place_radius(place_map.T_map_cam, belief, place_map.drives)
         extent = np.ptp(place_map.T_map_cam[:, :3, 3], axis=0) if len(place_map) else np.zeros(3)
         facts = {
             'map': str(options.map),
@@ -66,6 +70,7 @@ def run_info(options: argparse.Namespace) -> None:
             'path_m': round(_path_m(place_map), 1),
             'extent_m': [round(float(v), 1) for v in extent],
             'sources': manifest.sources,
+            **summary(place_map, radius_m, belief.place_angle_rad),
             **_poses(place_map),
             'size_mb': round(map_bytes(options.map) / 1e6, 2),
         }

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from regvpr_core.config import check_range
 from regvpr_core.map_report.html import finite, label, packed, page
 from regvpr_core.map_report.images import no_pictures, pictures_that_fit
+from regvpr_core.map_report.seen import headings, Seen, seen, summary
 from regvpr_core.map_report.study import BINS, KINDS, MapStudy, PASS_S, study
 from regvpr_core.map_report.warnings import FARTHEST_M, left_out_of, warnings_of
 from regvpr_core.maps.files import map_bytes
@@ -27,7 +28,7 @@ ASSETS = ('map.html', 'map.css', 'dom.js', 'map_data.js', 'map_view.js', 'map_ch
 LEAST_MB = 3.0
 MOST_MB = 500.0
 
-PLACE_BYTES = 52
+PLACE_BYTES = 64
 """Characters of the page per place shown, and per place compared with all others."""
 QUERY_BYTES = 120
 
@@ -145,7 +146,8 @@ def _data(
         'sources': sources, 'sourceOf': packed(source_of, '<u2'),
         'images': _image_names(place_map, ids),
         'origin': _origin(origin),
-        'facts': _facts(place_map, offsets, camera_of, source_of),
+        'facts': _facts(place_map, found, offsets, camera_of, source_of),
+        'seen': _seen(seen(place_map, ids, found.radius_m, found.angle_rad)),
         'sourceTable': _source_table(place_map),
         'radius': found.radius_m, 'angleDeg': float(np.degrees(found.angle_rad)),
         'passSeconds': PASS_S,
@@ -167,17 +169,6 @@ def _data(
         },
         'reliability': _reliability(reliability),
     }
-
-
-def headings(T: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Viewing directions of cameras (N, 4, 4) in the plane of the map, rad from x.
-
-    The direction of the optical axis, z; if it is nearly vertical (a camera that looks down, or
-    poses of a vehicle with z up), the direction of x.
-    """
-    upright = np.abs(T[:, 2, 2]) > 0.8
-    ahead = np.where(upright[:, None], T[:, :2, 0], T[:, :2, 2])
-    return np.arctan2(ahead[:, 1], ahead[:, 0])
 
 
 def _names(each: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -205,8 +196,13 @@ def _origin(origin: dict[str, float]) -> dict[str, float] | None:
     return {'lat': float(lat), 'lon': float(lon), 'alt': finite(origin.get('alt_m', 0.0))}
 
 
+def _seen(found: Seen) -> dict[str, str]:
+    return {'clock': found.clock, 'directions': packed(found.directions, '<u1'),
+            'hours': packed(found.hours, '<u4'), 'drives': packed(found.drives, '<u4')}
+
+
 def _facts(
-    place_map: PlaceMap, offsets: npt.NDArray[np.float64], camera_of: npt.NDArray[np.int64],
+    place_map: PlaceMap, found: MapStudy, offsets: npt.NDArray[np.float64], camera_of: npt.NDArray[np.int64],
     source_of: npt.NDArray[np.int64],
 ) -> list[list[str]]:
     """Table of facts from the manifest and the files: names and values."""
@@ -216,6 +212,8 @@ def _facts(
         'keyframes': f'{len(place_map):,}'.replace(',', ' '),
         'path': f'{_path_m(offsets, camera_of, source_of):.1f} m',
         'extent x, y, z': ', '.join(f'{v:.1f}' for v in extent) + ' m',
+        **{name.replace('_', ' '): ', '.join(lines) for name, lines in
+           summary(place_map, found.radius_m, found.angle_rad).items()},
         'size on disk': f'{map_bytes(place_map.path) / 1e6:.2f} MB',
         'model': manifest.model,
         'fingerprint': manifest.fingerprint[:16],

@@ -16,6 +16,10 @@ const cameraOf = unpack(data.cameraOf, Uint16Array);
 const sourceOf = unpack(data.sourceOf, Uint16Array);
 const count = ids.length;
 
+const seenFrom = unpack(data.seen.directions, Uint8Array);
+const seenAt = unpack(data.seen.hours, Uint32Array);
+const seenBy = unpack(data.seen.drives, Uint32Array);
+
 const queried = unpack(data.queried, Uint32Array);
 const rowOf = new Map(Array.from(queried, (place, row) => [place, row]));
 const neighbourPlaces = {};
@@ -74,6 +78,24 @@ function told(place) {
 
 const toldOf = Uint8Array.from({ length: count }, (_, place) => told(place));
 
+// The numbers of the bits that are set.
+function bits(mask) {
+  return Array.from({ length: 32 }, (_, bit) => bit).filter((bit) => (mask >>> bit) & 1);
+}
+
+// How the map has seen a place: directions, drives, hours of the day.
+function seen(place) {
+  const directions = bits(seenFrom[place]).map((eighth) => `${45 * eighth}\u00b0`);
+  const hours = bits(seenAt[place]).map((hour) => String(hour).padStart(2, '0'));
+  const drives = seenBy[place];
+  return `from ${directions.join(', ')}; in ${drives} drive${drives === 1 ? '' : 's'}`
+    + (hours.length ? `; at ${hours.join(', ')} h ${data.seen.clock}` : '');
+}
+
+const SEEN_NUMBERS = ['none known', '1', '2', '3', '4 or more'];
+const seenDirections = Uint8Array.from(seenFrom, (mask) => Math.min(bits(mask).length, 4));
+const seenHours = Uint8Array.from(seenAt, (mask) => Math.min(bits(mask).length, 4));
+
 // The place with a picture nearest in the order of the map, of the same camera where one is.
 function nearestPictured(place) {
   let low = 0;
@@ -127,6 +149,7 @@ function facts(place) {
     ...(untimed(place) ? [] : [['stamp', clock(stamps[place])]]),
     ['position', `x ${p[0]}  y ${p[1]}  z ${p[2]} m`],
     ['looks', `${fixed(headings[place] * 180 / Math.PI, 0)}° from x`],
+    ['place seen', seen(place)],
     ['camera', data.cameras[cameraOf[place]]],
     ['source', data.sources[sourceOf[place]]],
   ];

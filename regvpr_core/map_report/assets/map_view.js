@@ -138,6 +138,13 @@ class MapView {
       this.buckets = TOLD.map((name, b) => ({
         name, colour: told[b], shape: ['circle', 'square', 'triangle', 'diamond', 'circle'][b],
       }));
+    } else if (mode === 'directions' || mode === 'hours') {
+      this.bucketOf = mode === 'hours' ? seenHours : seenDirections;
+      const noun = mode === 'hours' ? 'hour of the day' : 'direction';
+      this.buckets = SEEN_NUMBERS.map((number, b) => ({
+        name: `${number} ${b > 1 ? noun.replace(/^\w+/, '$&s') : noun}`, colour: own[(b + 7) % 8],
+        shape: ['cross', 'circle', 'square', 'triangle', 'diamond'][b],
+      }));
     } else {
       const names = mode === 'camera' ? data.cameras : data.sources;
       const each = mode === 'camera' ? cameraOf : sourceOf;

@@ -12,7 +12,8 @@ from regvpr_core.errors import ConfigError
 from regvpr_core.images import decode, encode_jpeg
 from regvpr_core.map_report import page as map_page_module
 from regvpr_core.map_report.html import label, packed, page, write_page
-from regvpr_core.map_report.page import headings, map_page, Reliability
+from regvpr_core.map_report.page import map_page, Reliability
+from regvpr_core.map_report.seen import headings
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
@@ -100,6 +101,18 @@ def test_the_page_holds_poses_stamps_and_pictures_of_all_places(tmp_path):
     for i, jpeg in enumerate(data['pictures']['jpeg']):
         np.testing.assert_allclose(decode(base64.b64decode(jpeg)).mean(axis=(0, 1)), colour(i),
                                    atol=3)
+
+
+def test_the_page_says_from_where_and_when_each_place_was_seen(tmp_path):
+    there = street()
+    back = street(6, T_map_cam=looking(0.0, 0.0, -90.0), source='back',
+                  stamp_ns=START_NS + 3 * 3_600 * 10**9)
+    _, data, _ = make_page(write_map(tmp_path / 'm', there + back))
+    assert numbers(data['seen']['directions'], '<u1')[[0, 5]].tolist() == [0b1000100, 0b100]
+    assert numbers(data['seen']['hours'], '<u4')[[0, 5]].tolist() == [1 << 15 | 1 << 18, 1 << 15]
+    assert numbers(data['seen']['drives'], '<u4')[[0, 5]].tolist() == [2, 1]
+    facts = dict(data['facts'])
+    assert facts['places by hour utc'] == '15 h: 100%, 18 h: 17%'
 
 
 def test_far_away_coordinates_keep_their_centimetres(tmp_path):
@@ -291,6 +304,7 @@ def test_hovering_shows_the_place(opened):
         assert f'x {10 * place}.00 y {0.5 * place:.2f} z 1.50 m' in ' '.join(text.split())
         assert 'looks 90° from x' in text
         assert 'camera front' in text
+        assert 'place seen from 90°; in 1 drive; at 15 h utc' in ' '.join(text.split())
         assert 'source lap' in text
         assert f'2025-06-15 15:06:{40 + place:02}.000' in text
         np.testing.assert_allclose(pixel(opened, '#tip img'), colour(place), atol=4)
@@ -468,6 +482,10 @@ def test_every_colouring_has_a_legend_with_shapes(opened):
     assert '2025-06-15' in opened.page.inner_text('#legend')
     opened.page.select_option('#colour', 'source')
     assert 'lap (12)' in opened.page.inner_text('#legend')
+    opened.page.select_option('#colour', 'directions')
+    assert '1 direction (12)' in opened.page.inner_text('#legend')
+    opened.page.select_option('#colour', 'hours')
+    assert '1 hour of the day (12)' in opened.page.inner_text('#legend')
     opened.page.select_option('#colour', 'told')
     assert 'another place is more alike' in opened.page.inner_text('#legend')
     shapes = [bucket['shape'] for bucket in state(opened, 'view.buckets')]
