@@ -202,8 +202,8 @@ def _seen(found: Seen) -> dict[str, str]:
 
 
 def _facts(
-    place_map: PlaceMap, found: MapStudy, offsets: npt.NDArray[np.float64], camera_of: npt.NDArray[np.int64],
-    source_of: npt.NDArray[np.int64],
+    place_map: PlaceMap, found: MapStudy, offsets: npt.NDArray[np.float64],
+    camera_of: npt.NDArray[np.int64], source_of: npt.NDArray[np.int64],
 ) -> list[list[str]]:
     """Table of facts from the manifest and the files: names and values."""
     manifest = place_map.manifest

@@ -15,7 +15,7 @@ EIGHTHS = 8
 HOUR_NS, DAY_HOURS = 3_600_000_000_000, 24
 
 EPOCH_NS = 315_532_800_000_000_000
-"""Start of 1980, at midnight UTC. Stamps before it are seconds since a start, and say nothing of the time of day."""
+"""Start of 1980, at midnight UTC. Stamps before it are seconds since a start."""
 
 DEG_PER_HOUR = 15.0
 FARTHEST_M = 1e12

@@ -29,6 +29,13 @@ LEAST_SCALE_M = 0.2
 MOST_PAIRS = 1_000_000
 """Number of pairs of poses that are compared at once."""
 
+CHANCE_SIGMAS = 3.0
+BEYOND = 0.75
+"""Share of the matches beyond those expected by chance that must agree in a small map."""
+
+SMALL = 0.1
+"""An `inlier_m` of this share of the extent of a small map tells matches from chance."""
+
 RIVAL = 0.5
 """The result is ambiguous if another transform has more than this share of the inliers."""
 
@@ -45,8 +52,8 @@ class AlignmentConfig:
         0.6, 'Largest angle between the poses of a match that agrees.', 0.05, 3.2, unit='rad')
     least_inliers: int = setting(
         6,
-        'Least number of matches that agree; twice the number expected by chance is needed in '
-        'any case.', 3, 10000)
+        'Least number of matches that agree; in any case twice the number expected by chance, or '
+        'in a small map nearly all of them.', 3, 10000)
     least_extent_m: float = setting(
         5.0, 'Least extent of the matches that agree.', 0.0, 1000.0, unit='m')
     hypotheses: int = setting(2000, 'Transforms that are tried.', 10, 100000)
@@ -121,6 +128,17 @@ def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart
     return ids_a[best[mutual]], ids_b[mutual], sole[mutual]
 
 
+def least_agreeing(count: int, chance: int, config: AlignmentConfig) -> int:
+    """Least number of `count` matches that must agree if `chance` of them do so by chance.
+
+    Twice as many. In a small map half of them may agree by chance; then three quarters of the
+    others must as well, and three standard deviations more than chance explains.
+    """
+    deviation = np.sqrt(chance * (1.0 - chance / max(count, 1)))
+    small = max(chance + CHANCE_SIGMAS * deviation, count - (1.0 - BEYOND) * (count - chance))
+    return max(config.least_inliers, int(np.ceil(min(2 * chance, small))))
+
+
 def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
                 paths: tuple[Path, Path]) -> Alignment:
     """Estimate `T_a_b` from matched poses (N, 4, 4) with many outliers.
@@ -140,7 +158,13 @@ def align_poses(T_a: Array, T_b: Array, config: AlignmentConfig,
     # In a small map wrong matches agree by chance; random pairs show how many.
     chance = max(int(_ransac(T_a, T_b[rng.permutation(len(T_b))], config, rng)[1].sum())
                  for _ in range(LOTS))
-    needed = max(config.least_inliers, 2 * chance)
+    needed = least_agreeing(len(T_a), chance, config)
+    if needed > max(len(T_a), config.least_inliers):
+        extent_m = float(np.linalg.norm(np.ptp(T_a[:, :3, 3], axis=0)))
+        raise MapError(
+            f'cannot place {of}: the {len(T_a)} matched places lie within {extent_m:.0f} m, where '
+            f'{chance} of them agree by chance to {config.inlier_m:g} m; set alignment.inlier_m '
+            f'to {max(0.1, extent_m * SMALL):.2g}, or give --transform')
     if count < needed:
         raise MapError(f'cannot place {of}: {count} of {len(T_a)} matched places agree, {chance} '
                        f'do by chance and at least {needed} must; give --transform')

@@ -103,6 +103,30 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
                 return _compare(place_map, shorter, projection, radius_m)
 
 
+def compress_alike(session: PlaceMap, place_map: PlaceMap, out: Path) -> None:
+    """Write a session with its descriptors in the form that they have in a compressed map.
+
+    Args:
+        session: open, of the model of the map; it is not compressed.
+        place_map: open; its projection is used.
+        out: the new folder.
+
+    Raises:
+        MapError: the descriptors have another length than the model's, or `out` cannot be written.
+    """
+    manifest = replace(session.manifest, dimension=place_map.manifest.dimension,
+                       compress=place_map.manifest.compress)
+    with new_folder(out) as folder, MapWriter.create(folder, manifest) as writer:
+        for start in range(0, len(session), BLOCK):
+            writer.append([
+                replace(keyframe, descriptor=place_map.project(keyframe.descriptor))
+                for keyframe in session.keyframes(
+                    range(start, min(start + BLOCK, len(session))))])
+        projection = place_map.attachment('pca')
+        if projection is not None:
+            writer.attach('pca', projection)
+
+
 def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,
              radius_m: float) -> CompressReport:
     asked = _spread(len(before), ASKED)

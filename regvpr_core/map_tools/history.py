@@ -2,7 +2,8 @@
 
 Earlier versions are beside the map in `.NAME.history/0001`, `0002`, …, the newest with the highest
 number. Two folders are exchanged by one system call (`renameat2` with `RENAME_EXCHANGE`, Linux
-3.15), so that a complete map has the name even if the process is killed.
+3.15), so that a complete map has the name even if the process is killed. The new map waits in
+`NUMBER.new`, which holds the old map after the exchange, and becomes the version `NUMBER` then.
 """
 
 import ctypes
@@ -23,6 +24,8 @@ _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _EXCHANGE = 2
 _AT_FDCWD = -100
 _VERSION = re.compile(r'\d{4,9}')
+_NEW, _GONE = '.new', '.gone'
+"""Endings of the folder that is exchanged with the map, and of a version that is deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,8 @@ def versions(path: Path) -> list[Version]:
     Raises:
         MapError: a version cannot be opened.
     """
-    found = [(0, path), *((int(p.name), p) for p in _folders(path)[::-1])]
+    earlier = _folders(path) + [p for p in _folders(path, _NEW) if not _is_newer(p, path)]
+    found = [(0, path), *((int(p.stem), p) for p in earlier[::-1])]
     result = []
     for number, folder in found:
         with PlaceMap.open(folder, index='none') as place_map:
@@ -76,21 +80,26 @@ def replace_map(path: Path, new: Path, keep: int) -> None:
         MapError: the folders cannot be exchanged; both are unchanged.
     """
     path, history = path.resolve(), history_folder(path)
+    _settle(path)
     numbers = [int(p.name) for p in _folders(path)]
-    old = history / f'{max(numbers, default=0) + 1:04d}'
+    version = history / f'{max(numbers, default=0) + 1:04d}'
+    waiting = version.with_name(version.name + _NEW)
     try:
         history.mkdir(exist_ok=True)
-        new.rename(old)
+        new.rename(waiting)
     except OSError as error:
         raise MapError(f'cannot replace map {path}: {error}') from error
     try:
-        _exchange(old, path)
-    except MapError:  # the new map never was a version
-        shutil.rmtree(old, ignore_errors=True)
+        _exchange(waiting, path)
+    except MapError:
+        shutil.rmtree(waiting, ignore_errors=True)
         raise
-    _synced(old, path)
+    _settle(path)
+    _synced(version, path)
     for folder in _folders(path)[:-keep or None]:
-        shutil.rmtree(folder, ignore_errors=True)
+        gone = folder.with_name(folder.name + _GONE)
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def undo(path: Path) -> Version:
@@ -101,13 +110,14 @@ def undo(path: Path) -> Version:
             folders cannot be exchanged.
     """
     path = path.resolve()
-    found = _folders(path)
-    if not found:
-        raise MapError(f'map {path} has no earlier version: it was not updated yet, or its '
-                       f'earlier versions were removed')
-    PlaceMap.open(found[-1], index='none').close()
     lock = lock_folder(path)
     try:
+        _settle(path)
+        found = _folders(path)
+        if not found:
+            raise MapError(f'map {path} has no earlier version: it was not updated yet, or its '
+                           f'earlier versions were removed')
+        PlaceMap.open(found[-1], index='none').close()
         _exchange(found[-1], path)
         _synced(found[-1], path)
     finally:
@@ -157,11 +167,41 @@ def _synced(version: Path, path: Path) -> None:
                        f'{error}') from error
 
 
-def _folders(path: Path) -> list[Path]:
-    """Folders of earlier versions, oldest first."""
+def _settle(path: Path) -> None:
+    """Finish what a killed process left in the history of a map; the map is locked.
+
+    Raises:
+        MapError: a folder is damaged or cannot be renamed.
+    """
+    try:
+        for waiting in _folders(path, _NEW):
+            if _is_newer(waiting, path):  # killed before the exchange: it never was the map
+                shutil.rmtree(waiting, ignore_errors=True)
+            else:
+                waiting.rename(waiting.with_suffix(''))
+        for gone in _folders(path, _GONE):
+            shutil.rmtree(gone, ignore_errors=True)
+    except OSError as error:
+        raise MapError(f'cannot keep the earlier version of map {path}: {error}') from error
+
+
+def _is_newer(waiting: Path, path: Path) -> bool:
+    """Whether one map was made by a later update than another."""
+    numbers = []
+    for folder in (waiting, path):
+        with PlaceMap.open(folder, index='none') as place_map:
+            note = place_map.manifest.config.get('update')
+            number = note.get('number') if isinstance(note, dict) else 0
+            numbers.append(number if isinstance(number, int) else 0)
+    return numbers[0] > numbers[1]
+
+
+def _folders(path: Path, ending: str = '') -> list[Path]:
+    """Folders of earlier versions, oldest first, or of those with an ending to their number."""
     history = history_folder(path)
     if not history.is_dir() or history.is_symlink():
         return []
     return sorted((p for p in history.iterdir()
-                   if _VERSION.fullmatch(p.name) and p.is_dir() and not p.is_symlink()),
-                  key=lambda p: int(p.name))
+                   if p.name.endswith(ending) and _VERSION.fullmatch(p.name.removesuffix(ending))
+                   and p.is_dir() and not p.is_symlink()),
+                  key=lambda p: int(p.name.removesuffix(ending)))

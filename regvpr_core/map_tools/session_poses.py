@@ -20,6 +20,7 @@ from regvpr_core.map_tools.alignment import (
     AlignmentConfig,
     camera_points,
     fit,
+    least_agreeing,
     matches_of_passes,
 )
 from regvpr_core.map_tools.used_sessions import own_keyframes
@@ -127,10 +128,11 @@ def session_poses(place_map: PlaceMap, session: PlaceMap, spacing_m: float,
     localized = _localized(way, ids_session[agree], stretch_m, config.agreeing)
     if same_frame:
         # The poses are not corrected, so the session as a whole is accepted or refused: enough
-        # matches must agree, and twice as many as of random pairs.
+        # matches must agree, and more than of random pairs.
         chance = agreeing(place_map.T_map_cam[np.random.default_rng(0).permutation(ids_map)],
                         poses[ids_session], alignment).sum()
-        localized = np.full(len(poses), agree.sum() >= max(alignment.least_inliers, 2 * chance))
+        localized = np.full(len(poses), agree.sum() >= least_agreeing(
+            len(agree), int(chance), alignment))
     if not localized.any():
         raise MapError(f'session {session.path} is not localized in map {place_map.path}: '
                        f'{int(agree.sum())} of {len(agree)} matches agree, nowhere '

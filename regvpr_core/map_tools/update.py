@@ -22,6 +22,7 @@ from regvpr_core.map_tools.alignment import AlignmentConfig
 from regvpr_core.map_tools.coverage import compare, Coverage, Place
 from regvpr_core.map_tools.experiences import Experiences, NAME, read_experiences
 from regvpr_core.map_tools.merge import check_model
+from regvpr_core.map_tools.session_cameras import session_cameras
 from regvpr_core.map_tools.session_poses import (
     session_poses,
     SessionPoses,
@@ -34,7 +35,6 @@ from regvpr_core.map_tools.used_sessions import noted, refuse_used, source_name,
 from regvpr_core.maps.files import new_folder, new_map_id
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import MapWriter
-from regvpr_core.recordings.camera_conflicts import conflict
 
 BLOCK = 256
 RECORDINGS = 'recordings'
@@ -84,6 +84,9 @@ class UpdateConfig:
         '`alignment`: stretches whose matches agree count. `confirmed`: only those of them that '
         'local features confirm, or that two passes reached by matches of their own.',
         choices=('alignment', 'confirmed'))
+    other_cameras: bool = setting(
+        False, 'Take cameras that the map does not have as further ones of it; else a session of '
+        'another camera, or of one with another calibration, is refused.')
     poses: SessionPosesConfig = field(default_factory=SessionPosesConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
@@ -115,6 +118,7 @@ class UpdatePlan:
     records: Experiences
     anchors: Mask
     spacing_m: float
+    cameras: dict[str, str]
 
     @property
     def keyframes(self) -> int:
@@ -147,6 +151,7 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
             with the map, or the map would shrink too far.
     """
     check_session(place_map, session, same_frame)
+    cameras = session_cameras(place_map, session, config.other_cameras)
     poses = session_poses(place_map, session, spacing_m, config.poses, config.alignment,
                           same_frame)
     radius_m = config.place_m or 2.0 * spacing_m
@@ -168,7 +173,7 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
         unrecognised=int((coverage.known & ~coverage.recognised).sum()),
         new=int((~coverage.known).sum()), add=add, drop=aged | redundant | over,
         aged=int(aged.sum()), redundant=int(redundant.sum()), over_budget=int(over.sum()),
-        records=records, anchors=anchors, spacing_m=spacing_m)
+        records=records, anchors=anchors, spacing_m=spacing_m, cameras=cameras)
     refuse_shrinking(place_map.path, len(place_map), plan.keyframes, config)
     return plan
 
@@ -189,20 +194,21 @@ def check_session(place_map: PlaceMap, session: PlaceMap, same_frame: bool) -> N
     """Refuse a session that cannot be compared with the map.
 
     Raises:
-        MapError: it has no keyframes, is the map itself, was used before, or is of another model,
-            camera or frame.
+        MapError: it has no keyframes, is the map itself, was used before, or is of another model
+            or frame.
     """
     if not len(session):
         raise MapError(f'session {session.path} has no keyframes')
     if session.path.resolve() == place_map.path.resolve():
         raise MapError(f'{session.path} is the map itself; give a session map or a bag')
     refuse_used(place_map, session)
+    if session.manifest.compress and (
+            (session.manifest.compress, session.attachment('pca'))
+            != (place_map.manifest.compress, place_map.attachment('pca'))):
+        raise MapError(f'session {session.path} is compressed ({session.manifest.compress}), by '
+                       f'other directions than {place_map.path}; give the session that it was '
+                       f'made from: it is shortened as the map is')
     check_model(place_map, session)
-    for camera in sorted({*session.manifest.extrinsics, *session.cameras}):
-        differs = conflict(camera, place_map.manifest, session.manifest)
-        if differs:
-            raise MapError(f'camera {camera!r} has other {differs} in {session.path} than in '
-                           f'{place_map.path}; an update keeps to the cameras of the map')
     if same_frame and session.manifest.origin != place_map.manifest.origin:
         raise MapError(f'{session.path} is not in the frame of {place_map.path}: their origins '
                        f'on the Earth differ ({session.manifest.origin or "none"} and '
@@ -227,8 +233,10 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
     manifest = place_map.manifest
     source = source_name(place_map, session, source)
     sources = [*manifest.sources, *([source] if source not in manifest.sources else [])]
-    extrinsics = {**session.manifest.extrinsics, **manifest.extrinsics}
-    intrinsics = {**session.manifest.intrinsics, **manifest.intrinsics}
+    extrinsics = {plan.cameras[name]: values
+                  for name, values in session.manifest.extrinsics.items()} | manifest.extrinsics
+    intrinsics = {plan.cameras.get(name, name): values
+                  for name, values in session.manifest.intrinsics.items()} | manifest.intrinsics
     manifest = replace(
         manifest, map_id=new_map_id(), sources=sources, extrinsics=extrinsics,
         intrinsics=intrinsics,
@@ -249,7 +257,7 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
             ids = plan.add[start:start + BLOCK]
             writer.append([
                 replace(keyframe, T_map_cam=plan.poses.T_map_cam[i], source=source,
-                        covariance=covariance,
+                        camera=plan.cameras[keyframe.camera], covariance=covariance,
                         local_features=keyframe.local_features if alike else None)
                 for i, keyframe in zip(ids, session.keyframes(ids), strict=True)])
         for name in ('pca', RECORDINGS):

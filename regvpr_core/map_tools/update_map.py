@@ -1,11 +1,12 @@
 """Updates a map by several sessions and replaces the old map by the finished one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 from dataclasses import dataclass, field
 import os
 from pathlib import Path
 import shutil
+import tempfile
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from regvpr_core.errors import MapError
 from regvpr_core.geometry import Array
 from regvpr_core.localization.belief import spacing
 from regvpr_core.localization.stored_calibration import calibrate_and_store
+from regvpr_core.map_tools.compression import compress_alike
 from regvpr_core.map_tools.history import replace_map
+from regvpr_core.map_tools.session_cameras import session_cameras
 from regvpr_core.map_tools.session_poses import session_poses
 from regvpr_core.map_tools.update import (
     check_session,
@@ -109,7 +112,7 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
           same_frame: bool, report: UpdateReport, witnesses: Array, progress: Progress
           ) -> None:
     """Update a map by one session and write the result to `out`."""
-    with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
+    with PlaceMap.open(path) as place_map, _session(session_path, place_map) as session:
         spacing_m = built_spacing(place_map)
         plan = plan_update(place_map, session, spacing_m, config, same_frame, witnesses,
                            progress)
@@ -120,14 +123,33 @@ def _step(path: Path, session_path: Path, source: str, out: Path, config: Update
         report.plans.append(plan)
 
 
+@contextlib.contextmanager
+def _session(path: Path, place_map: PlaceMap) -> Iterator[PlaceMap]:
+    """A session, open; its descriptors are shortened if those of the map are."""
+    with PlaceMap.open(path) as session:
+        if (not place_map.manifest.compress or session.manifest.compress
+                or session.manifest.fingerprint != place_map.manifest.fingerprint):
+            yield session
+            return
+        with tempfile.TemporaryDirectory(prefix='regvpr_session_') as folder:
+            short = Path(folder) / 'session'
+            compress_alike(session, place_map, short)
+            try:
+                with PlaceMap.open(short) as shorter:
+                    yield shorter
+            except MapError as error:
+                raise MapError(str(error).replace(str(short), str(path))) from error
+
+
 def localized_poses(path: Path, session_path: Path, config: UpdateConfig) -> Array:
     """Poses (W, 4, 4) in the map of the localized keyframes of a session.
 
     Raises:
         MapError: as `plan_update`.
     """
-    with PlaceMap.open(path) as place_map, PlaceMap.open(session_path) as session:
+    with PlaceMap.open(path) as place_map, _session(session_path, place_map) as session:
         check_session(place_map, session, same_frame=False)
+        session_cameras(place_map, session, config.other_cameras)
         poses = session_poses(place_map, session, built_spacing(place_map), config.poses,
                               config.alignment, same_frame=False)
         return np.asarray(poses.T_map_cam[poses.localized])

@@ -16,6 +16,7 @@ from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.localizer import image_config, Localizer
 from regvpr_core.localization.one_image import Answer
 from regvpr_core.localization.stored_calibration import calibrate_and_store
+from regvpr_core.map_report.seen import bits, places, seen
 from regvpr_core.map_report.study import study
 from regvpr_core.map_tools.prune import prune_map, PruneReport
 from regvpr_core.maps.place_map import PlaceMap
@@ -30,9 +31,6 @@ AGAIN_SHARE = 0.15
 
 APART_RADII = 10.0
 """Least distance driven between two passes of a place, in radii of a place."""
-
-OPPOSITE_RAD = 2.0
-"""Views of a place that differ by more than this angle are of different directions, rad."""
 
 NO_IMAGE = np.zeros((1, 1, 3), dtype=np.uint8)
 
@@ -110,7 +108,7 @@ def expect(
             unsure_right=float((found[unsure] <= radius_m).mean()) if unsure.any() else None,
             error_m=float(np.median(poses[right])) if right.any() else None,
             look_alike=int(compared.mistaken.sum()), compared=len(compared.queried),
-            one_way=_one_way(place_map.T_map_cam, radius_m))
+            one_way=_one_way(place_map, radius_m, config.place_angle_rad))
 
 
 def _held_out(place_map: PlaceMap, radius_m: float, angle_rad: float) -> tuple[Mask | None, str]:
@@ -174,9 +172,7 @@ def _metres(T_a: Array, T_b: Array) -> float:
     return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3]))
 
 
-def _one_way(T_map_cam: Array, radius_m: float) -> float:
-    """Share of keyframes (N, 4, 4) without a nearby one that looks in the opposite direction."""
-    near = cKDTree(T_map_cam[:, :3, 3]).query_ball_point(T_map_cam[:, :3, 3], radius_m)
-    both = [bool((rotation_angle(T_map_cam[i, :3, :3].T @ T_map_cam[others, :3, :3])
-                  > OPPOSITE_RAD).any()) for i, others in enumerate(near)]
-    return 1.0 - float(np.mean(both))
+def _one_way(place_map: PlaceMap, radius_m: float, angle_rad: float) -> float:
+    """Share of the places of a map that were seen in one direction only."""
+    found = seen(place_map, places(place_map, radius_m), radius_m, angle_rad)
+    return float((bits(found.directions) == 1).mean())

@@ -8,7 +8,14 @@ from scipy.spatial.transform import Rotation
 
 from regvpr_core.errors import ConfigError, MapError
 from regvpr_core.geometry import inverse, pose_matrix, rotation_angle
-from regvpr_core.map_tools.alignment import align_maps, align_poses, AlignmentConfig, fit, matches
+from regvpr_core.map_tools.alignment import (
+    align_maps,
+    align_poses,
+    AlignmentConfig,
+    fit,
+    least_agreeing,
+    matches,
+)
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.maps.writer import Keyframe, MapWriter
@@ -147,3 +154,9 @@ def test_maps_that_overlap_in_part_are_aligned_by_their_descriptors(tmp_path):
             as empty:
         with pytest.raises(MapError, match='0 of 0 matched places agree'):
             align_maps(map_a, empty, AlignmentConfig())
+
+
+@pytest.mark.parametrize(('count', 'chance', 'needed'), [
+    (400, 20, 40), (400, 2, 6), (20, 8, 16), (20, 12, 19), (40, 20, 35), (20, 16, 22), (5, 5, 6)])
+def test_how_many_matches_must_agree_depends_on_how_many_there_are(count, chance, needed):
+    assert least_agreeing(count, chance, AlignmentConfig()) == needed

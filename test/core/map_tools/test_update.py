@@ -3,13 +3,14 @@
 from collections import Counter
 from dataclasses import replace
 import errno
-import itertools
 import multiprocessing
 import os
 from pathlib import Path
 import re
 import resource
+import shutil
 import signal
+import time
 from unittest import mock
 
 import numpy as np
@@ -18,7 +19,9 @@ from scipy.spatial.transform import Rotation
 
 from regvpr_core.cli import main
 from regvpr_core.errors import MapError
+from regvpr_core.map_tools import history
 from regvpr_core.map_tools.alignment import AlignmentConfig
+from regvpr_core.map_tools.compression import compress_map
 from regvpr_core.map_tools.experiences import read_experiences
 from regvpr_core.map_tools.history import history_folder, undo, versions
 from regvpr_core.map_tools.session_poses import session_poses, SessionPosesConfig
@@ -264,6 +267,39 @@ def test_a_session_of_another_place_is_refused(day, make):
             [[0, 0, 0, 400.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])), same_frame=True)
 
 
+def short_way(step_m: float, count: int) -> np.ndarray:
+    """A straight street, `step_m` between keyframes."""
+    T = np.tile(np.eye(4), (count, 1, 1))
+    T[:, :3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T[:, 0, 3] = step_m * np.arange(count)
+    return T
+
+
+@pytest.mark.parametrize('same_frame', [False, True])
+def test_a_session_on_a_map_of_twenty_metres_is_placed(make, same_frame):
+    T = short_way(1.0, 21)
+    path = make('hall', looks(0, 0, 21), T)
+    plan = run(path, make('again', looks(0, 0, 21, seed=3), T if same_frame else drifted(T)),
+               same_frame=same_frame).plans[0]
+    assert plan.poses.localized.all()
+    error = np.linalg.norm(plan.poses.T_map_cam[:, :3, 3] - T[:, :3, 3], axis=1)
+    assert np.median(error) < 0.5
+    with pytest.raises(MapError, match=r'cannot place|is not localized in'):
+        run(path, make('elsewhere', looks(3, 0, 21), T if same_frame else drifted(T)),
+            same_frame=same_frame)
+
+
+def test_a_map_so_small_that_chance_agrees_is_refused_with_the_setting_that_helps(make):
+    T = short_way(0.5, 17)
+    path, session = make('room', looks(0, 0, 17), T), make('again', looks(0, 0, 17, seed=3),
+                                                           drifted(T))
+    with pytest.raises(MapError, match=r'the 17 matched places lie within 8 m, where \d+ of them '
+                                       r'agree by chance to 5 m; set alignment\.inlier_m to 0\.8'):
+        run(path, session)
+    plan = run(path, session, alignment=AlignmentConfig(inlier_m=0.8)).plans[0]
+    assert plan.poses.localized.all()
+
+
 def test_a_session_of_another_scale_is_refused_with_the_factor(day, make):
     T = poses()
     T[:, :3, 3] *= 0.4
@@ -502,28 +538,80 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line_and_the_map_stays(day, ma
         place_map.check_descriptors()
 
 
-def update_again_and_again(day: Path, make) -> None:
-    for number in itertools.count():
-        run(day, make(f'{os.getpid()}_{number}', looks(0, seed=1), poses()), same_frame=True)
-
-
 @pytest.mark.parametrize('kills', [8, pytest.param(50, marks=pytest.mark.soak)])
-def test_a_process_that_is_killed_leaves_the_old_or_the_new_map(day, make, kills):
-    session = make('same', looks(0, seed=1), poses())
-    rng = np.random.default_rng(1)
-    for _ in range(kills):
-        process = multiprocessing.get_context('fork').Process(
-            target=update_again_and_again, args=(day, make))
+def test_a_process_that_is_killed_leaves_the_old_or_the_new_map(day, make, tmp_path, kills):
+    session = make('further', looks(0, 60, 100, seed=2), poses(60, 100))
+    first, context = tmp_path / 'first', multiprocessing.get_context('fork')
+    shutil.copytree(day, first)
+
+    def killed(seconds: float | None) -> tuple[int, float]:
+        """Keyframes of the map after an update that is killed after so many seconds."""
+        for folder in (day, history_folder(day)):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(first, day)
+        process, begun = context.Process(target=run, args=(day, session),
+                                         kwargs={'same_frame': True}), time.monotonic()
         process.start()
-        process.join(timeout=rng.uniform(0.05, 0.8))
+        process.join(seconds)
+        took_s = time.monotonic() - begun
         process.kill()
         process.join()
         with PlaceMap.open(day) as place_map:
-            assert len(place_map) == PLACES
             place_map.check_descriptors()
             read_experiences(place_map)
-    run(day, session, same_frame=True)
+            count = len(place_map)
+        # A version is what the map was, and only if the map is a new one.
+        assert [v.keyframes for v in versions(day)][1:] in ([], [PLACES] * (count > PLACES))
+        return count, took_s
+
+    after, took_s = max(killed(None) for _ in range(2))
+    assert after >= PLACES + 35
+    rng = np.random.default_rng(1)
+    counts = [killed(float(rng.uniform(0.0, 1.2 * took_s)))[0] for _ in range(kills)]
+    assert set(counts) <= {PLACES, after}
+    if kills >= 50:
+        assert min(counts.count(PLACES), counts.count(after)) >= 5
+    killed(None)
     assert [p.name for p in day.parent.iterdir() if 'update' in p.name] == []
+
+
+@pytest.mark.parametrize('moment', ['before', 'after', 'deleting'])
+def test_a_kill_around_the_exchange_leaves_no_version_that_never_was(day, make, moment):
+    run(day, make('first', looks(0, 60, 80, seed=1), poses(60, 80)), same_frame=True)
+    with PlaceMap.open(day, index='none') as place_map:
+        old = len(place_map)
+    session = make('further', looks(0, 60, 120, seed=2), poses(60, 120))
+
+    def die(*_args, **_more) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def update() -> None:
+        whole, remove = history.exchange, shutil.rmtree
+        if moment == 'before':
+            history.exchange = die
+        elif moment == 'after':
+            history.exchange = lambda a, b: (whole(a, b), die())
+        else:
+            shutil.rmtree = lambda path, **more: (
+                die() if '.gone' in str(path) else remove(path, **more))
+        run(day, session, same_frame=True, keep=1)
+
+    process = multiprocessing.get_context('fork').Process(target=update)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with PlaceMap.open(day, index='none') as place_map:
+        now = len(place_map)
+    assert (now > old) == (moment != 'before')
+    # The map as it was built is the first version, and the map that was replaced the second one.
+    assert [v.keyframes for v in versions(day)] == {
+        'before': [old, PLACES], 'after': [now, old, PLACES], 'deleting': [now, old]}[moment]
+    assert undo(day).keyframes == (PLACES if moment == 'before' else old)
+    assert undo(day).keyframes == now
+    if moment == 'before':
+        run(day, session, same_frame=True)
+    assert {p.name for p in history_folder(day).iterdir()} == (
+        {'0002'} if moment == 'deleting' else {'0001', '0002'})
 
 
 def test_the_command_says_what_changed_and_history_lists_it(day, make, capsys):
@@ -553,3 +641,108 @@ def test_history_lies_beside_the_map_and_links_in_it_are_not_followed(day, make,
     (history_folder(day) / '0009').symlink_to(tmp_path)
     assert [v.number for v in versions(day)] == [0, 1]
     assert replace(versions(day)[1], note='').keyframes == PLACES
+
+
+CAMERA = {'width': 640, 'height': 480, 'D': [], 'model': 'plumb_bob',
+          'K': [400.0, 0, 320, 0, 400, 240, 0, 0, 1]}
+OTHER_LENS = CAMERA | {'K': [700.0, 0, 320, 0, 700, 240, 0, 0, 1]}
+AHEAD, BESIDE = [0.0, 0.0, 1.0, -0.5, 0.5, -0.5, 0.5], [0.3, 0.0, 1.0, -0.5, 0.5, -0.5, 0.5]
+
+
+def cameras_of(path: Path) -> tuple[set[str], dict, dict]:
+    with PlaceMap.open(path, index='none') as place_map:
+        return (set(place_map.cameras), place_map.manifest.intrinsics,
+                place_map.manifest.extrinsics)
+
+
+@pytest.fixture
+def seen_by(make):
+    """Writes a map or a session whose keyframes are of a camera with a calibration."""
+    def write(name: str, camera: str, first: int = 0, **manifest) -> Path:
+        path = make(f'{name}_plain', looks(0, first, 100), poses(first, 100))
+        with PlaceMap.open(path, index='none') as plain, \
+                MapWriter.create(path.with_name(name), Manifest(
+                    map_id=name, model='m', fingerprint='f' * 64, dimension=DIMENSION,
+                    **manifest)) as writer:
+            writer.append([replace(keyframe, camera=camera, source=name)
+                           for keyframe in plain.keyframes(range(len(plain)))])
+        return path.with_name(name)
+    return write
+
+
+@pytest.mark.parametrize(('of_map', 'of_session', 'message'), [
+    ({}, {'camera': 'rear'}, r"camera 'rear' of .*session is none of .*map \(front\); .*"
+                             r'`cameras`.*--set other_cameras=true takes it as a further one'),
+    ({'extrinsics': {'front': AHEAD}}, {'camera': 'rear', 'extrinsics': {'rear': BESIDE}},
+     "camera 'rear' of .* is none of"),
+    ({'extrinsics': {'front': AHEAD}, 'intrinsics': {'front': CAMERA}},
+     {'camera': 'camera', 'extrinsics': {'camera': AHEAD}, 'intrinsics': {'camera': OTHER_LENS}},
+     "camera 'camera' of .* is none of"),
+    ({'intrinsics': {'front': CAMERA}},
+     {'camera': 'front', 'intrinsics': {'front': OTHER_LENS}},
+     r"camera 'front' has other intrinsics \(f 400\.0 and 700\.0 px")])
+def test_a_session_of_another_camera_or_lens_is_refused_unless_it_is_asked_for(
+    seen_by, of_map, of_session, message,
+):
+    path = seen_by('map', 'front', **of_map)
+    session = seen_by('session', first=40, **of_session)
+    before = (path / 'map.db').read_bytes()
+    with pytest.raises(MapError, match=message):
+        run(path, session)
+    assert (path / 'map.db').read_bytes() == before
+    report = run(path, session, other_cameras=True)
+    assert len(report.plans[0].add) >= 35
+    cameras, intrinsics, _ = cameras_of(path)
+    new = 'front_2' if of_session['camera'] == 'front' else of_session['camera']
+    assert cameras == {'front', new}
+    if 'intrinsics' in of_session:
+        assert (intrinsics['front'], intrinsics[new]) == (CAMERA, OTHER_LENS)
+
+
+def test_a_further_camera_keeps_its_number_in_the_next_session(seen_by):
+    path = seen_by('map', 'front', intrinsics={'front': CAMERA}, extrinsics={'front': AHEAD})
+    lens = {'intrinsics': {'front': OTHER_LENS}, 'extrinsics': {'front': AHEAD}}
+    run(path, seen_by('monday', 'front', 40, **lens), other_cameras=True)
+    # Once it is a camera of the map, no session of it needs the setting.
+    run(path, seen_by('tuesday', 'front', 80, **lens))
+    assert cameras_of(path)[0] == {'front', 'front_2'}
+
+
+def test_a_camera_of_another_name_and_the_same_calibration_is_that_of_the_map(seen_by):
+    calibration = {'intrinsics': CAMERA, 'extrinsics': AHEAD}
+    path = seen_by('map', 'front', **{k: {'front': v} for k, v in calibration.items()})
+    session = seen_by('session', 'camera', 40, **{k: {'camera': v}
+                                                  for k, v in calibration.items()})
+    report = run(path, session)
+    assert len(report.plans[0].add) >= 35
+    assert cameras_of(path) == ({'front'}, {'front': CAMERA}, {'front': AHEAD})
+
+
+def test_a_compressed_map_is_updated_by_a_session_as_the_node_saves_it(day, make, tmp_path):
+    short = tmp_path / 'short'
+    compress_map(day, 'pca:24', short)
+    rows = looks(0, 0, 160, seed=2)
+    rows[40:80] = looks(1)[40:80]
+    session = make('dusk', rows, drifted(poses(0, 160)))
+    plan = run(short, session).plans[0]
+    assert plan.unrecognised >= 25
+    assert plan.new >= 35
+    with PlaceMap.open(short) as place_map:
+        assert (place_map.manifest.compress, place_map.manifest.dimension) == ('pca:24', 24)
+        place_map.check_descriptors()
+        found = [place_map.search(place_map.project(row), 1)[1][0]
+                 for row in looks(1, seed=8)[40:80]]
+        right = np.linalg.norm(place_map.T_map_cam[found, :3, 3] - poses()[40:80, :3, 3], axis=1)
+    assert (right < 6.1).mean() > 0.6
+    with pytest.raises(MapError, match=r"was updated by session .*dusk already, as 'dusk'"):
+        run(short, session)
+    elsewhere = make('elsewhere', looks(3), drifted(poses()))
+    with pytest.raises(MapError, match=f'cannot place {elsewhere} in {short}'):
+        run(short, elsewhere)
+
+
+def test_a_session_that_is_compressed_by_itself_is_refused_with_what_to_give(day, make, tmp_path):
+    compress_map(make('drive', looks(0, seed=1), poses()), 'pca:24', tmp_path / 'drive_short')
+    with pytest.raises(MapError, match=r'drive_short is compressed \(pca:24\), by other '
+                                       r'directions than .*site; give the session that it was'):
+        run(day, tmp_path / 'drive_short')
