@@ -63,17 +63,17 @@ def find_extrinsics(
     """
     if of_map is not None and not of_map:
         # The map stores poses of a body as those of the camera: the extrinsics are the identity.
-        return np.eye(4), ('unknown when the map was built: what is published is the pose of the '
-                           'body whose poses it was built from'), True
+        return np.eye(4), ('unknown when the map was built: the published pose is that of the '
+                           'body whose poses the map was built from'), True
     if given:
         return pose_matrix(given[:3], given[3:]), "parameter 'extrinsics'", True
     T = transforms.find(base_frame, camera_frame)
     if T is not None:
         return T, f'TF {base_frame} -> {camera_frame}', True
     if of_map is None:
-        return np.eye(4), ("unknown: the camera counts as the base frame (give the parameter "
-                           "'extrinsics')"), not transforms.available
+        return np.eye(4), ("unknown: the camera frame is taken as the base frame (give the "
+                           "parameter 'extrinsics')"), not transforms.available
     name = camera if camera in of_map else next(iter(of_map))
     values = of_map[name]
     return (pose_matrix(values[:3], values[3:]),
-            f'as camera {name!r} had them when the map was built', not transforms.available)
+            f'of camera {name!r} in the map', not transforms.available)

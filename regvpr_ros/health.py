@@ -108,7 +108,8 @@ class Health:
         now = time.monotonic()
         silent_s = now - self.last_image_at
         if self.busy_since is not None and now - self.busy_since > STUCK_S:
-            return DiagnosticStatus.ERROR, f'at one image for {now - self.busy_since:.0f} s'
+            return (DiagnosticStatus.ERROR,
+                    f'processing one image for {now - self.busy_since:.0f} s')
         if silent_s > 5.0 * timeout_s:
             return DiagnosticStatus.ERROR, f'no image for {silent_s:.1f} s'
         if now - self.last_error_at < RECENT_S:

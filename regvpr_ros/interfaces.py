@@ -41,56 +41,57 @@ class Service:
 
 
 IMAGE = Topic(name='image', kind=Image, depth=1, reliable=False,
-              text='raw images; with `camera_names`: `NAME/image` of each')
+              text='raw images; with `camera_names`: `NAME/image` of each camera')
 COMPRESSED = Topic(name='image/compressed', kind=CompressedImage, depth=1, reliable=False,
-                   text='instead, with `compressed`; `NAME/image/compressed` of each')
+                   text='compressed images instead, with `compressed`; `NAME/image/compressed` of '
+                        'each camera')
 CAMERA_INFO = Topic(name='camera_info', kind=CameraInfo, depth=1, reliable=False,
-                    text="only with `verification`: intrinsics, else the map's camera counts; "
-                         '`NAME/camera_info` of each')
+                    text="only with `verification`: intrinsics; without them those of the map's "
+                         'camera are used; `NAME/camera_info` of each')
 ODOM = Topic(name='odom', kind=Odometry, depth=50, reliable=False,
              text='odometry, with `use_odometry`')
 INPUTS = (IMAGE, COMPRESSED, CAMERA_INFO, ODOM)
 
 MATCHES = Topic(name='~/matches', kind=PlaceMatches,
-                text='of every image looked at: state, reason, the best keyframes')
+                text='for each processed image: state, reason, best keyframes')
 PRIOR = Topic(name='~/pose_prior', kind=PoseWithCovarianceStamped,
-              text='pose of `base_frame` in the map; only while localized, and not '
-                   'where it contradicts odometry')
+              text='pose of `base_frame` in the map; only while localized, and only if it '
+                   'agrees with odometry')
 HYPOTHESES = Topic(name='~/hypotheses', kind=PoseArray,
                    text='poses of `base_frame` where the robot may be, most likely first; their '
                         'covariances and probabilities are in `~/matches`')
 LOOPS = Topic(name='~/loop_closures', kind=PlaceMatch,
-              text='the robot is where it was; modes `loop_closure` and `both`')
+              text='the robot has returned to a place; modes `loop_closure` and `both`')
 INITIAL = Topic(name='initialpose', kind=PoseWithCovarianceStamped,
-                text='once for each `~/localize_once`, or the first fix '
-                     '(`initialpose: first_fix`); never a stream')
+                text='one pose for each `~/localize_once`, or the first fix '
+                     '(`initialpose: first_fix`)')
 STATUS = Topic(name='~/status', kind=LocalizationStatus, depth=1, latched=True, managed=False,
-               text='state, map and last fix, when the state or the map changes')
+               text='state, map and last fix; published when the state or the map changes')
 MARKERS = Topic(name='~/markers', kind=MarkerArray, managed=False,
-                text='map, belief, matches and loop closures for RViz; made only while somebody '
-                     'listens')
+                text='map, belief, matches and loop closures for RViz; only while there is a '
+                     'subscriber')
 DEBUG = Topic(name='~/debug/compressed', kind=CompressedImage, depth=1, managed=False,
-              text='query beside match; made only while somebody listens')
+              text='query beside match; only while there is a subscriber')
 DIAGNOSTICS = Topic(name='/diagnostics', kind=DiagnosticArray, managed=False,
-                    text='how the node is, once a second while active')
+                    text='health of the node, once a second while active')
 OUTPUTS = (MATCHES, PRIOR, HYPOTHESES, LOOPS, INITIAL, STATUS, MARKERS, DEBUG, DIAGNOSTICS)
 
 LOAD_MAP = Service(name='~/load_map', kind=LoadMap, slow=True,
-                   text='another map; the one in use works on until the new one is read, and '
-                        'stays if that fails')
+                   text='load another map; the current map is used until the new one is read, '
+                        'and kept if that fails')
 SAVE_MAP = Service(name='~/save_map', kind=SaveMap, slow=True,
-                   text="the session's own map to a new folder (poses are odometry's); in the "
-                        'mode `localize`, the map in use')
+                   text='write the session as a map in the odometry frame to a new folder; in '
+                        'the mode `localize`, the map in use')
 PLAN_UPDATE = Service(name='~/plan_update', kind=Trigger, slow=True,
-                      text='what `~/update_map` would change; nothing is written')
+                      text='say what `~/update_map` would change; nothing is written')
 UPDATE_MAP = Service(name='~/update_map', kind=Trigger, slow=True,
                      text='improve the map on disk by the session (parameter `update`); the node '
-                          'goes on with the map that it has loaded')
+                          'continues with the map that it has loaded')
 RESET = Service(name='~/reset', kind=Trigger, slow=True,
-                text='forget where the robot was; begin a new session')
+                text='forget the position of the robot; start a new session')
 LOCALIZE_ONCE = Service(name='~/localize_once', kind=Trigger,
-                        text='the next fix also goes to `initialpose`; of a robot that stands '
-                             'still, the pose of one image where that alone is sure')
+                        text='publish the next fix on `initialpose` too; if the robot stands '
+                             'still, publish the pose of a single image if it is certain')
 SERVICES = (LOAD_MAP, SAVE_MAP, PLAN_UPDATE, UPDATE_MAP, RESET, LOCALIZE_ONCE)
 
 

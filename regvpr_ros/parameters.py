@@ -62,15 +62,15 @@ class NodeConfig:
         'raw', 'raw or compressed (the same as `compressed`), as image_transport names it.',
         choices=TRANSPORTS)
     compressed_cameras: tuple[str, ...] = setting(
-        (), 'Cameras with compressed images, where the others are raw.')
+        (), 'Cameras with compressed images, if the others are raw.')
     base_frame: str = setting('base_link', 'Frame whose pose is published.')
     map_frame: str = setting(
-        '', "frame_id of what is published; empty for the map's own name of its frame.")
+        '', "frame_id of published poses; empty for the map's own name of its frame.")
     odom_frame: str = setting('', 'Frame of the odometry; empty takes it from its messages.')
     extrinsics: tuple[float, ...] = setting(
         (),
         'Pose of each camera (optical frame) in the base frame, x y z qx qy qz qw one after '
-        'another; empty takes TF where tf2_ros is installed and knows it, else those of the map. '
+        'another; empty takes TF if tf2_ros is installed and TF has it, else those of the map. '
         'Fixed cameras only.')
     use_odometry: bool = setting(True, 'Subscribe to odom and move the belief with it.')
     odometry_wait_s: float = setting(
@@ -94,10 +94,11 @@ class NodeConfig:
         'never, on_request (localize_once), or first_fix (also the first fix after activation, '
         'once).', choices=INITIALPOSE)
     jump_sigmas: float = setting(
-        4.0, 'A fix farther than this many standard deviations from where odometry leads is not '
+        4.0, 'A fix that differs from the odometry by more standard deviations than this is not '
         'published until it persists; 0 to publish every fix.', 0.0, 100.0)
     jump_fixes: int = setting(
-        5, 'Fixes in a row, in agreement with each other, with which such a fix persists.', 1, 100)
+        5, 'Such a fix persists after this many successive fixes that agree with each other.',
+        1, 100)
     broadcast_tf: bool = setting(
         False, 'Publish map_frame to odom_frame on /tf; only one node may.')
     image_timeout_s: float = setting(
@@ -107,12 +108,13 @@ class NodeConfig:
         choices=OUTPUTS)
     session_path: str = setting(
         '',
-        'Folder that keeps the session as maps while it grows, a new part whenever odometry or '
-        'time restarts, so that a crash leaves them; empty keeps it in memory.')
+        'Folder in which the session is stored while it grows, so that it survives a crash; a new '
+        'map is started whenever odometry or time restarts. Empty keeps the session in memory.')
     update: str = setting(
         'off',
-        'off; propose: the session is kept to improve the map by ~/update_map; on: that is done '
-        'when the node is deactivated. Needs mode both and session_path.', choices=UPDATES)
+        'off; propose: the session is kept, and ~/update_map improves the map by it; on: the map '
+        'is also improved when the node is deactivated. Needs mode both and session_path.',
+        choices=UPDATES)
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 

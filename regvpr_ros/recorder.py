@@ -86,7 +86,7 @@ def _types(node: Node, topics: tuple[str, ...]) -> dict[str, str]:
             return {topic: there[topic][0] for topic in topics}
         if time.monotonic() > end:
             images = [name for name, kinds in there.items() if kinds[0] in IMAGE_TYPES]
-            raise BagError(f'nobody publishes {", ".join(missing)}; image topics on the air: '
+            raise BagError(f'nobody publishes {", ".join(missing)}; published image topics: '
                            f'{", ".join(sorted(images)) or "none"}')
         time.sleep(0.1)
 

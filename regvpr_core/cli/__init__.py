@@ -16,16 +16,16 @@ CLOSED_PIPE = 141
 COMMANDS = {
     'quickstart': ('quickstart', 'a bag or a folder of images becomes a map'),
     'map': ('maps', 'place maps: build, look at, check, join, share'),
-    'localize': ('localize', 'where in a map images were taken'),
+    'localize': ('localize', 'find where images were taken, by a map'),
     'describe': ('describe', 'image files and folders become descriptors.npz'),
-    'heatmap': ('heatmap', 'where networks look: feature maps over the image'),
+    'heatmap': ('heatmap', 'draw heatmaps of what networks attend to'),
     'evaluate': ('evaluate', "compare models by the field's protocols, with a report"),
-    'site-report': ('site_report', 'which model on your own site: two drives, several models'),
+    'site-report': ('site_report', 'compare models on two drives of your own site'),
     'train': ('train', 'train a model by a preset or a file of settings'),
     'export': ('export', 'a model becomes an ONNX file, checked against torch'),
     'models': ('models', 'published models: list, fetch, benchmark'),
-    'weights': ('weights', 'backbone weights: where they are, fetching them'),
-    'doctor': ('doctor', 'what of this machine is ready, and what to do about the rest'),
+    'weights': ('weights', 'list and fetch backbone weights'),
+    'doctor': ('doctor', 'check the installation, and say how to complete it'),
 }
 """Name of a command, its module, and what it does in a line."""
 

@@ -23,12 +23,12 @@ from regvpr_core.config import DEFAULT_MODEL
 def add_parser(commands: Any) -> None:
     """Add `doctor` to the command line."""
     parser = add_command(
-        commands, 'doctor', 'what of this machine is ready, and what to do about the rest',
+        commands, 'doctor', 'check the installation, and say how to complete it',
         'regvpr doctor', 'regvpr doctor --device cuda --json > report.json',
-        description='What of this machine is ready, and what to do about the rest. With '
-        '--device cuda, a self-test of a minute: every precision and engine against float32, '
-        'times, memory, a training step. Please send its report (--json) to the makers, who had '
-        'no such device.')
+        description='Check the installation, and say how to complete it. With --device cuda, also '
+        'run a self-test of about a minute: every precision and engine is compared with float32, '
+        'and times, memory and a training step are measured. Please send its report (--json) to '
+        'the developers, who had no such device.')
     parser.add_argument('--json', action='store_true', help='print JSON')
     add_encoder_arguments(parser)
     parser.set_defaults(run=run)

@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
                         help='write report.html, results.json, results.csv and queries.csv')
     parser.add_argument('--json', action='store_true', help='print the results as JSON')
     parser.add_argument('--partial', action='store_true',
-                        help='go on with a part of a data set; the result is named so')
+                        help='accept an incomplete data set; the result is marked as partial')
     parser.add_argument('--recalls', metavar='K,K,…', help='default: 1,5,10,20')
     parser.add_argument('--robustness', nargs='?', const=ALL, metavar='KIND,KIND,…',
                         help='also recall@1 with blurred, dark, turned, … queries')
@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--cache', type=Path, metavar='FOLDER', help='where descriptors are kept')
     parser.add_argument('--no-cache', action='store_true', help='keep no descriptors')
     parser.add_argument('--cache-limit-gb', type=float, default=200.0, metavar='GB',
-                        help='models not used for longest are dropped above it (default: 200)')
+                        help='above it, the least recently used models are removed (default: 200)')
     parser.add_argument('--radius-m', type=float, default=25.0,
                         help='of protocol utm and of your own pair (default: 25)')
     parser.add_argument('--tolerance-frames', type=int, default=2,
@@ -70,7 +70,7 @@ def add_parser(commands: Any) -> None:
                         'a CPU the fastest as measured now, so that runs may differ (default: '
                         'fp32 on a CPU, fp16 on CUDA)')
     parser.add_argument('--batch', type=int, default=16, help='images a pass (default: 16)')
-    bags = parser.add_argument_group('where a side is a bag')
+    bags = parser.add_argument_group('options for bags as references or queries')
     bags.add_argument('--image-topic', metavar='TOPIC')
     bags.add_argument('--pose-topic', metavar='TOPIC', help='nav_msgs/Odometry')
     bags.add_argument('--references-tum', type=Path, metavar='FILE', help='their poses, TUM')
@@ -184,8 +184,8 @@ def _cache(options: argparse.Namespace, console: Console) -> Path | None:
     folder: Path = options.cache or cache_folder() / 'descriptors'
     removed = trim(folder, int(options.cache_limit_gb * 1e9))
     if removed:
-        say(console, f'{len(removed)} models that were not used for longest were dropped from '
-                     f'the cache {folder}', 'dim')
+        say(console, f'{len(removed)} least recently used models were removed from the cache '
+                     f'{folder}', 'dim')
     return folder
 
 

@@ -84,7 +84,7 @@ def _summary(result: 'Result') -> str:
         alone_ms, together_ms = (1000.0 * s / f['queries']
                                  for s in (a.seconds, result.ranking.seconds))
         line += (f'; index {a.kind}: {recalls}, {100 * a.agreement:.1f} % of the exact '
-                 f'neighbours, {alone_ms:.1f} ms a query asked alone (exact, asked together: '
+                 f'neighbours, {alone_ms:.1f} ms per single query (exact, all queries at once: '
                  f'{together_ms:.1f} ms), built in {a.build_s:.1f} s, '
                  f'{a.resident_bytes / 1e6:.1f} MB in memory')
     return line

@@ -17,7 +17,7 @@ LONGEST_SIDE = 640
 def add_parser(commands: Any) -> None:
     """Add `heatmap` to the command line."""
     parser = add_command(
-        commands, 'heatmap', 'where networks look: feature maps and registers over the image',
+        commands, 'heatmap', 'draw heatmaps of what networks and their registers attend to',
         'regvpr heatmap QUERY.jpg -o heatmaps',
         'regvpr heatmap PHOTOS/ --model regvpr_offline --model gem_vits14 -o heatmaps')
     parser.add_argument('images', type=Path, nargs='+', metavar='IMAGE', help='image or folder')

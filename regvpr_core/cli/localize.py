@@ -39,7 +39,7 @@ COLUMNS = ('image', 'answer', 'probability', 'keyframe', 'keyframe_image', 'of',
 def add_parser(commands: Any) -> None:
     """Add `localize` to the command line."""
     parser = add_command(
-        commands, 'localize', 'where in a map images were taken',
+        commands, 'localize', 'find where images were taken, by a map',
         'regvpr localize site/map QUERY.jpg',
         'regvpr localize site/map PHOTOS/ --csv places.csv',
         'regvpr localize site/map DRIVE/ --drive',

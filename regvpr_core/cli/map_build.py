@@ -28,7 +28,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument('--out', type=Path, metavar='MAP', help='folder to create')
     parser.add_argument('--resume', action='store_true',
-                        help='go on with a build of MAP that was broken off')
+                        help='continue an interrupted build of MAP')
     parser.add_argument('--compress', default='', metavar='pca:NUMBER',
                         help='shorten the descriptors by PCA whitening learnt from them')
     parser.add_argument('--features', default='none', choices=('none', 'patch', 'xfeat'),
@@ -144,7 +144,7 @@ def _encoder(options: argparse.Namespace, console: Console) -> Any:
     if begun and model == AUTO:
         model = str(begun.get('model', AUTO)).partition(' (')[0]
     if options.resume and not begun:
-        say(console, f'nothing of {options.out} to go on with: built from the start')
+        say(console, f'no unfinished build of {options.out} to resume: it starts anew')
     with download_bar(console) as progress:
         encoder = load_encoder(model, options.device, precision, download=True,
                                progress=progress, notice=lambda line: say(console, line, 'dim'))

@@ -11,13 +11,13 @@ from regvpr_core.cli.parsing import add_command
 def add_parser(verbs: Any) -> None:
     """Add `calibrate` to the verbs of `map`."""
     parser = add_command(
-        verbs, 'calibrate', 'learn how often matches are true; kept in the map',
+        verbs, 'calibrate', 'learn the probability that a match is true, and store it in the map',
         'regvpr map calibrate site', 'regvpr map calibrate site --traverse second_drive')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('--traverse', type=Path, metavar='MAP2',
                         help='map of a second drive through the same streets, in the same frame '
                              "(default: the pairs of the map's own keyframes)")
-    parser.add_argument('--dry-run', action='store_true', help='learn and tell, write nothing')
+    parser.add_argument('--dry-run', action='store_true', help='print the result, write nothing')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.set_defaults(run=run)
 

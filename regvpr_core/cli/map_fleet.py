@@ -16,7 +16,7 @@ TOKEN_HELP = 'environment variable with the token, user:password (default: %(def
 
 def add_parsers(verbs: Any) -> None:
     """Add the verbs to `map`."""
-    verb = add_command(verbs, 'push', 'a map goes to a Milvus collection',
+    verb = add_command(verbs, 'push', 'write a map to a Milvus collection',
                        'regvpr map push site --uri fleet.db')
     verb.add_argument('map', type=Path, metavar='MAP')
     _add_place(verb)
@@ -26,7 +26,7 @@ def add_parsers(verbs: Any) -> None:
                            'DISKANN (default: %(default)s)')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_push)
-    verb = add_command(verbs, 'pull', 'a map comes from a Milvus collection',
+    verb = add_command(verbs, 'pull', 'read a map from a Milvus collection',
                        'regvpr map pull --uri fleet.db --partition site --out site')
     _add_place(verb)
     verb.add_argument('--partition', metavar='SITE', help='default: the only one')
@@ -40,7 +40,7 @@ def add_parsers(verbs: Any) -> None:
     verb.add_argument('--to', required=True, metavar='pca:NUMBER')
     verb.add_argument('--out', type=Path, required=True, metavar='MAP', help='folder to create')
     verb.add_argument('--radius', type=float, default=5.0, metavar='M',
-                      help='a place, for the recall told (default: %(default)s)')
+                      help='radius of a place, for the printed recall (default: %(default)s)')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_compress)
 

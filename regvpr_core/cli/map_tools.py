@@ -31,7 +31,7 @@ def _add_verify(verbs: Any) -> None:
 
 
 def _add_merge(verbs: Any) -> None:
-    verb = add_command(verbs, 'merge', 'several maps of one model become one',
+    verb = add_command(verbs, 'merge', 'merge several maps of one model',
                        'regvpr map merge day dusk --estimate --out site')
     verb.add_argument('maps', type=Path, nargs='+', metavar='MAP',
                       help='two or more; the first gives the frame')
@@ -46,20 +46,21 @@ def _add_merge(verbs: Any) -> None:
     verb.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                       help='one setting of --estimate, e.g. dof=6 (maps that are not level)')
     verb.add_argument('--rename-cameras', action='store_true',
-                      help='keep cameras of one name that differ under two names')
+                      help='if cameras of one name differ, keep both under two names')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_merge)
 
 
 def _add_prune(verbs: Any) -> None:
-    verb = add_command(verbs, 'prune', 'drop places that look alike or lie too close together',
+    verb = add_command(verbs, 'prune',
+                       'remove keyframes of places that look alike, or too close together',
                        'regvpr map prune site --distance-m 2 --ambiguous --out smaller')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--out', type=Path, metavar='OUT', help='folder to create')
     verb.add_argument('--distance-m', type=float, default=0.0, metavar='M',
                       help='keep keyframes of one camera and source at least so far apart')
     verb.add_argument('--ambiguous', action='store_true',
-                      help='drop keyframes that a far place resembles as much as their own')
+                      help='remove keyframes that are as similar to a far place as to their own')
     verb.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                       help='one setting, e.g. far_m=50')
     verb.add_argument('--dry-run', action='store_true', help='count only, write nothing')
@@ -234,8 +235,8 @@ def run_convert(options: argparse.Namespace) -> None:
         'size_mb': round(report.size_bytes / 1e6, 2)}
     if unclear:
         facts['not told apart'] = len(unclear)
-        say(console, f'{len(unclear)} keyframes share name, or camera and stamp, with others: '
-                     f'which image is theirs is not known, and none was taken', 'yellow')
+        say(console, f'{len(unclear)} keyframes share their name, or camera and stamp, with '
+                     f'others: their images are not known, and none was used', 'yellow')
     if report.first_error:
         facts['first image error'] = report.first_error
     print_facts(facts, options.json, f'regvpr map calibrate {options.out}')
@@ -258,10 +259,11 @@ def keyframe_images(place_map: Any, sources: list[Path], unclear: set[int], cons
             raise BagError(f'{path} does not exist')
         source = source_of(place_map, path)
         if source is None:
-            say(console, f'no source of the map has the name of {path}: its images are taken '
-                         f'for those of the same name, or camera and stamp, in any', 'yellow')
+            say(console, f'no source of the map has the name of {path}: its images are matched '
+                         f'with keyframes of all sources, by name, or camera and stamp',
+                'yellow')
         elif (other := taken_for.setdefault(source, path)) != path:
-            say(console, f'{other} and {path} are both taken for source {source} of the map',
+            say(console, f'{other} and {path} both count as source {source} of the map',
                 'yellow')
 
     def found() -> Iterator[Any]:

@@ -17,12 +17,12 @@ from regvpr_core.errors import MapError
 def add_parsers(verbs: Any) -> None:
     """Add the verbs to `map`."""
     verb = add_command(
-        verbs, 'update', 'a later session improves a map',
+        verbs, 'update', 'improve a map by later sessions',
         'regvpr map update site ~/sessions/monday --dry-run',
         'regvpr map update site ~/sessions/monday evening.mcap',
         description='Localize sessions in the map, add what the map lacks (new places, known '
-                    'places in another light), drop what nobody needs, calibrate again. The map '
-                    'is replaced in one step; `regvpr map undo` brings the old one back.')
+                    'places in another light), remove redundant keyframes, calibrate again. '
+                    'The map is replaced in one step; `regvpr map undo` brings the old one back.')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('sessions', type=Path, nargs='+', metavar='SESSION',
                       help='session maps of the node, or bags and folders with poses')

@@ -42,14 +42,14 @@ def add_parser(commands: Any) -> None:
     verb = add_command(
         verbs, 'list', 'figures and licence of each; which are on this machine',
         'regvpr models list', 'regvpr models list megaloc boq_vitb14')
-    verb.add_argument('names', nargs='*', metavar='NAME', help='all that is known of these')
+    verb.add_argument('names', nargs='*', metavar='NAME', help='print all facts about these')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_list)
     verb = add_command(
         verbs, 'fetch', 'get the weights of a model into the cache',
         'regvpr models fetch megaloc', 'regvpr models fetch megaloc --from model.safetensors')
     verb.add_argument('name', nargs='?', default=DEFAULT_MODEL, metavar='NAME',
-                      help=f'default: {DEFAULT_MODEL}, with the backbone that it stands on')
+                      help=f'default: {DEFAULT_MODEL}, with the backbone that it needs')
     verb.add_argument('--from', dest='source', type=Path, metavar='FILE',
                       help='take this file of the published layout, instead of a download')
     verb.add_argument('--json', action='store_true', help='print the result as JSON')

@@ -11,7 +11,7 @@ from regvpr_core.cli.parsing import add_command
 def add_verb(verbs: Any) -> None:
     """Add `models add` to the command line."""
     verb = add_command(
-        verbs, 'add', 'give a model of your own, or of anybody, a name',
+        verbs, 'add', 'register a third-party model under a name',
         'regvpr models add my.onnx --size 322 --name mine',
         'regvpr models add my_module.py:describe', 'regvpr models add dinov3_folder --pool gem',
         description='Gives a model a name that describe, map build, the node, evaluate and train '
@@ -21,7 +21,7 @@ def add_verb(verbs: Any) -> None:
         'you trust.')
     verb.add_argument('source', metavar='SOURCE', help='FILE.onnx, FILE.py:FUNCTION or FOLDER')
     verb.add_argument('--name', help="to call it by (default: the file's)")
-    verb.add_argument('--size', metavar='N|WxH', help='pixels that the network is shown')
+    verb.add_argument('--size', metavar='N|WxH', help='input size of the network, pixels')
     verb.add_argument('--mean', type=float, nargs=3, metavar=('R', 'G', 'B'),
                       help='of pixels in 0..1 (default: of ImageNet)')
     verb.add_argument('--std', type=float, nargs=3, metavar=('R', 'G', 'B'))
@@ -47,7 +47,7 @@ def run_add(options: argparse.Namespace) -> None:
     shown_as = preprocessing(options)
     if code:
         if shown_as is not None:
-            raise ConfigError(f'{options.source} is shown images as they are; leave out --size, '
+            raise ConfigError(f'{options.source} gets the images unchanged; leave out --size, '
                               f'--mean and --std')
         path, dimension = add_function(options.source, name)
     elif source.suffix == '.onnx':
@@ -74,7 +74,7 @@ def preprocessing(options: argparse.Namespace) -> Any:
 
     if options.size is None:
         if options.mean or options.std:
-            raise ConfigError('--mean and --std need --size: the pixels that the network is shown')
+            raise ConfigError('--mean and --std need --size, the input size of the network')
         return None
     width, _, height = options.size.lower().partition('x')
     if not width.isdigit() or not (height or width).isdigit():

@@ -33,11 +33,11 @@ TABLE_ADVICE = ('put it into the folder of images and give the folder, or build 
 def add_parser(commands: Any) -> None:
     """Add `quickstart` to the command line."""
     parser = add_command(
-        commands, 'quickstart', 'a bag or a folder of images becomes a map, with what to expect',
+        commands, 'quickstart', 'build a map from a bag or a folder of images, and test it',
         'regvpr quickstart DRIVE.mcap --out site', 'regvpr quickstart PHOTOS/ --out site',
         'regvpr quickstart --record-s 60 --image-topic /camera/image_raw --pose-topic /odom',
         description='Find the images and poses of a recording, build and calibrate a map, hold '
-                    'out a part of the drive to say what to expect, and write the page of the '
+                    'out a part of the drive to estimate recall, and write the page of the '
                     'map and the parameters of the node. Without a recording, live topics are '
                     'recorded first.')
     parser.add_argument('source', type=Path, nargs='?', metavar='SOURCE',

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Add `site-report` to the command line."""
     parser = add_command(
-        commands, 'site-report', 'which model on your own site',
+        commands, 'site-report', 'compare models on two drives of your own site',
         'regvpr site-report monday tuesday --models regvpr_offline efficientnet.onnx',
         'regvpr site-report day night --estimate --bag day.mcap night.mcap',
-        description='Two maps of one site, driven twice: each model describes both anew, and the '
-                    'second asks the first. Prints recall, precision of the answer yes, time and '
-                    'size on this machine, and a recommendation.')
+        description='Compare models on two maps of one site, from two drives. Each model '
+                    'describes the images of both maps; those of the second are the queries. '
+                    'Prints recall, precision of the answer yes, time and size on this machine, '
+                    'and a recommendation.')
     parser.add_argument('maps', type=Path, nargs=2, metavar='MAP', help='maps of two drives')
     parser.add_argument('--models', nargs='+', default=[DEFAULT_MODEL], metavar='MODEL',
                         help='model names, checkpoints or .onnx files')
@@ -33,13 +34,13 @@ def add_parser(commands: Any) -> None:
                         help='recordings with the original images; else the stored thumbnails, '
                              'with which every model does worse than with its full input')
     parser.add_argument('--estimate', action='store_true',
-                        help='find how the frames of the maps lie from places that both saw '
+                        help='estimate the transform between the maps from common places '
                              '(default: one frame)')
     parser.add_argument('--radius-m', type=float, default=0.0, metavar='M',
-                        help='a match this near is right (default: 1.5 times the spacing of the '
-                             'first map, at least 1 m)')
+                        help='a match is correct within this (default: 1.5 times the spacing of '
+                             'the first map, at least 1 m)')
     parser.add_argument('--angle-deg', type=float, default=40.0, metavar='DEG',
-                        help='and turned by less than this (default: 40)')
+                        help='and if its direction differs by less than this (default: 40)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps')
     parser.add_argument('--json', action='store_true', help='print JSON')
     parser.set_defaults(run=run)

@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument('--bag', type=Path, nargs='+', default=[], metavar='SOURCE',
                         help='recordings with the original images; else the stored thumbnails')
     parser.add_argument('--other', type=Path, nargs='+', default=[], metavar='MAP',
-                        help='maps of another site: what is forgotten there is reported')
+                        help='maps of another site, to report how recall changes there')
     parser.add_argument('--teacher', default='', metavar='MODEL', help='of distil')
     parser.add_argument('--config', metavar='NAME|FILE',
                         help='settings of the run: a preset such as table1_regvpr, or a YAML file')

@@ -69,13 +69,14 @@ def run_site(options: argparse.Namespace) -> None:
     else:
         say(console, 'nothing is held out: the maps have too few images of one stretch', 'yellow')
     if not others:
-        say(console, 'what is forgotten elsewhere was not measured: give maps of another site '
-                     'with --other', 'yellow')
+        say(console, 'the change of recall on other sites was not measured: give maps of '
+                     'another site with --other', 'yellow')
     better = report.checkpoint is not None
     if not better:
-        say(console, f'training did not help on this site: on the stretch to choose by no mix of '
+        say(console, f'training did not help on this site: on the validation stretch no mix of '
                      f'old and trained weights is better than {report.start}, which is kept. '
-                     f'More drives in other light, or the original images (--bag), help', 'yellow')
+                     f'More drives in other light, or the original images (--bag), may help',
+            'yellow')
     elif report.worse:
         say(console, f'on the held-out stretch the new model finds fewer images than '
                      f'{report.start}: keep {report.start}', 'yellow')

@@ -15,7 +15,7 @@ from regvpr_core.cli.parsing import add_command
 def add_parser(commands: Any) -> None:
     """Add `weights` to the command line."""
     parser = add_command(
-        commands, 'weights', 'backbone weights: where they are, fetching them',
+        commands, 'weights', 'list and fetch backbone weights',
         'regvpr weights list', 'regvpr weights fetch vits14')
     verbs = parser.add_subparsers(metavar='VERB', required=True)
     verb = add_command(
@@ -77,6 +77,6 @@ def run_fetch(options: argparse.Namespace) -> None:
         try:
             say(Console(), load_model(DEFAULT_MODEL, None, True, progress, told).notice)
         except CheckpointError as error:
-            say(console, f'the default model {DEFAULT_MODEL} stands on other weights, which '
+            say(console, f'the default model {DEFAULT_MODEL} needs other weights, which '
                          f'cannot be fetched now: {error}; later: regvpr models fetch '
                          f'{DEFAULT_MODEL}', 'yellow')

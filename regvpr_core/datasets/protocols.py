@@ -39,8 +39,8 @@ class Protocol:
 
     load: function from folder, name, protocol and settings to a data set. queries, references:
         expected numbers; None accepts any. about: one line. sure: the numbers were read from
-        published files; otherwise a difference is only a warning. by_order: frames are matched
-        by their order, so a partial data set must have no gaps.
+        published files; otherwise a different number gives only a warning. by_order: frames are
+        matched by their order, so a partial data set must have no gaps.
     """
 
     load: Callable[[Path, str, str, LoadConfig], Dataset]
@@ -202,8 +202,8 @@ def load_dataset(text: str, config: LoadConfig) -> Dataset:
         return replace(dataset, warning=f'the counts differ from those that papers print: {part}; '
                                         f'make sure that the data set is whole')
     if not config.partial:
-        raise EvaluationError(f'{folder} is not the whole of {protocol}: {part}; --partial goes '
-                              f'on and names the result so')
+        raise EvaluationError(f'{folder} is not the whole of {protocol}: {part}; --partial '
+                              f'accepts it and marks the result as partial')
     if rules.by_order:
         nordland.require_runs(dataset, protocol)
     return replace(dataset, partial=part)

@@ -311,7 +311,7 @@ def _readable(
     if not config.partial:
         raise EvaluationError(f'{bad} of {len(queries) + len(references)} images of '
                               f'{dataset.name} cannot be read, e.g. {first}; --partial goes on '
-                              f'without them and names the result so')
+                              f'without them and marks the result as partial')
     left = np.setdiff1d(np.arange(len(queries)), list(bad_queries))
     kept = np.setdiff1d(np.arange(len(references)), list(bad_references))
     if not len(left) or not len(kept):

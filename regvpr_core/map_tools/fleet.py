@@ -234,17 +234,17 @@ def any_model(uri: str, collection: str, token_variable: str) -> tuple[str, Mode
             names = [collection] if collection else sorted(
                 name[:-5] for name in client.list_collections() if name.endswith('_maps'))
             if len(names) != 1:
-                raise MapError(f'{uri} holds {len(names)} collections of ours'
+                raise MapError(f'{uri} holds {len(names)} collections of regvpr'
                                f'{": " + ", ".join(names[:9]) if names else "; push a map first"}'
                                f'{"; name one with --collection" if names else ""}')
             blobs = f'{names[0]}_maps'
             if not client.has_collection(blobs):
-                raise MapError(f'no collection {names[0]} of ours at {uri}')
+                raise MapError(f'no collection {names[0]} of regvpr at {uri}')
             client.load_collection(blobs)
             rows = client.query(blobs, filter='name == "model"', output_fields=['value'])
             if not rows:
-                raise MapError(f'collection {names[0]} at {uri} does not say whose descriptors it '
-                               f'holds')
+                raise MapError(f'collection {names[0]} at {uri} does not name the model of its '
+                               f'descriptors')
             return names[0], model_of(rows[0], uri)
         finally:
             client.close()
@@ -324,8 +324,8 @@ def _row(map_id: str, i: int, keyframe: Keyframe) -> Row:
     features = keyframe.local_features or b''
     for name, value in (('thumbnail', thumbnail), ('local features', features)):
         if len(value) > PICTURE_PIECES * PIECE_BYTES:
-            raise MapError(f'the {name} of keyframe {i} have {len(value)} bytes; Milvus '
-                           f'takes {PICTURE_PIECES * PIECE_BYTES} of ours')
+            raise MapError(f'the {name} of keyframe {i} have {len(value)} bytes; at most '
+                           f'{PICTURE_PIECES * PIECE_BYTES} can be stored in Milvus')
     crc = zlib.crc32(json.dumps(record).encode())
     for part in (thumbnail, features, np.asarray(keyframe.descriptor, '<f2').tobytes()):
         crc = zlib.crc32(part, crc)

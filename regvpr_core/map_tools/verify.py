@@ -184,9 +184,9 @@ def _check_keyframes(
                     report.damaged[what].append(i)
         progress(stop, report.keyframes)
     if there > report.keyframes:
-        report.notes.append(f'descriptors.f16 goes on beyond the last keyframe by '
-                            f'{there - report.keyframes} rows, left by a write that was broken '
-                            f'off; they are never read')
+        report.notes.append(f'descriptors.f16 has {there - report.keyframes} rows after the '
+                            f'last keyframe, left by an interrupted write; they are never '
+                            f'read')
 
 
 _CRC = SMALL.index('descriptor_crc32')

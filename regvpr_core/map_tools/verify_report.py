@@ -55,13 +55,13 @@ class VerifyReport:
         if self.sound:
             return 'everything'
         if not self.refusal:
-            return 'the map opens and localizes; what is named above is not given out'
+            return 'the map opens and localizes; the damaged data above is not used'
         left = self.keyframes - len(self.lost)
         if not left:
             return f'nothing: {self.refusal}'
         # Descriptors are read on demand, but all at once in a small map.
         how = ('does not open' if self.damaged.keys() & {POSE, MISSING} or self.problems
-               else 'fails where it comes to a lost keyframe, a small one when it is opened')
+               else 'fails when it reads a lost keyframe; a small map fails when it is opened')
         return (f'the map {how}; --salvage OUT writes its {left} sound keyframes to a new map')
 
 

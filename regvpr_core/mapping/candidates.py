@@ -119,7 +119,7 @@ class CandidateStream:
         for gone in range(self.tally.seen):
             if next(self._frames, None) is None:
                 raise MapError(f'the sources have {gone} images, but {self.tally.seen} had been '
-                               f'seen when the build was broken off; were they changed?')
+                               f'seen when the build was interrupted; were they changed?')
 
     def __iter__(self) -> Iterator[tuple[PosedFrame, Picture]]:
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix='decode')

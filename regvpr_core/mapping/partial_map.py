@@ -61,7 +61,7 @@ class PartialMap:
         try:
             if _committed(self.folder):
                 if not resume:
-                    raise MapError(f'an earlier build of {path} was broken off; go on with it by '
+                    raise MapError(f'an earlier build of {path} was interrupted; continue it with '
                                    f'--resume, or remove {self.folder} to start again')
                 _check_about(self.folder, path, about)
                 self.writer = MapWriter.append_to(self.folder)
@@ -103,8 +103,8 @@ class PartialMap:
             if isinstance(found, dict) and found.get('keyframes') == len(self.writer):
                 self._slot = slot
                 return found
-        raise MapError(f'{self.folder} is damaged: nothing tells how far the build was; remove it '
-                       f'to start again')
+        raise MapError(f'{self.folder} is damaged: the state of the build cannot be read; remove '
+                       f'it to start again')
 
     def commit(self, keyframes: Sequence[Keyframe], state: Facts) -> None:
         """Commit keyframes with the state of the build after them.
@@ -138,8 +138,9 @@ class PartialMap:
         self._close()
         try:
             if os.path.lexists(self.path):
-                raise MapError(f'{self.path} has come to be while its map was built; remove it '
-                               f'and go on by --resume: the map is kept in {self.folder}')
+                raise MapError(f'{self.path} was created by another program during the build; '
+                               f'remove it and continue with --resume: the map is in '
+                               f'{self.folder}')
             (self.folder / 'map.lock').unlink(missing_ok=True)  # the lock of the build is released
             self.folder.replace(self.path)
             sync_folder(self.path.parent)
@@ -298,15 +299,15 @@ def _check_about(folder: Path, path: Path, about: Facts) -> None:
     """
     was = _read(folder / ABOUT)
     if not isinstance(was, dict):
-        raise MapError(f'{folder} is damaged: nothing tells what its map was built from; remove '
+        raise MapError(f'{folder} is damaged: its sources and settings cannot be read; remove '
                        f'it to start again')
     old, new = _flat(was), _flat(json.loads(json.dumps(about)))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise MapError(
-                f'the build of {path} that was broken off had {name} '
-                f'{_short(old.get(name))}, this one has {_short(new.get(name))}; give the same '
-                f'as then, or remove {folder} to start again')
+                f'the interrupted build of {path} had {name} {_short(old.get(name))}, this one '
+                f'has {_short(new.get(name))}; give the same value, or remove {folder} to start '
+                f'again')
 
 
 def _short(value: Any) -> str:

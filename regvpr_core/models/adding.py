@@ -88,8 +88,8 @@ def add_onnx(path: Path, name: str, preprocessing: Preprocessing | None,
                  'inputs': inputs, 'output': output,
                  'fingerprint': digest_of(file_digest(path), output, preprocessing)}
     elif not exported:
-        raise ConfigError(f'{path} does not say how it is shown images: give --size PIXELS, and '
-                          f'--mean and --std where they are not those of ImageNet')
+        raise ConfigError(f'{path} does not contain the preprocessing of images: give --size '
+                          f'PIXELS, and --mean and --std if they are not those of ImageNet')
     part = keep_onnx(path, name, about)
     try:
         engine = OnnxEngine(part, 'cpu', 'auto', None)

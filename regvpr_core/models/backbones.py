@@ -162,7 +162,7 @@ def find_backbone(
     if path is not None:
         return _read_any(path, backbone, None if origin == GIVEN else origin)
     if origin == GIVEN:
-        raise CheckpointError(f'this model stands on weights of {backbone} that were given by '
+        raise CheckpointError(f'this model needs the weights of {backbone} that were given by '
                               f'path when it was trained; give that file again (backbone_path)')
     for source in sources_of(backbone, origin):
         if source.here is not None:

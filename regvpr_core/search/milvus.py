@@ -190,8 +190,8 @@ class Collection:
         told_model = self.get('name == "model"', ['value'], blobs=True)
         if not told_model:
             if not create:
-                raise MapError(f'collection {self.name} at {self.uri} does not say whose '
-                               f'descriptors it holds; push a map first')
+                raise MapError(f'collection {self.name} at {self.uri} does not name the '
+                               f'model of its descriptors; push a map first')
             self.put('_default', [_model_row(self.model)], blobs=True)
             return
         other = model_of(told_model[0], self.uri)
@@ -245,7 +245,7 @@ class Collection:
         length = fields.get('descriptor', {}).get('params', {}).get('dim')
         if length is None or 'record' not in fields or not self._client.has_collection(
                 self._blobs):
-            raise MapError(f'collection {self.name} at {self.uri} is none of ours; name another')
+            raise MapError(f'collection {self.name} at {self.uri} is not of regvpr; name another')
         if int(length) != self.model.dimension:
             raise MapError(f'collection {self.name} holds descriptors of {length} numbers, not of '
                            f'{self.model.dimension}; name another collection')
@@ -366,7 +366,7 @@ def model_of(row: Mapping[str, Any], uri: str) -> Model:
         model = from_mapping(Model, table(row, uri))
         check_range('dimension', model.dimension, 1, MAX_DIMENSION)
     except (ConfigError, RecursionError) as error:
-        raise MapError(f'the collection at {uri} does not say whose descriptors it holds: '
+        raise MapError(f'the collection at {uri} does not name the model of its descriptors: '
                        f'{error}') from error
     return model
 

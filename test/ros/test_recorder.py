@@ -52,9 +52,9 @@ def test_images_and_poses_on_the_air_are_in_the_bag(camera, tmp_path):
     assert told[-1][1] == 2
 
 
-def test_a_topic_that_nobody_publishes_is_named_with_those_on_the_air(camera, tmp_path):
+def test_a_topic_that_nobody_publishes_is_named_with_the_published_ones(camera, tmp_path):
     time.sleep(0.5)
     with pytest.raises(BagError) as error:
         record(tmp_path / 'drive', '/cam/typo', '/odom', 0.2)
-    assert 'nobody publishes /cam/typo; image topics on the air: /cam/compressed' in \
+    assert 'nobody publishes /cam/typo; published image topics: /cam/compressed' in \
         str(error.value)

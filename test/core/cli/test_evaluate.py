@@ -298,7 +298,7 @@ def test_what_an_index_costs_is_said(evaluate, folder, capsys):
     text = capsys.readouterr().out
     assert 'index rabitq: R@1 100.0' in text
     assert '100.0 % of the exact neighbours, ' in text
-    assert 'ms a query asked alone (exact, asked together: ' in text
+    assert 'ms per single query (exact, all queries at once: ' in text
     assert evaluate('--data', folder, '--index', 'rabitq', '--json') == 0
     index = json.loads(capsys.readouterr().out)['results'][0]['index']
     assert index.keys() == {'kind', 'recall', 'agreement', 'search_s', 'build_s',

@@ -220,7 +220,7 @@ def test_resume_goes_on_and_says_what_was_there(build, noise, tmp_path, capsys, 
 @pytest.mark.parametrize('more', [(), ('--compress', 'pca:6')])
 def test_a_build_that_is_resumed_anywhere_has_the_attachments_of_one_that_was_not(
         build, noise, tmp_path, capsys, monkeypatch, more):
-    """Also where it was broken off when all keyframes were in, while it was calibrated."""
+    """Also where it was interrupted when all keyframes were in, while it was calibrated."""
     from regvpr_core.localization import stored_calibration
     from regvpr_core.models import engines
     from regvpr_core.models.cpu.network import Form

@@ -181,11 +181,11 @@ def test_pictures_of_a_renamed_bag_are_taken_where_only_one_can_be_meant(
                  'cpu', '--out', str(tmp_path / 'more'), '--bag', str(first)]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        f'no source of the map has the name of {first}: its images are taken for those of the '
-        f'same name, or camera and stamp, in any')
+        f'no source of the map has the name of {first}: its images are matched with '
+        f'keyframes of all sources, by name, or camera and stamp')
     assert lines[-2] == (
-        '4 keyframes share name, or camera and stamp, with others: which image is theirs is '
-        'not known, and none was taken')
+        '4 keyframes share their name, or camera and stamp, with others: their images are not '
+        'known, and none was used')
 
 
 def test_a_map_is_exported(make_small_map, run, refused, tmp_path):

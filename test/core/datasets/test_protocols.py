@@ -95,7 +95,7 @@ def test_a_part_of_a_data_set_is_refused_without_leave(msls_root):
         load_dataset(f'msls-val-740={msls_root}', LoadConfig())
     assert str(error.value) == (
         f'{msls_root} is not the whole of msls-val-740: 2 of 740 queries, 4 of 18,871 references; '
-        f'--partial goes on and names the result so')
+        f'--partial accepts it and marks the result as partial')
 
 
 @pytest.mark.parametrize('name', ['postprocessed.csv', 'raw.csv', 'subtask_index.csv'])

@@ -359,7 +359,7 @@ MODELS = (
 
 def test_a_collection_whose_model_is_nonsense_is_refused(lab, uri):
     push(lab, uri)
-    words = r'does not say whose descriptors it holds|cannot be read .*; push the map again'
+    words = r'does not name the model of its descriptors|cannot be read .*; push the map again'
     with Collection(uri, model_of(lab)) as collection:
         for value in MODELS:
             change(collection, 'name == "model"', value=value)

@@ -277,7 +277,7 @@ def test_rows_that_no_commit_followed_are_a_note(full_map):
         file.write(b'\x55' * 100)
     report = verify(path)
     assert report.sound
-    assert report.notes[0].startswith('descriptors.f16 goes on beyond the last keyframe by 3 rows')
+    assert report.notes[0].startswith('descriptors.f16 has 3 rows after the last keyframe')
 
 
 def test_runs_of_numbers_are_short():

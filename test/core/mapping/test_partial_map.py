@@ -73,7 +73,7 @@ def test_a_build_killed_between_any_two_steps_of_its_end_loses_nothing(
     assert path.exists() != partial_folder(path).exists()
     if not path.exists():
         assert kept_keyframes(path) == COUNT
-        with pytest.raises(MapError, match=r'an earlier build of .* was broken off'):
+        with pytest.raises(MapError, match=r'an earlier build of .* was interrupted'):
             build()
         assert build(resume=True) == COUNT
     notes = ['about.json', 'no probe', 'state-0.json', 'state-1.json'] if step > 1 else []
@@ -94,8 +94,8 @@ def test_a_map_that_came_meanwhile_is_named_and_stops_nothing_for_good(
         with pytest.raises(MapError) as error:
             build()
     assert str(error.value) == (
-        f'{tmp_path / "map"} has come to be while its map was built; remove it and go on by '
-        f'--resume: the map is kept in {tmp_path / ".map.partial"}')
+        f'{tmp_path / "map"} was created by another program during the build; remove it and '
+        f'continue with --resume: the map is in {tmp_path / ".map.partial"}')
     for resume in (False, True):
         with pytest.raises(MapError) as error:
             build(resume=resume)
@@ -117,9 +117,9 @@ def test_a_map_whose_notes_are_gone_is_kept(build, tmp_path, monkeypatch):
     for file in partial_folder(tmp_path / 'map').glob('*.json'):
         file.unlink()
     assert kept_keyframes(tmp_path / 'map') == kept > 0
-    with pytest.raises(MapError, match=r'an earlier build of .* was broken off'):
+    with pytest.raises(MapError, match=r'an earlier build of .* was interrupted'):
         build()
-    with pytest.raises(MapError, match='nothing tells what its map was built from'):
+    with pytest.raises(MapError, match='its sources and settings cannot be read'):
         build(resume=True)
     # Not even where its database cannot be read is it taken for one that was hardly begun.
     (partial_folder(tmp_path / 'map') / 'map.db').write_bytes(b'torn')

@@ -211,7 +211,7 @@ def test_an_unfinished_build_is_not_thrown_away_unasked(build, tmp_path, noise):
     with pytest.raises(MapError) as error:
         build(frames_of(folder))
     assert str(error.value) == (
-        f'an earlier build of {tmp_path / "map"} was broken off; go on with it by --resume, or '
+        f'an earlier build of {tmp_path / "map"} was interrupted; continue it with --resume, or '
         f'remove {tmp_path / ".map.partial"} to start again')
     assert kept_keyframes(tmp_path / 'map') == kept > 0
 
@@ -275,7 +275,7 @@ def test_a_state_that_is_damaged_is_refused(build, tmp_path, noise, damage):
         build(frames_of(folder, 25))
     for name in ('state-0.json', 'state-1.json'):
         (partial_folder(tmp_path / 'map') / name).write_text(damage)
-    with pytest.raises(MapError, match=r'nothing tells how far the build was; remove it'):
+    with pytest.raises(MapError, match=r'the state of the build cannot be read; remove it'):
         build(frames_of(folder), resume=True)
 
 
