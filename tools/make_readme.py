@@ -23,16 +23,16 @@ SHOWN = 2
 """Number of commands that are shown; further ones are collapsed."""
 
 COMMANDS = (
-    ('A folder of images with positions (or a bag) becomes a map; a part of it is held out to say '
-     'what to expect:', 'regvpr quickstart references --out site'),
-    ('Where were these taken? The last one is of another town:',
+    ('Build a map from a folder of images with positions, or from a bag. A part of the images is '
+     'held out to estimate recall:', 'regvpr quickstart references --out site'),
+    ('Localize images. The last one is of another town:',
      'regvpr localize site/map ask --csv places.csv'),
     ('What is in a map?', 'regvpr map info site/map'),
     ('Which model is better on your images, and is the difference real?',
      'regvpr evaluate --references references --queries queries --radius-m 5 '
      '--model regvpr_offline --model efficientnet_lite0_gem -o report'),
-    ('Train on a folder for each place (<code>regvpr train --list</code>: the recipes of the '
-     'paper)',
+    ('Train on images with one folder per place (<code>regvpr train --list</code> shows the '
+     'recipes of the paper)',
      'regvpr train --config places --set data_root=places --set steps=5 -o run'))
 
 
