@@ -155,7 +155,10 @@ class NodeState:
             known.get(camera or 'camera') or next(iter(known.values()))))
 
     def diagnosis(self, said: str) -> tuple[bytes, str, dict[str, str]]:
-        """Level, message and values for /diagnostics; said: the localizer's state."""
+        """Level, message and values for /diagnostics.
+
+        said: state of the localizer, in words.
+        """
         config, place_map = self.config, self.place_map
         missing = [camera for camera in config.cameras
                    if config.wants_intrinsics and self.infos.of(camera) is None]

@@ -123,7 +123,7 @@ class SessionRecorder:
 
     def _record(self, view: View, description: Description, T_odom_cam: Array) -> None:
         if not np.isfinite(T_odom_cam).all():
-            return  # a map needs poses
+            return  # keyframes of a map need poses
         if self._map is None and self._folder is not None:
             self._part += 1
             self._map = SessionMap(self._folder / f'part{self._part:03d}',

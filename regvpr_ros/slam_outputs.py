@@ -105,7 +105,7 @@ def base_closure(found: LoopClosure, T_base_cam: Array) -> Closure:
     """
     T, covariance = None, None
     if found.T_reference_query is not None and found.covariance is not None:
-        # With the lever arm: rotation errors of the camera move the base.
+        # Rotation errors of the camera move the base by the lever arm.
         T_cam_base, covariance = of_base(
             found.T_reference_query, found.covariance, inverse(T_base_cam))
         T = T_base_cam @ T_cam_base

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regvpr_core.recordings.bags import Bag, Topic
 
 NOT_COLOUR = ('depth', 'disparity', 'mask', 'label')
-"""Parts of names of image topics that carry no camera image (depth, masks, debug)."""
+"""Image topics whose names contain one of these words have no camera images."""
 
 
 TABLE_ADVICE = ('put it into the folder of images and give the folder, or build the map alone: '
@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Record if asked, choose topics, build, measure, write the files, print the next command."""
+    """Record if requested, choose topics, build, measure, write files, print the next command."""
     from regvpr_core.errors import ConfigError
     from regvpr_core.recordings.source_kinds import check_source
 

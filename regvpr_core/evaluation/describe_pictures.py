@@ -137,7 +137,7 @@ def _new_pictures(
         data = pictures[i].encoded()
         changed = f'|{mark}|{i}' if mark else ''
         if (turned := orientation_of(data)) != 1:
-            changed += f'|turned {turned}'  # earlier versions cached such images unturned
+            changed += f'|turned {turned}'  # earlier versions did not rotate these images
         digest = picture_digest(data + changed.encode() if changed else data)
         if cache.row_of(digest) is not None:
             return digest, None

@@ -153,7 +153,7 @@ class Result:
         return figures
 
     def right_within(self, k: int) -> npt.NDArray[np.bool_]:
-        """(Q,) whether a right reference is among the first k."""
+        """(Q,) whether a correct reference is among the first k."""
         return np.asarray((self.ranks > 0) & (self.ranks <= k))
 
     def interval(self, k: int) -> tuple[float, float]:

@@ -16,13 +16,13 @@ from regvpr_core.errors import EvaluationError
 
 
 def recall_at(hits: Mask, ks: Sequence[int], total: int | None = None) -> dict[int, float]:
-    """Share of queries with a right reference among the first k, for each k.
+    """Share of queries with a correct reference among the first k, for each k.
 
     Args:
-        hits: (Q, K) whether the reference on each rank is right.
+        hits: (Q, K) whether the reference on each rank is correct.
         ks: 1 to K.
-        total: queries to divide by; None: Q. Larger than Q where queries without a right
-            reference count as misses.
+        total: number of queries to divide by; None: Q. It is larger than Q if queries without a
+            correct reference count as misses.
 
     Raises:
         EvaluationError: a k is not in 1 to K.
@@ -36,7 +36,7 @@ def recall_at(hits: Mask, ks: Sequence[int], total: int | None = None) -> dict[i
 
 
 def first_hit(hits: Mask) -> npt.NDArray[np.int64]:
-    """Rank, from 1, of the first right reference of each row of (Q, K); 0 where there is none."""
+    """Rank, from 1, of the first correct reference in each row of (Q, K); 0 if there is none."""
     if not hits.shape[1]:
         return np.zeros(len(hits), dtype=np.int64)
     return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int64)
@@ -82,9 +82,9 @@ def precision_recall(
 
     Args:
         similarities: (Q,) of each query's best match.
-        right: (Q,) whether that match is right.
-        revisits: number of queries with a right reference, the denominator of recall; if it is
-            0, the recall is 0.
+        right: (Q,) whether that match is correct.
+        revisits: number of queries with a correct reference, the denominator of recall; if it
+            is 0, the recall is 0.
     """
     scores = np.asarray(similarities, dtype=np.float64)
     correct = np.asarray(right, dtype=bool)
@@ -105,7 +105,7 @@ def mean_average_precision(similarities: npt.ArrayLike, relevant: npt.ArrayLike)
     Queries without a relevant reference do not count; NaN where none has one.
 
     Args:
-        similarities: (Q, N). relevant: (Q, N) whether each reference is right.
+        similarities: (Q, N). relevant: (Q, N) whether each reference is correct.
     """
     scores = np.asarray(similarities, dtype=np.float64)
     wanted = np.asarray(relevant, dtype=bool)

@@ -27,7 +27,7 @@ INDEXES = ('exact', 'rabitq')
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """references: (Q, k) numbers, best first, -1 where there is none. similarities: (Q, k)."""
+    """references: (Q, k) indices, best first, -1 for none. similarities: (Q, k)."""
 
     references: Int64
     similarities: Float32

@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 
 def interval(right: Mask, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile bootstrap interval of the share of right queries (Q,).
+    """Percentile bootstrap interval of the share of correct queries (Q,).
 
     Queries are drawn with replacement; the number of right ones among Q draws is binomial. The
     queries are assumed independent. Neighbours on a drive are not, so the interval is too narrow.
@@ -30,7 +30,7 @@ def interval(right: Mask, level: float = LEVEL) -> tuple[float, float]:
 class Paired:
     """Two models on the same queries.
 
-    difference: share of right queries of the first less that of the second; low, high: its 95 %
+    difference: share of correct queries of the first minus that of the second; low, high: its 95 %
     bootstrap interval. only_first, only_second: number of queries that only this model
     matches correctly. p: of McNemar's exact test that the models are equally good.
     """

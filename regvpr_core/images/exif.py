@@ -197,7 +197,7 @@ def _three(value: Any) -> tuple[float, float, float] | None:
         if denominator:
             parts[i] = number / denominator
         elif number or i == 0 or (i == 1 and value[1] == 1):
-            return None  # x/0, or whole degrees alone, which is no usable position
+            return None  # x/0, or whole degrees only, which are too coarse
     return parts[0], parts[1], parts[2]
 
 

@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 
 
 class StampIds:
-    """Numbers by stamp, the newest `capacity` of them."""
+    """Numbers of a SLAM program by image stamp; only the newest `capacity` are kept."""
 
     def __init__(self, capacity: int = 200_000) -> None:
         self._capacity = capacity
@@ -15,11 +15,11 @@ class StampIds:
 
     @property
     def newest_ns(self) -> int:
-        """The last stamp; the least 64-bit integer if there is none."""
+        """The newest stamp; -2^63 without entries."""
         return self._entries[-1][0] if self._entries else -2**63
 
     def put(self, stamp_ns: int, number: int) -> None:
-        """Add a number, unless it is known already."""
+        """Add the number of an image, unless it is known already."""
         at = bisect_left(self._entries, (stamp_ns, number))
         if at < len(self._entries) and self._entries[at] == (stamp_ns, number):
             return
@@ -35,5 +35,5 @@ class StampIds:
         return best if best is not None and abs(best[0] - stamp_ns) <= tolerance_ns else None
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._entries.clear()

@@ -44,8 +44,8 @@ class MapStudy:
     queried: (Q,) positions of the queries, compared with all N.
     neighbours, similarities: by kind, (Q, K) most similar places, by falling similarity; those of
         the kind `far` are at distinct places.
-    best: by kind, (Q,) largest similarity, -inf where there is none. The further kind `rival`
-        has the far places of other passes.
+    best: by kind, (Q,) largest similarity, -inf if there is none. The further kind `rival`
+        contains the far places of other passes.
     matrix: (S, S) largest similarity between bins of `bin_size` places, NaN where none was
         compared.
     matrix_pairs: (S, S, 2) positions of the two places which have it.

@@ -113,7 +113,7 @@ def matches_of_passes(a: PlaceMap, b: PlaceMap, sample: int, way_b: Array, apart
     ids_a, ids_b = from_a[_spread(len(from_a), sample)], _spread(len(b), sample)
     if not (len(ids_a) and len(ids_b)):
         return ids_a[:0], ids_b[:0], np.zeros(0, bool)
-    # Each map is centred by its own mean: images by day and at dusk differ as a whole.
+    # Each map is centred by its own mean, because light shifts all descriptors of a map alike.
     centre_b = _mean(b, ids_b)
     rows_a = unit(np.concatenate(list(_blocks(a, ids_a))) - _mean(a, ids_a))
     # (B, A), 64 MB for two maps of 4,000.

@@ -231,7 +231,7 @@ def _of_place(T: Array, T_others: Array, ids: Ids, place: Place) -> Ids:
 
 
 def _rival(searched: PlaceMap, row: Float32, mean: Float32, near: Ids) -> float:
-    """Cosine of the best keyframe that is not near; -1 where there is none."""
+    """Cosine of the best keyframe that is not near; -1 if there is none."""
     similarities, ids = searched.search(row, len(near) + MORE, mean)
     away = ~np.isin(ids, near)
     return float(similarities[away].max()) if away.any() else -1.0

@@ -178,7 +178,7 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
 
 
 def find_peer(name_or_path: str | Path) -> tuple[str, Path] | None:
-    """The published model of a name or file, and its file; None if it is none.
+    """The published model of a name or file, and its file; None if there is no such model.
 
     Raises:
         CheckpointError: the model is not supported, its file is not on this machine (the message
@@ -308,13 +308,13 @@ def fingerprint(config: ModelConfig, backbone_sha256: str | None, own: dict[str,
 
 
 class Unfilled(TorchFunctionMode):
-    """New tensors are not filled: on the meta device torch imports its compiler for that, 2 s."""
+    """Leave new tensors unfilled. Filling on the meta device imports torch's compiler, 2 s."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Make an empty tensor, or leave one as it is, in place of random numbers and ones."""
+        """Call the function, but without filling tensors with random numbers or ones."""
         kwargs = kwargs or {}
         if func in (Tensor.normal_, nn.init.normal_):
             return args[0] if args else kwargs['tensor']

@@ -85,7 +85,7 @@ class InsideRegisters(nn.Module):
         return x[:, 0], x[:, 1:1 + n].transpose(1, 2).reshape(B, -1, *grid), x[:, 1 + n:]
 
     def start_from(self, blocks: Iterable[nn.Module]) -> None:
-        """Copy the weights of the backbone's blocks that come next.
+        """Copy the weights of the blocks from those of the backbone after `last_block`.
 
         Raises:
             ConfigError: the backbone has too few of them.

@@ -14,7 +14,7 @@ from regvpr_core.recordings.messages import stamp_ns
 from regvpr_core.recordings.transforms import plain
 
 LOOKED_AT = 40
-"""Number of messages read: the first ones of some drivers have no stamp or frame."""
+"""Number of messages that are read, because the first ones of some drivers have no stamp."""
 
 OFFSET_S = 0.5
 """Difference of clocks that is reported, s."""

@@ -100,7 +100,7 @@ def read_table(file: Path) -> list[Record]:
 
 
 def no_pose_table(file: Path) -> str:
-    """Why a file is no table of images and poses, by its first line; '' if it may be."""
+    """Why the first line shows that a file is no table of images and poses; '' if it may be."""
     try:
         first = next(iter(_rows(file)), None)
         if first is None:

@@ -16,7 +16,7 @@ from regvpr_core.geometry import Array
 from regvpr_core.recordings.trajectory import make_trajectory, Trajectory
 
 RESET_NS = 1_000_000_000
-"""A fall of stamps by more than this is a reset of the clock, ns; less is a late message."""
+"""If stamps fall by more than this, the clock was reset, else a message is late, ns."""
 
 LEAST_RUN = 3
 """Least number of poses of a run; fewer are stray stamps."""

@@ -119,7 +119,8 @@ def read_tum(path: Path) -> Trajectory:
     rotation are omitted, with a note in the trajectory.
 
     Raises:
-        BagError: the file cannot be read, a line has no eight numbers, or there is no pose.
+        BagError: the file cannot be read, a line does not have eight numbers, or there is no
+            pose.
     """
     stamps, rows, bad = [], [], []
     for number, line, words in _lines(path):
@@ -150,7 +151,7 @@ def read_tum(path: Path) -> Trajectory:
 
 
 def read_kitti(path: Path) -> Array:
-    """Read KITTI poses (N, 4, 4): a line of 12 numbers each, the rows of `T_world_cam`'s (3, 4).
+    """Read KITTI poses (N, 4, 4): 12 numbers per line, the first three rows of `T_world_cam`.
 
     As in the KITTI odometry benchmark the world is the first camera's optical frame (z ahead,
     y down). The file has no stamps; see `read_times`. A pose that contains NaN becomes all NaN.
@@ -185,7 +186,7 @@ def read_times(path: Path) -> npt.NDArray[np.int64]:
     """Read a KITTI times file, one time in seconds per line: (N,) ns.
 
     Raises:
-        BagError: the file cannot be read, a line is no number, or there is none.
+        BagError: the file cannot be read, a line is not a number, or there is no time.
     """
     stamps = []
     for number, line, words in _lines(path):
@@ -200,10 +201,10 @@ def read_times(path: Path) -> npt.NDArray[np.int64]:
 
 
 def nanoseconds(seconds: str) -> int:
-    """A decimal number of seconds, to the nanosecond.
+    """Convert a decimal number of seconds to nanoseconds.
 
     Raises:
-        ValueError: it is none, or too large.
+        ValueError: the text is not a number, or it is too large.
     """
     try:
         value = Decimal(seconds)

@@ -8,7 +8,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 INT8_STEPS, INT8_ZERO = 63, 64
-"""Largest absolute input in 8 bits, and the value that stands for 0."""
+"""Largest absolute value of an input in 8 bits, and the code of zero."""
 
 LEAST_GELU = -0.17
 """Least value of GELU, -0.16997, rounded down."""
@@ -79,7 +79,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, form: Form, activation: str = 'none',
                  after_gelu: bool = False) -> None:
-        """after_gelu: inputs are `LEAST_GELU` or more, so that no step stands for less."""
+        """after_gelu: inputs are at least `LEAST_GELU`, so that smaller values need no code."""
         super().__init__()
         weight = weight.detach().float()
         self.least, self.steps, self.at_zero = (LEAST_GELU, 2 * INT8_STEPS, 0) if after_gelu \
