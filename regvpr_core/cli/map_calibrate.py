@@ -11,7 +11,7 @@ from regvpr_core.cli.parsing import add_command
 def add_parser(verbs: Any) -> None:
     """Add `calibrate` to the verbs of `map`."""
     parser = add_command(
-        verbs, 'calibrate', 'learn the probability that a match is true, and store it in the map',
+        verbs, 'calibrate', 'learn and store the probability that a match is true',
         'regvpr map calibrate site', 'regvpr map calibrate site --traverse second_drive')
     parser.add_argument('map', type=Path, metavar='MAP')
     parser.add_argument('--traverse', type=Path, metavar='MAP2',

@@ -52,8 +52,7 @@ def _add_merge(verbs: Any) -> None:
 
 
 def _add_prune(verbs: Any) -> None:
-    verb = add_command(verbs, 'prune',
-                       'remove keyframes of places that look alike, or too close together',
+    verb = add_command(verbs, 'prune', 'remove look-alike or redundant keyframes',
                        'regvpr map prune site --distance-m 2 --ambiguous --out smaller')
     verb.add_argument('map', type=Path, metavar='MAP')
     verb.add_argument('--out', type=Path, metavar='OUT', help='folder to create')

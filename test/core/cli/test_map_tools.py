@@ -49,9 +49,9 @@ def test_a_map_is_verified_and_salvaged(make_small_map, run, refused, capsys, tm
         'what_works': 'everything'}
     flip(path, 5 * 32 + 10)
     assert refused('verify', path) == (
-        f'regvpr: map {path} is damaged: 1 of 8 keyframes are lost; the map fails where it '
-        f'comes to a lost keyframe, a small one when it is opened; --salvage OUT writes its 7 '
-        f'sound keyframes to a new map')
+        f'regvpr: map {path} is damaged: 1 of 8 keyframes are lost; the map fails when it '
+        f'reads a lost keyframe; a small map fails when it is opened; --salvage OUT writes its '
+        f'7 sound keyframes to a new map')
     facts = run('verify', path, '--salvage', tmp_path / 'saved')
     assert (facts['descriptor changed'], facts['salvaged_keyframes']) == ('5', 7)
     assert run('verify', tmp_path / 'saved')['keyframes'] == 7

@@ -312,7 +312,7 @@ def test_a_build_that_could_not_give_its_map_the_name_goes_on(
         with pytest.raises(MapError, match=r'cannot write map .*Input/output error'):
             build(frames_of(folder))
     assert kept_keyframes(tmp_path / 'map') == whole.kept > 0
-    with pytest.raises(MapError, match='go on with it by --resume'):
+    with pytest.raises(MapError, match='continue it with --resume'):
         build(frames_of(folder))
     assert build(frames_of(folder), resume=True).resumed == whole.kept
     assert files_of(tmp_path / 'map') == {'descriptors.f16', 'map.db'}
