@@ -1,16 +1,14 @@
 """Which keyframes of a map and of a session recognise each other's places.
 
-Each keyframe is a query to the others, as an image of a later drive will be. A keyframe represents
-another one of its place if its cosine exceeds that of every keyframe elsewhere by a margin.
-Keyframes are added until each query is represented. A keyframe is redundant if each query that it
-represents, itself included, is represented by another one.
+Each keyframe is a query to the others, as an image of a later drive will be. A keyframe recognises
+the place of another one by as much as its cosine exceeds that of every keyframe elsewhere.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csc_matrix, csr_matrix, identity
+from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
 from regvpr_core.arrays import Float32, Ids, Mask
@@ -49,20 +47,22 @@ class Place:
 
 @dataclass(slots=True, eq=False)
 class Coverage:
-    """Which views represent which. V views: visited keyframes of the map, then of the session.
+    """Which views recognise which. V views: visited keyframes of the map, then of the session.
 
-    map_ids: (V_m,) and session_ids: (V_s,), V = V_m + V_s. gain: (V, V) sparse, margin by which
-    the view of the column recognises the place of the row; 0 if it does not. known: (V_s,) the map
-    contains the place. best: (V_s,) id of the map's best keyframe of the place, -1 if the map does
-    not recognise it. positions: (V, 3) of the cameras in the map.
+    map_ids: (V_m,) and session_ids: (V_s,), V = V_m + V_s. excess: (V, V) sparse, of two views of
+    one place: cosine of the view of the column with that of the row, less the cosine of the best
+    keyframe elsewhere; no entry where it is far below `margin`. known: (V_s,) the map contains the
+    place. best: (V_s,) id of the map's best keyframe of the place, -1 if the map does not
+    recognise it. positions: (V, 3) of the cameras in the map. margin: of `Place`.
     """
 
     map_ids: Ids
     session_ids: Ids
-    gain: csr_matrix
+    excess: csr_matrix
     known: Mask
     best: Ids
     positions: Array
+    margin: float
 
     @property
     def recognised(self) -> Mask:
@@ -72,74 +72,17 @@ class Coverage:
     @property
     def useful(self) -> Ids:
         """Ids of the map's keyframes that recognise a view of the session."""
-        of_session = self.gain[len(self.map_ids):, :len(self.map_ids)]
-        return np.asarray(self.map_ids[np.unique(of_session.indices)])
+        of_session = self.excess[len(self.map_ids):, :len(self.map_ids)]
+        return np.asarray(self.map_ids[np.unique(of_session.indices[
+            of_session.data > self.margin])])
 
-    def lacking(self, joined: Ids) -> Ids:
-        """Session views (indices in 0..V_s) that represent the views that the map does not.
-
-        Greedy set cover, so that they are few: the view that represents most is chosen first.
-
-        Args:
-            joined: views that are added in any case.
-        """
-        start = len(self.map_ids)
-        stands = _stands(self.gain)[start:].tocsc()
-        margins = self.gain[start:, start:].minimum(MOST_GAIN).tocsc()
-        left = np.asarray(stands[:, :start].sum(axis=1)).ravel() == 0
-        of_session = stands[:, start:]
-        for view in joined:
-            left[_column(of_session, int(view))] = False
-        found: list[int] = []
-        while left.any():
-            weights = left.astype(np.float64)
-            count = of_session.T @ weights
-            score = np.where(count > 0, count + TIE * (margins.T @ weights), 0.0)
-            found.append(int(score.argmax()))
-            left[_column(of_session, found[-1])] = False
-        return np.array(found, dtype=np.int64)
-
-    def redundant(self, kept: Mask, order: Ids, most: int, within_m: float, margin: float
-                  ) -> tuple[Ids, Ids]:
-        """Views of the map to remove, and their anchors: kept views that represent them best.
-
-        Args:
-            kept: (V,) views that are in the updated map.
-            order: views of the map that may be removed, in this order.
-            most: largest number to remove.
-            within_m: a view is represented by views up to this distance, so that the map stays
-                dense enough for poses.
-            margin: a view is represented only with a gain above this.
-        """
-        near = self.gain.tocoo()
-        metres = np.linalg.norm(self.positions[near.row] - self.positions[near.col], axis=1)
-        near.data = near.data * ((metres <= within_m) & (near.data > margin))
-        gain = near.tocsr()
-        gain.eliminate_zeros()
-        stands = _stands(gain).tocsc()
-        left = kept.copy()
-        count = np.asarray(stands[:, kept].sum(axis=1)).ravel()
-        for view in map(int, order):
-            if kept.sum() - left.sum() >= most:
-                break
-            others = _column(stands, view)
-            if left[view] and (count[others] >= 2).all():
-                count[others] -= 1
-                left[view] = False
-        gone = np.flatnonzero(kept & ~left)
-        kept_gain = gain.tocsc()[:, left].tocsr()
-        anchors = [int(kept_gain[view].indices[kept_gain[view].data.argmax()]) for view in gone]
-        return gone, np.flatnonzero(left)[np.unique(np.array(anchors, dtype=np.int64))]
-
-
-def _stands(gain: csr_matrix) -> csr_matrix:
-    """Matrix (V, V): 1 where the view of the column represents the view of the row, or is it."""
-    return (gain > 0).astype(np.int64) + identity(gain.shape[0], np.int64, 'csr')
-
-
-def _column(matrix: csc_matrix, number: int) -> Ids:
-    """Row indices of the entries of a column."""
-    return np.asarray(matrix.indices[matrix.indptr[number]:matrix.indptr[number + 1]])
+    def within(self, metres: float) -> csr_matrix:
+        """`excess` of the pairs of views up to this distance."""
+        near = self.excess.tocoo()
+        apart = np.linalg.norm(self.positions[near.row] - self.positions[near.col], axis=1)
+        kept = apart <= metres
+        return csr_matrix((near.data[kept], (near.row[kept], near.col[kept])),
+                          shape=self.excess.shape)
 
 
 def compare(place_map: PlaceMap, session: PlaceMap, T_map_cam: Array, reached: Mask,
@@ -191,18 +134,18 @@ def compare(place_map: PlaceMap, session: PlaceMap, T_map_cam: Array, reached: M
             of_others = unit(session.descriptors_of(in_session[others]) - place_map.centre) \
                 @ query if len(others) else of_others
         stands = np.concatenate([view_of[here], len(visited) + others])
-        gains = np.concatenate([similar, of_others]) - rival - place.margin
-        wanted = (gains > 0) & (stands != view) & (stands >= 0)
+        excess = np.concatenate([similar, of_others]) - rival
+        wanted = (excess > -place.margin) & (stands != view) & (stands >= 0)
         rows += [view] * int(wanted.sum())
         columns += stands[wanted].tolist()
-        values += (gains[wanted] + place.margin).tolist()
+        values += excess[wanted].tolist()
         if own >= 0 and len(here) and similar.max() - rival > place.margin:
             best[own] = here[similar.argmax()]
         if view % BLOCK == BLOCK - 1:
             progress(view + 1, len(T))
-    gain = csr_matrix((values, (rows, columns)), shape=(len(T), len(T)))
-    return Coverage(map_ids=visited, session_ids=in_session, gain=gain, known=known, best=best,
-                    positions=T[:, :3, 3])
+    excess = csr_matrix((values, (rows, columns)), shape=(len(T), len(T)))
+    return Coverage(map_ids=visited, session_ids=in_session, excess=excess, known=known,
+                    best=best, positions=T[:, :3, 3], margin=place.margin)
 
 
 def _visited(T_map: Array, T_session: Array, place: Place) -> tuple[Ids, Mask]:

@@ -1,10 +1,10 @@
 """Update of a map by a session: missing places and appearances are added, obsolete ones removed.
 
-A session keyframe at a place of the map is compared with the map as the localizer does. If the
-best keyframe of the place does not stand out from all others, the map lacks this appearance of the
-place, and the keyframe is added as a further experience (Churchill and Newman, Experience-based
-navigation for long-term localisation, IJRR 2013). At most as many redundant keyframes are removed
-(`map_tools.coverage`).
+All keyframes of the session and of the map around it are views that a later drive may have
+(`map_tools.coverage`). A session keyframe is added as a further experience of a known place
+(Churchill and Newman, Experience-based navigation for long-term localisation, IJRR 2013) if views
+would be recognised less clearly without it. At most as many keyframes are then removed, those that
+the others can do without (`map_tools.selection`).
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from regvpr_core.map_tools.alignment import AlignmentConfig
 from regvpr_core.map_tools.coverage import compare, Coverage, Place
 from regvpr_core.map_tools.experiences import Experiences, NAME, read_experiences
 from regvpr_core.map_tools.merge import check_model
+from regvpr_core.map_tools.selection import Selection, worth
 from regvpr_core.map_tools.session_cameras import session_cameras
 from regvpr_core.map_tools.session_poses import (
     session_poses,
@@ -42,9 +43,6 @@ NO_POSES = np.zeros((0, 4, 4))
 
 SAME_SPOT = 0.75
 """Keyframes within this share of `place_m` are appearances of one spot."""
-
-CLEARLY = 2.0
-"""A keyframe is redundant only if others recognise its place with this many times `margin`."""
 
 SAME_LIGHT = 0.85
 """Least share of the visited keyframes of an earlier update that a session must match for the two
@@ -68,6 +66,12 @@ class UpdateConfig:
         0.1,
         'A keyframe recognises a place when its cosine exceeds that of every other place by this; '
         'larger values keep more keyframes.', 0.0, 1.0)
+    share: float = setting(
+        0.58, 'Largest size of the updated map, as a share of the keyframes of its first build '
+        'and of all sessions; new places, and what the map had before, stay.', 0.0, 1.0)
+    least_worth: float = setting(
+        0.1, 'A session keyframe is added if the views of its place lose at least this much '
+        'without it; 1 is the loss of one view.', 0.0, 10.0)
     experiences: int = setting(
         6, 'Appearances of a place that are kept, the last and most often matched first.', 1, 100)
     max_keyframes: int = setting(
@@ -119,6 +123,7 @@ class UpdatePlan:
     anchors: Mask
     spacing_m: float
     cameras: dict[str, str]
+    given: int
 
     @property
     def keyframes(self) -> int:
@@ -162,18 +167,29 @@ def plan_update(place_map: PlaceMap, session: PlaceMap, spacing_m: float, config
         radius_m=radius_m, angle_rad=config.place_rad, margin=config.margin), progress)
     if session.map_id not in used_sessions(place_map):  # a grown session counts once
         _count(records, coverage)
-    add = _choose(poses.T_map_cam, coverage, spacing_m, config)
-    T_added = poses.T_map_cam[add]
+    visited = coverage.map_ids
+    kept, fixed = _added(poses.T_map_cam, coverage, spacing_m, config)
+    T_added = poses.T_map_cam[coverage.session_ids[kept[len(visited):]]]
     aged = _aged(place_map, records, coverage.useful, T_added, radius_m, config)
-    redundant, anchors = _redundant(coverage, records, aged, add, SAME_SPOT * radius_m,
-                                    CLEARLY * config.margin)
+    kept[:len(visited)] &= ~aged[visited]
+    given = given_keyframes(place_map) + _further(place_map, session, coverage)
+    elsewhere = int((~aged).sum() - (~aged[visited]).sum())
+    kept, serving = _redundant(coverage, records, kept, fixed, int(config.share * given)
+                               - elsewhere, SAME_SPOT * radius_m, config)
+    add = coverage.session_ids[kept[len(visited):]]
+    T_added = poses.T_map_cam[add]
+    records.anchor[visited[serving[:len(visited)]]] = 1
+    anchors = serving[len(visited):][kept[len(visited):]]
+    redundant = np.zeros(len(place_map), dtype=bool)
+    redundant[visited] = ~kept[:len(visited)] & ~aged[visited]
     over = _over_budget(place_map, records, aged | redundant, T_added, radius_m, config)
     plan = UpdatePlan(
         poses=poses, recognised=int(coverage.recognised.sum()),
         unrecognised=int((coverage.known & ~coverage.recognised).sum()),
         new=int((~coverage.known).sum()), add=add, drop=aged | redundant | over,
         aged=int(aged.sum()), redundant=int(redundant.sum()), over_budget=int(over.sum()),
-        records=records, anchors=anchors, spacing_m=spacing_m, cameras=cameras)
+        records=records, anchors=anchors, spacing_m=spacing_m, cameras=cameras,
+        given=given)
     refuse_shrinking(place_map.path, len(place_map), plan.keyframes, config)
     return plan
 
@@ -242,6 +258,7 @@ def write_update(place_map: PlaceMap, session: PlaceMap, plan: UpdatePlan, out: 
         intrinsics=intrinsics,
         config={**manifest.config, 'update': {
             'number': number, 'note': plan.note, 'spacing_m': plan.spacing_m,
+            'given': plan.given,
             'sessions': noted(place_map, session, source)}})
     added = Experiences.new(len(plan.add), number)
     added.anchor[plan.anchors] = 1
@@ -302,12 +319,26 @@ def _count(records: Experiences, coverage: Coverage) -> None:
             records.missed[members & ~useful] += 1
 
 
-def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig) -> Ids:
-    """Session keyframes to add.
+def given_keyframes(place_map: PlaceMap) -> int:
+    """Number of keyframes that a map was built and updated with."""
+    noted = place_map.manifest.config.get('update')
+    given = noted.get('given') if isinstance(noted, dict) else None
+    return given if isinstance(given, int) and given >= len(place_map) else len(place_map)
 
-    First those of new places, at the spacing of the map. Then the fewest that recognise all other
-    views that the map does not recognise.
+
+def _further(place_map: PlaceMap, session: PlaceMap, coverage: Coverage) -> int:
+    """Number of compared keyframes of a session; of one that has grown, those that are new."""
+    used = used_sessions(place_map).get(session.map_id)
+    return min(len(coverage.session_ids), len(session) - (used.keyframes if used else 0))
+
+
+def _added(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig
+           ) -> tuple[Mask, Mask]:
+    """Mask (V,) of the views of the map, and of those of the session that others lack most.
+
+    Also a mask (V,) of those at new places that stay in any case: one for each spacing of the map.
     """
+    fixed = np.zeros(len(coverage.map_ids) + len(coverage.session_ids), dtype=bool)
     new: list[int] = []
     for view in map(int, np.flatnonzero(~coverage.known)):
         here, others = T[coverage.session_ids[view]], T[coverage.session_ids[new]]
@@ -315,32 +346,40 @@ def _choose(T: Array, coverage: Coverage, spacing_m: float, config: UpdateConfig
         near &= rotation_angle(here[:3, :3].T @ others[:, :3, :3]) < config.place_rad
         if not near.any():
             new.append(view)
-    joined = np.array(new, dtype=np.int64)
-    views = np.sort(np.concatenate([joined, coverage.lacking(joined)]))
-    return np.asarray(coverage.session_ids[views])
+    start = len(coverage.map_ids)
+    fixed[start + np.array(new, dtype=np.int64)] = True
+    selection = Selection(worth(coverage.excess, config.margin), np.ones(len(fixed), dtype=bool))
+    may_go = ~fixed & (np.arange(len(fixed)) >= start)
+    while True:
+        view, cost = selection.cheapest(may_go)
+        if view < 0 or cost > config.least_worth:
+            return selection.kept, fixed
+        selection.remove(view)
 
 
-def _redundant(coverage: Coverage, records: Experiences, aged: Mask, add: Ids, within_m: float,
-               margin: float) -> tuple[Mask, Mask]:
-    """Redundant keyframes (N,) to remove, and a mask over `add` of those that represent them.
+def _redundant(coverage: Coverage, records: Experiences, kept: Mask, fixed: Mask, most: int,
+               within_m: float, config: UpdateConfig) -> tuple[Mask, Mask]:
+    """Views (V,) that are kept, and a mask (V,) of those that serve removed keyframes of the map.
 
-    Each removed keyframe is recognised by a kept one, which is recorded as its anchor and is not
-    removed later. Keyframes that were last matched longest ago are removed first; if equal, those
-    matched least often. At most as many redundant keyframes are removed as keyframes are added at
-    known places, so that an update does not thin out the map.
+    Views are removed while that costs little, or the map has more than `most` of them; at most as
+    many as were added at places of the map, so that an update does not thin it out. A keyframe
+    that serves removed ones is an anchor, and is not removed later.
     """
-    ids = coverage.map_ids
-    kept = np.concatenate([~aged[ids], np.isin(coverage.session_ids, add)])
-    order = np.lexsort((records.matched[ids], records.last[ids]))
-    order = order[records.anchor[ids[order]] == 0]
-    further = np.isin(coverage.session_ids[coverage.known], add).sum()
-    gone, anchors = coverage.redundant(kept, order, max(0, int(further - aged.sum())),
-                                       within_m, margin)
-    drop = np.zeros(len(aged), dtype=bool)
-    drop[ids[gone]] = True
-    records.anchor[ids[anchors[anchors < len(ids)]]] = 1
-    in_session = coverage.session_ids[anchors[anchors >= len(ids)] - len(ids)]
-    return drop, np.isin(add, in_session)
+    start = len(coverage.map_ids)
+    may_go = ~fixed
+    may_go[:start] &= records.anchor[coverage.map_ids] == 0
+    # Others within this distance only, so that the map stays dense enough for poses.
+    selection = Selection(worth(coverage.within(within_m), config.margin), kept)
+    left = int(kept[start:][coverage.known].sum()) - int((~kept[:start]).sum())
+    while left > 0:
+        view, cost = selection.cheapest(may_go)
+        if view < 0 or (cost > config.least_worth and int(selection.kept.sum()) <= most):
+            break
+        selection.remove(view)
+        left -= 1
+    anchors = np.zeros(len(kept), dtype=bool)
+    anchors[selection.anchors(np.flatnonzero(kept[:start] & ~selection.kept[:start]))] = True
+    return selection.kept, anchors
 
 
 def _aged(place_map: PlaceMap, records: Experiences, useful: Ids, T_added: Array,
