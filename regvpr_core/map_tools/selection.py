@@ -32,7 +32,6 @@ def worth(excess: csr_matrix, margin: float) -> csr_matrix:
     found.data = 1.0 / (1.0 + np.exp(-(np.minimum(
         found.data / scale, MOST) - CENTRE) / WIDTH))
     found.data[found.data < LEAST] = 0.0
-    found.setdiag(0.0)
     found.eliminate_zeros()
     # A kept view serves itself.
     return (found + most * identity(found.shape[0], format='csr')).tocsr()
