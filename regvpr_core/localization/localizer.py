@@ -162,8 +162,12 @@ class Localizer:
         moment = self._odometry.put(stamp_ns, T_odom_base)
         late = order is Order.LATE
         # 3. How much of each image is new: an image from the same spot as the last adds nothing.
-        motion = None if self._last is None else self._last.motion_to(moment)
         novelty = [0.0 if late else self._novelty(view, moment) for view in views]
+        # A robot that was carried while its wheels stood moved, but it is unknown how.
+        carried = any(share and self._stood(view, moment)
+                      for view, share in zip(views, novelty, strict=True))
+        odometry = T_odom_base is not None and not carried
+        motion = self._last.motion_to(moment) if self._last is not None and odometry else None
         way_m = self._way_m(novelty, motion)
         # 4. Update the session's mean descriptor, and move the belief.
         if any(novelty):
@@ -177,12 +181,12 @@ class Localizer:
         searched = time.perf_counter()
         # 6. Update the belief with the candidates.
         if any(novelty):
-            said = self._mounts.evidence(seen, self._config.belief.evidence_limit)
+            said = self._mounts.evidence(seen, self._config.belief.evidence_limit, odometry)
             self._belief.update(said.ids, said.log_odds, said.others, said.limited,
                                 said.others_limited)
             self._images += 1
         # 7. Decide on the state; estimate the pose only if one place is accepted.
-        state, reason, keyframe = self._decide(seen, way_m, T_odom_base is not None)
+        state, reason, keyframe = self._decide(seen, way_m, odometry)
         self._remember_fix(state, keyframe, way_m)
         matches = self._matches(seen, state, keyframe)
         # A late image shows where the robot was, but the belief is about where it is now.
@@ -263,14 +267,22 @@ class Localizer:
         if last is None:
             return 1.0
         motion = last.moment.motion_to(moment)
-        if motion is not None:
-            metres, radians = length_and_angle(motion)
-            if metres >= self._config.still_m or radians >= self._config.still_rad:
-                return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
+        if motion is None:
+            return self._changed(view, last)
+        if self._stood(view, moment):
             # A robot that stands by its odometry and sees another view was carried or turned.
-            changed = self._changed(view, last)
-            return changed if changed >= 1.0 else 0.0
-        return self._changed(view, last)
+            return 1.0 if self._changed(view, last) >= 1.0 else 0.0
+        metres, radians = length_and_angle(motion)
+        return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
+
+    def _stood(self, view: Description, moment: Moment) -> bool:
+        """Whether the robot, by its odometry, stood since the last image of this camera."""
+        last = self._last_of.get(view.camera)
+        motion = None if last is None else last.moment.motion_to(moment)
+        if motion is None:
+            return False
+        metres, radians = length_and_angle(motion)
+        return metres < self._config.still_m and radians < self._config.still_rad
 
     def _changed(self, view: Description, last: _Past) -> float:
         """How much of an image is new by its descriptor alone, 0 to 1."""

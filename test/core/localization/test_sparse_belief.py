@@ -41,7 +41,8 @@ class DenseBelief:
 
     def predict(self, motion: np.ndarray | None, elapsed_s: float) -> None:
         config, count, speeds = self.config, len(self.T), np.array(SPEEDS)
-        sigma = max(config.motion_floor_m, 0.75 * self.spacing_m, 0.05)
+        spacings = 0.75 if motion is None else 0.4
+        sigma = max(config.motion_floor_m, spacings * self.spacing_m, 0.05)
         if motion is None:
             metres = speeds * self.spacing_m
             possible = np.abs(metres) <= max(config.drift_mps * elapsed_s, self.spacing_m)
