@@ -71,8 +71,8 @@ class BeliefConfig:
         0.1, 'Standard deviation of odometry as a share of the distance.', 0.0, 1.0)
     motion_floor_m: float = setting(
         0.0,
-        'Least standard deviation of odometry between two images; at least three quarters of '
-        'the spacing of the map.', 0.0, 100.0, unit='m')
+        'Least standard deviation of the motion between two images; at least 0.4 spacings of the '
+        'map with odometry, and 0.75 without.', 0.0, 100.0, unit='m')
     drift_mps: float = setting(
         3.0, 'Largest speed of the robot, used without odometry.', 0.1, 100.0, unit='m/s')
     kidnap: float = setting(
