@@ -4,10 +4,10 @@
 
 Every row is the preset `offline_regvpr` on real data alone (`ie_tower`, the scenes and photos of
 boofcv_scenes) with other settings of the head, or with blocks trained or adapted as well; these
-run in training, on tokens of block 3, and get fewer steps. All rows see the same images, copies
-and batches, in windows of 9 x 9 patches. Measured every `EVERY` steps on real validation sets,
-which these rows do not choose anything by: left-out floors of ie_tower, campus_track at dusk,
-pepper_office in grey. FULL=1: more steps, and the rows of `MORE`. Writes
+run in training, on tokens of block 3, and get fewer steps with FULL=1. All rows see the same
+images, copies and batches, in windows of 9 x 9 patches. Measured every `EVERY` steps on real
+validation sets, which these rows do not choose anything by: left-out floors of ie_tower,
+campus_track at dusk, pepper_office in grey. FULL=1: more steps, and the rows of `MORE`. Writes
 build/bench/ablation.json, the table in docs/paper.md and the curves in docs/images/ablation.svg.
 Runs that are there are not run again.
 """
@@ -30,7 +30,7 @@ from regvpr_core.training.settings import read_train_config
 from regvpr_core.training.trainer import train
 
 FULL = os.environ.get('FULL') == '1'
-STEPS, STEPS_BEHIND, EVERY = (400, 200, 50) if FULL else (120, 40, 40)
+STEPS, STEPS_BEHIND, EVERY = (400, 200, 50) if FULL else (120, 120, 40)
 SEEDS = (1, 2, 3)
 RUNS = ROOT / 'build' / 'bench' / 'ablation'
 PAGE = ROOT / 'docs' / 'paper.md'

@@ -1,18 +1,20 @@
 """The checkpoint regvpr_offline, made again from the data that licences allow.
 
     python -m examples.offline_checkpoint DATA -o build/regvpr_offline.safetensors
+    python -m examples.offline_checkpoint DATA -o build/regvpr_offline.safetensors --train-head
 
 DATA holds ie_tower, boofcv_scenes and hololens_office (docs/training.md). The register head is
 that of regvpr_vits14_offline. What is learnt here, in closed form, is how it is joined with the
-maps of EfficientNet-Lite0. Features of the pictures are kept in a folder beside the file: a run
-that was cut off goes on, and another fit takes seconds.
+maps of EfficientNet-Lite0. With --train-head the register head is trained first, from the same
+data and rendered towns. Features of the pictures are kept in a folder beside the file: a run that
+was cut off goes on, and another fit takes seconds.
 """
 
 import argparse
 from collections.abc import Sequence
 import copy
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 from pathlib import Path
 import sys
@@ -23,6 +25,9 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
+from examples.place_data import numbered, towns
+from examples.town.conditions import LOOKS
+from examples.town.errors import TownError
 from regvpr_core.config import from_mapping, read_yaml, to_mapping
 from regvpr_core.errors import RegvprError, TrainingError
 from regvpr_core.models.backbones import fetch_backbone
@@ -36,6 +41,8 @@ from regvpr_core.training.config import AugmentationConfig
 from regvpr_core.training.looks import draw_look, KINDS
 from regvpr_core.training.pictures import normalised, resized, unit_range
 from regvpr_core.training.session_shifts import fit_joined, JoinedFitConfig, SessionFeatures
+from regvpr_core.training.settings import read_train_config
+from regvpr_core.training.trainer import train
 
 RECIPE = Path(__file__).with_suffix('.yaml')
 PASS = 8
@@ -47,34 +54,56 @@ NOT_FITTED = ('floor6', 'floor12', 'floor19', 'basement3',  # to choose by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecipe:
+    """How the register head is trained.
+
+    preset, settings: of `regvpr train`. towns, towns_val: seeds of rendered towns to train on and
+        to validate on. step_m, step_val_m: metres between their pictures.
+    """
+
+    preset: str
+    settings: tuple[str, ...]
+    towns: tuple[int, ...]
+    towns_val: tuple[int, ...]
+    step_m: float
+    step_val_m: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What examples/offline_checkpoint.yaml says.
 
     model: of the checkpoint. start: model whose register head it has. fit: of the linear part.
-    sessions: 0 is the plain one; number n has a look of the n-th of `looks.KINDS`. views: moves of
-        the pictures in the others.
+    head: preset and settings that train such a head. sessions: 0 is the plain one; number n has a
+        look of the n-th of `looks.KINDS`. views: moves of the pictures in the others.
     """
 
     model: ModelConfig
     start: str
+    head: HeadRecipe
     fit: JoinedFitConfig
     sessions: tuple[int, ...]
     views: AugmentationConfig
     seed: int
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('data', type=Path, help='folder of the data sets')
     parser.add_argument('-o', '--out', type=Path, required=True, help='new .safetensors file')
     parser.add_argument('--recipe', type=Path, default=RECIPE)
     parser.add_argument('--name', default='regvpr_offline')
-    options = parser.parse_args()
+    parser.add_argument('--train-head', action='store_true',
+                        help='train the register head too, in place of that of the recipe')
+    options = parser.parse_args(arguments)
     try:
         recipe = from_mapping(Recipe, read_yaml(options.recipe))
         pictures = fitted_pictures(options.data)
+        if options.train_head:
+            head = trained_head(recipe.head, options.data, options.out.with_suffix(''))
+            recipe = replace(recipe, start=str(head))
         make(recipe, pictures, options.out, options.name)
-    except RegvprError as error:
+    except (RegvprError, TownError) as error:
         sys.stderr.write(f'{error}\n')
         return 1
     return 0
@@ -103,6 +132,53 @@ def fitted_pictures(data: Path) -> list[Path]:
             *(data / 'hololens_office' / image for image in office),
             *sorted((photos / 'scene').glob('*.jpg')),
             *sorted((photos / 'vacation').glob('*.jpg'))[::2]]
+
+
+def trained_head(recipe: HeadRecipe, data: Path, folder: Path) -> Path:
+    """Train the register head; a run that was cut off goes on.
+
+    Args:
+        recipe: what it is trained on, and how. data: folder of the data sets.
+        folder: for the training data and the run.
+
+    Returns:
+        the checkpoint with the highest recall on the validation sets.
+    """
+    own, run = folder / 'data', folder / 'head'
+    for name, seeds, step_m in (('towns', recipe.towns, recipe.step_m),
+                                ('towns_val', recipe.towns_val, recipe.step_val_m)):
+        if not (own / name / 'manifest.csv').is_file():
+            towns(own / name, seeds, tuple(LOOKS), step_m, validation=name == 'towns_val')
+    photos = data / 'boofcv_scenes'
+    numbered(own / 'scene', photos / 'scene', each=3)
+    numbered(own / 'vacation', photos / 'vacation', each=1, held_out=2)
+    if not (own / 'ie_tower').exists():
+        (own / 'ie_tower').symlink_to((data / 'ie_tower').resolve())
+    config = read_train_config(recipe.preset, [f'data_root={own}', *recipe.settings])
+    train(config, run, Lines(), resume=(run / 'state.safetensors').is_file())
+    return run / 'best.safetensors'
+
+
+class Lines:
+    """Prints the progress of training."""
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Print the facts of the run."""
+        sys.stderr.write(f'{facts}\n')
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Print the end of work other than steps."""
+        if done == total:
+            sys.stderr.write(f'{what}: {done}\n')
+
+    def step(self, step: int, steps: int, loss: float, rate: float) -> None:
+        """Print one of ten steps."""
+        if step % 10 == 0:
+            sys.stderr.write(f'step {step} of {steps}: loss {loss:.3f}\n')
+
+    def recall(self, step: int, recalls: dict[str, dict[int, float]]) -> None:
+        """Print recall on the validation sets."""
+        sys.stderr.write(f'step {step}: {recalls}\n')
 
 
 def make(recipe: Recipe, pictures: Sequence[Path], out: Path, name: str) -> None:

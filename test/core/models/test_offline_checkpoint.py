@@ -1,11 +1,16 @@
 """The checkpoint that ships: what it is, and that it finds places it never saw."""
 
+import csv
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from examples.offline_checkpoint import main
+from examples.place_data import numbered
 from regvpr_core.config import DEFAULT_MODEL, read_yaml
 from regvpr_core.errors import CheckpointError
 from regvpr_core.images import read
@@ -60,6 +65,69 @@ def test_the_register_head_says_how_it_was_made():
     assert {'floor4', 'floor9', 'floor16', 'floor22', 'basement2'} <= set(left_out)
     assert checkpoint.record['data']['pictures'] == 3939
     assert (file.parent / 'README.md').read_text(encoding='utf-8').count('regvpr_vits14_offline')
+
+
+def small_data(root: Path) -> Path:
+    """The three data sets of the recipe, with a few pictures."""
+    random = np.random.default_rng(1)
+
+    def picture(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rough = random.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(path), cv2.resize(rough, (160, 120), interpolation=cv2.INTER_CUBIC))
+
+    tower = [{'image': f'{floor}-{second}.jpg', 'floor': floor, 'clip': floor, 'second': second,
+              'split': 'query' if second == 3 else 'gallery'}
+             for floor, seconds in (('floor1', 8), ('floor6', 12)) for second in range(seconds)]
+    office = [{'image': f'{number}.jpg'} for number in range(8)]
+    for name, table, rows in (('ie_tower', 'dataset.csv', tower),
+                              ('hololens_office', 'data.csv', office)):
+        for row in rows:
+            picture(root / name / row['image'])
+        with (root / name / table).open('w', newline='', encoding='utf-8') as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    for number in range(6):
+        picture(root / 'boofcv_scenes' / 'scene' / f'{number}.jpg')
+        picture(root / 'boofcv_scenes' / 'vacation' / f'{number}.jpg')
+    return root
+
+
+@pytest.mark.full
+def test_one_command_makes_both_heads_and_goes_on_where_it_was_cut_off(tmp_path):
+    encoder_of('regvpr_offline', 'fp32')
+    recipe = read_yaml(ROOT / 'examples' / 'offline_checkpoint.yaml')
+    recipe['model']['aggregator_config'] |= {'shifts': 4}
+    recipe['sessions'] = [0, 1]
+    recipe['head']['settings'] += [
+        'data=[{kind: clips, folder: ie_tower, only: [floor1], copies: 0}, '
+        '{kind: manifest, folder: scene/manifest.csv}, '
+        '{kind: manifest, folder: vacation/manifest.csv}, '
+        '{kind: manifest, folder: towns/manifest.csv, copies: 0}]',
+        'validation=[{kind: clips, folder: ie_tower, only: [floor6], radius: 2}]',
+        'batch.places=3', 'steps=2', 'tokens.copies=0', 'tokens.window=4']
+    (tmp_path / 'small.yaml').write_text(yaml.safe_dump(recipe))
+    data, out = small_data(tmp_path / 'data'), tmp_path / 'made.safetensors'
+    # Pictures stand in for the rendered towns, which take minutes.
+    for name in ('towns', 'towns_val'):
+        numbered(tmp_path / 'made' / 'data' / name, data / 'boofcv_scenes' / 'scene', each=2)
+    command = [str(data), '-o', str(out), '--recipe', str(tmp_path / 'small.yaml'),
+               '--name', 'small', '--train-head']
+    threads = torch.get_num_threads()
+    try:
+        assert main(command) == 0
+        first = read_checkpoint(out)
+        (kept,) = (tmp_path / 'made').glob('*/session-1.safetensors')
+        kept.unlink()
+        assert main(command) == 0
+    finally:
+        torch.set_num_threads(threads)
+    again = read_checkpoint(out)
+    assert again.fingerprint == first.fingerprint
+    assert first.record['start']['name'] == 'offline_regvpr'
+    assert first.record['data']['pictures'] == 13
+    assert first.config.aggregator == 'joined'
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
