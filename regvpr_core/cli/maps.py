@@ -30,6 +30,8 @@ def add_parser(commands: Any) -> None:
     verb.set_defaults(run=run_build)
     verb = add_command(verbs, 'info', 'what a map holds', 'regvpr map info site')
     verb.add_argument('map', type=Path, metavar='MAP')
+    verb.add_argument('--places', action='store_true',
+                      help='also in how many directions, hours and drives places were seen')
     verb.add_argument('--json', action='store_true', help='print JSON')
     verb.set_defaults(run=run_info)
     map_calibrate.add_parser(verbs)
@@ -43,15 +45,11 @@ def run_info(options: argparse.Namespace) -> None:
     """Print what a map holds."""
     import numpy as np
 
-    from regvpr_core.localization.belief import BeliefConfig, place_radius
-    from regvpr_core.map_report.seen import summary
     from regvpr_core.maps.files import map_bytes
     from regvpr_core.maps.place_map import PlaceMap
 
-    belief = BeliefConfig()
     with PlaceMap.open(options.map, index='none') as place_map:
         manifest = place_map.manifest
-        radius_m = place_radius(place_map.T_map_cam, belief, place_map.drives)
         extent = np.ptp(place_map.T_map_cam[:, :3, 3], axis=0) if len(place_map) else np.zeros(3)
         facts = {
             'map': str(options.map),
@@ -70,11 +68,21 @@ def run_info(options: argparse.Namespace) -> None:
             'path_m': round(_path_m(place_map), 1),
             'extent_m': [round(float(v), 1) for v in extent],
             'sources': manifest.sources,
-            **summary(place_map, radius_m, belief.place_angle_rad),
+            **(_seen(place_map) if options.places else {}),
             **_poses(place_map),
             'size_mb': round(map_bytes(options.map) / 1e6, 2),
         }
     print_facts(facts, options.json, f'regvpr map show {options.map}')
+
+
+def _seen(place_map: 'PlaceMap') -> dict[str, list[str]]:
+    """In how many directions, hours and drives the places were seen; imports SciPy."""
+    from regvpr_core.localization.belief import BeliefConfig, place_radius
+    from regvpr_core.map_report.seen import summary
+
+    belief = BeliefConfig()
+    radius_m = place_radius(place_map.T_map_cam, belief, place_map.drives)
+    return summary(place_map, radius_m, belief.place_angle_rad)
 
 
 def _poses(place_map: 'PlaceMap') -> dict[str, list[str]]:

@@ -181,7 +181,8 @@ class Localizer:
         searched = time.perf_counter()
         # 6. Update the belief with the candidates.
         if any(novelty):
-            said = self._mounts.evidence(seen, self._config.belief.evidence_limit, odometry)
+            said = self._mounts.evidence(
+                seen, self._config.belief.evidence_limit, T_odom_base is not None)
             self._belief.update(said.ids, said.log_odds, said.others, said.limited,
                                 said.others_limited)
             self._images += 1

@@ -103,9 +103,9 @@ def test_an_empty_map_has_no_shares(make):
 
 def test_the_command_lists_directions_and_hours(make, capsys):
     path = make([('out', NINE_NS, street(0, 100, 0)), ('back', NINE_NS, street(0, 100, 180))])
-    assert main(['map', 'info', str(path), '--json']) == 0
+    assert main(['map', 'info', str(path), '--places', '--json']) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts['directions_per_place'] == ['2 directions: 100%']
     assert facts['places_by_hour_utc'] == ['09 h: 100%']
-    assert main(['map', 'info', str(path)]) == 0
+    assert main(['map', 'info', str(path), '--places']) == 0
     assert '2 directions: 100%' in capsys.readouterr().out
