@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Metric, ROOT, write
+from regvpr_core.models.preprocessing import Preprocessing
 
 SIZE = (720, 1280)
 RATE_HZ = 30.0
@@ -125,7 +126,7 @@ class Sleeper:
     """An encoder that takes a given time and sleeps meanwhile, as when it waits for a GPU."""
 
     name, fingerprint, notice, dimension = 'sleeper', '0' * 64, 'sleeps', DIMENSION
-    device, precision, preprocessing = 'none', 'none', None
+    device, precision, preprocessing = 'none', 'none', Preprocessing()
 
     def __init__(self, milliseconds: float) -> None:
         self._seconds = milliseconds / 1e3

@@ -50,6 +50,15 @@ def choose_decoder() -> tuple[Decoder, str]:
     return cv_bridge_decoder(), 'cv_bridge'
 
 
+def at_half_size(decode: Decoder, height: int, width: int) -> Decoder:
+    """A decoder that gives JPEGs at half their size where they are much larger than this."""
+    def decode_one(message: Any) -> RGB:
+        return image_rgb(message, least=(height, width)) if hasattr(message, 'format') else \
+            decode(message)
+
+    return decode_one
+
+
 def cv_bridge_decoder() -> Decoder:
     """A decoder that uses cv_bridge for `BY_CV_BRIDGE`, and regvpr_core for other encodings."""
     bridge = importlib.import_module('cv_bridge').CvBridge()

@@ -25,7 +25,7 @@ from regvpr_ros import interfaces, node_parameters
 from regvpr_ros.announcer import Announcer
 from regvpr_ros.camera_infos import CameraInfos
 from regvpr_ros.command_line import refusal, usage
-from regvpr_ros.decoders import choose_decoder
+from regvpr_ros.decoders import at_half_size, choose_decoder
 from regvpr_ros.extrinsics import TransformListener
 from regvpr_ros.health import diagnostic
 from regvpr_ros.image_parser import ImageParser
@@ -146,6 +146,9 @@ class LocalizeNode(LifecycleNode):
         undo.callback(transforms.close)
         decode, decoder = choose_decoder()
         log.info(f'pixels by {decoder}')
+        if not config.wants_intrinsics:  # local features are those of the full image
+            decode = at_half_size(decode, encoder.preprocessing.height,
+                                  encoder.preprocessing.width)
         pipeline = Pipeline(state, decode, ImageParser(config.is_compressed), transforms)
         # 4. The node's own outputs.
         for topic in interfaces.OUTPUTS:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 SOI, EOI = b'\xff\xd8', b'\xff\xd9'
 _PROGRESSIVE = b'\xff\xc2'  # its last scans do not affect a small image
 _SOS, _NO_LENGTH = 0xDA, frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKER = re.compile(rb'\xff[\x01-\xcf\xd8-\xfe]')
 """A marker that ends entropy-coded data; 0xff00 (a data byte) and 0xffd0-d7 (restarts) do not."""
 
@@ -51,6 +52,21 @@ def end_of(data: bytes) -> tuple[int, bool] | None:
             found = _MARKER.search(data, at)
             at = end = found.start() if found else len(data)
     return None if end is None else (end, data[at:at + 2] == EOI)
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Height and width in the header, pixels; None if there is none."""
+    at = 2
+    for _ in range(MAX_MARKERS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker in _SOF:
+            return int.from_bytes(data[at + 5:at + 7], 'big'), \
+                int.from_bytes(data[at + 7:at + 9], 'big')
+        at += 1 if marker == 0xFF else 2 if marker in _NO_LENGTH else \
+            2 + int.from_bytes(data[at + 2:at + 4], 'big')
+    return None
 
 
 def whole(data: bytes, decode: Decode, decode_small: Decode) -> 'npt.NDArray[Any] | None':

@@ -10,12 +10,13 @@ from regvpr_core.images.pixels import as_rgb_named, decode_pixels, RGB
 from regvpr_core.images.raw import BAYER, BYTES_PER_PIXEL as BYTES_PER_PIXEL, demosaic, raw_rgb
 
 
-def image_rgb(message: Any, bits: int = 0) -> RGB:
+def image_rgb(message: Any, bits: int = 0, least: tuple[int, int] | None = None) -> RGB:
     """A sensor_msgs/Image or CompressedImage as uint8 (H, W, 3) RGB.
 
     Args:
         message: any object with the fields of the message.
         bits: number of used bits of 16-bit samples, 0 if unknown.
+        least: as for `decode_pixels`.
 
     Raises:
         ImageError: unknown encoding, impossible size, too few bytes, or data that is no image.
@@ -25,11 +26,12 @@ def image_rgb(message: Any, bits: int = 0) -> RGB:
         return raw_rgb(data, message.encoding, int(message.width), int(message.height),
                        int(message.step), big_endian=bool(message.is_bigendian), bits=bits)
     name = f'compressed image ({message.format!r})'
-    pixels = decode_pixels(data, name)
     # image_transport compresses Bayer images undemosaiced: "bayer_rggb8; jpeg compressed ".
     encoding = str(message.format).split(';')[0].strip().lower()
     pattern = encoding.removeprefix('bayer_').rstrip('0123456789')
-    if encoding.startswith('bayer_') and pattern in BAYER and pixels.ndim == 2:
+    is_bayer = encoding.startswith('bayer_') and pattern in BAYER
+    pixels = decode_pixels(data, name, None if is_bayer else least)
+    if is_bayer and pixels.ndim == 2:
         return demosaic(pixels, pattern, bits)
     return as_rgb_named(pixels, name, bits)
 

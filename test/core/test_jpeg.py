@@ -9,7 +9,8 @@ import pytest
 
 from regvpr_core.errors import ImageError
 from regvpr_core.images import decode, read
-from regvpr_core.images.jpeg import end_of, EOI
+from regvpr_core.images.jpeg import end_of, EOI, size_of
+from regvpr_core.images.pixels import decode_pixels
 
 PROGRESSIVE = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
 RESTARTS = [cv2.IMWRITE_JPEG_RST_INTERVAL, 3]
@@ -54,6 +55,44 @@ def test_an_image_whose_end_is_flat_is_whole(scene):
     assert np.abs(decode(jpeg(scene)).astype(int) - scene).mean() < 25
     flat = np.full((64, 64, 3), 200, np.uint8)
     assert np.array_equal(decode(jpeg(flat)), flat)
+
+
+@pytest.mark.parametrize('options', [[], PROGRESSIVE, RESTARTS])
+@pytest.mark.parametrize('grey', [False, True])
+def test_a_jpeg_much_larger_than_what_is_wanted_is_decoded_at_half_its_size(scene, options, grey):
+    pixels = scene[..., 1] if grey else scene
+    data = cv2.imencode('.jpg', cv2.resize(pixels, (244, 180)), options)[1].tobytes()
+    assert size_of(data) == (180, 244)
+    full = decode_pixels(data)
+    assert full.shape[:2] == (180, 244)
+    half = decode_pixels(data, least=(60, 81))
+    assert half.shape == (90, 122, 3)
+    wanted = cv2.resize(full.reshape(180, 244, -1), (122, 90), interpolation=cv2.INTER_AREA)
+    assert np.abs(half - wanted.reshape(90, 122, -1).astype(float)).mean() < 1.0
+    assert np.abs(half.mean() - full.mean()) < 0.2
+    for least in (None, (61, 81), (60, 82)):
+        assert np.array_equal(decode_pixels(data, least=least), full)
+    with pytest.raises(ImageError, match='damaged or cut off'):
+        decode_pixels(data[:len(data) * 2 // 3], least=(60, 81))
+
+
+@pytest.mark.parametrize('size', [(243, 180), (244, 181)])
+def test_an_odd_side_has_no_half(scene, size):
+    data = jpeg(cv2.resize(scene, size))
+    assert decode_pixels(data, least=(10, 10)).shape == (size[1], size[0], 3)
+
+
+def test_a_jpeg_at_half_size_is_not_turned_either(tmp_path, scene):
+    path = tmp_path / 'photo.jpg'
+    oriented(path, cv2.resize(scene, (244, 180)), 6)
+    assert decode_pixels(path.read_bytes()).shape == (180, 244, 3)
+    assert decode_pixels(path.read_bytes(), least=(20, 20)).shape == (90, 122, 3)
+
+
+@pytest.mark.parametrize('data', [b'', EOI, b'\xff\xd8', b'\xff\xd8\xff\xe0\0\x02' * 3,
+                                  b'\xff\xd8\xff\xff\xff\xc0\0\x11\x08'])
+def test_a_head_without_a_size_has_none(data):
+    assert size_of(data) is None
 
 
 def test_what_follows_the_end_marker_says_nothing(scene):

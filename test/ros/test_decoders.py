@@ -5,14 +5,15 @@ import importlib.util
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from regvpr_core.errors import ImageError
 from regvpr_core.recordings.messages import BYTES_PER_PIXEL, image_rgb
 from regvpr_ros import decoders
-from regvpr_ros.decoders import BY_CV_BRIDGE, choose_decoder, cv_bridge_decoder
+from regvpr_ros.decoders import at_half_size, BY_CV_BRIDGE, choose_decoder, cv_bridge_decoder
 
 
 def message(encoding: str, height: int = 24, width: int = 32) -> Image:
@@ -78,3 +79,18 @@ def test_what_cv_bridge_refuses_is_an_error_of_the_image(monkeypatch):
     short.data = short.data[:50]
     with pytest.raises(ImageError, match='has 50 bytes of data'):
         decode(short)
+
+
+def test_compressed_images_come_at_half_size_and_others_as_they_are():
+    decode = at_half_size(image_rgb, 8, 8)
+    pixels = image_rgb(message('bgr8'))
+    data = array.array('B', cv2.imencode('.jpg', pixels)[1].tobytes())
+    assert decode(CompressedImage(format='rgb8; jpeg compressed bgr8', data=data)).shape \
+        == (12, 16, 3)
+    assert decode(message('rgb8')).shape == (24, 32, 3)
+    # A mosaic is not an image yet: half of it mixes its colours.
+    mosaic = array.array('B', cv2.imencode('.jpg', pixels[..., 0])[1].tobytes())
+    assert decode(CompressedImage(format='bayer_rggb8; jpeg compressed ', data=mosaic)).shape \
+        == (24, 32, 3)
+    assert at_half_size(image_rgb, 9, 8)(CompressedImage(format='jpeg', data=data)).shape \
+        == (24, 32, 3)
