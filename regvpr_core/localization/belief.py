@@ -356,15 +356,17 @@ class Belief:
         spacing_m = self.spacing_m or 1.0
         metres = np.array(SPEEDS) * spacing_m
         # A speed is possible up to `drift_mps`; a step to the next keyframe always is.
-        possible = np.abs(metres) <= max(self._config.drift_mps * elapsed_s, spacing_m)
-        kept = np.where(possible[:, None], KEEPS_SPEED * self._at_speed, 0.0)
-        mass = kept + possible[:, None] / possible.sum() * (self._above - kept.sum(axis=0))
-        states = np.flatnonzero(mass.ravel() > LEAST_MASS)
-        states = states[np.argsort(-mass.ravel()[states], kind='stable')][:MAX_ACTIVE]
-        speeds, ids = np.divmod(states, len(self._ids))
-        sigma_m = np.hypot(self._sigma_m(MOTION_SPACINGS), SPEED_ERROR * metres[speeds])
-        return _Moved(speeds=speeds, mass=mass.ravel()[states], sigma_m=sigma_m,
-                      predicted=motion.along(self._ids[ids], metres[speeds]))
+        rows = np.flatnonzero(np.abs(metres) <= max(self._config.drift_mps * elapsed_s, spacing_m))
+        kept = KEEPS_SPEED * self._at_speed[rows]
+        mass = (kept + (self._above - kept.sum(axis=0)) / len(rows)).ravel()
+        states = (-mass).argsort(kind='stable')[:MAX_ACTIVE]
+        states = states[mass[states] > LEAST_MASS]
+        speeds, ids = np.divmod(states, max(len(self._ids), 1))
+        speeds = rows[speeds]
+        return _Moved(speeds=speeds, mass=mass[states],
+                      predicted=motion.along(self._ids[ids], metres[speeds]),
+                      sigma_m=np.hypot(self._sigma_m(MOTION_SPACINGS),
+                                       SPEED_ERROR * metres[speeds]))
 
     def _sigma_m(self, spacings: float) -> float:
         """Least standard deviation of a motion; the spacing of the keyframes limits it."""

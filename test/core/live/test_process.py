@@ -27,9 +27,11 @@ def test_memory_of_images_is_kept_instead_of_fetched_anew_for_each():
     assert faults('tune_process()') < 0.2 * faults()
 
 
-def test_threads_of_python_give_way_within_a_millisecond():
+def test_threads_of_python_give_way_within_a_millisecond_and_opencv_has_one():
     program = 'import sys\nfrom regvpr_core.live.process import tune_process\ntune_process()\n' \
-              'print(sys.getswitchinterval())'
+              'import cv2\nprint(sys.getswitchinterval(), cv2.getNumThreads())'
     run = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                          check=True)
-    assert float(run.stdout) == pytest.approx(0.0005)
+    interval_s, threads = run.stdout.split()
+    assert float(interval_s) == pytest.approx(0.0005)
+    assert int(threads) == 1
