@@ -206,7 +206,8 @@ def reliability(
 ) -> tuple[Bin, ...]:
     """Predicted and true shares, for the diagram in `map show`.
 
-    The stored bins, which are of held-out images; without them, bins of the map's own pairs.
+    Returns the stored bins, which come from held-out images. If there are none, the bins are
+    computed from pairs of the map's own keyframes.
     """
     if calibration.bins:
         return calibration.bins
@@ -248,7 +249,7 @@ def fit_logistic(true: Float64, false: Float64) -> tuple[float, float]:
 def logistic_regression(features: Float64, is_true: Float64, share: Float64) -> Float64:
     """Intercept and weights (1 + F,) by Newton's method.
 
-    A weak prior keeps them finite where the classes do not overlap.
+    A weak prior keeps the weights finite if the classes do not overlap.
 
     Args:
         features: (C, F). is_true: (C,) 0 or 1. share: (C,) weight of each, of sum 1.

@@ -65,8 +65,8 @@ class JumpGate:
             self._pending = fix
             if self._count < self._fixes:
                 self.held += 1
-                return (f'the fix is {metres:.1f} m from where odometry leads; fix {self._count} '
-                        f'of {self._fixes} there')
+                return (f'the fix is {metres:.1f} m from the position by odometry; fix '
+                        f'{self._count} of {self._fixes} there')
         self._last, self._pending, self._count = fix, None, 0
         return ''
 

@@ -43,8 +43,9 @@ NEW_VIEW = 0.35
 difference to an unrelated image. In the rendered town (`examples.town`, seed 7) this takes 2 m."""
 
 REACH_RADII = 2.0
-"""Distance in radii of a place, beside the way driven since, within which a place continues the
-last fix, so that a short doubt does not begin its confirmation anew. Set on corridor_changes."""
+"""A place continues the last fix if it is nearer to it than this many radii of a place plus the
+distance driven since. After a short doubt it is then not confirmed anew. Set on
+corridor_changes."""
 
 MOST_OFF_MAP = 0.1
 """Probability of being off the map above which a place must be confirmed anew."""
@@ -286,7 +287,7 @@ class Localizer:
         return metres < self._config.still_m and radians < self._config.still_rad
 
     def _changed(self, view: Description, last: _Past) -> float:
-        """How much of an image is new by its descriptor alone, 0 to 1."""
+        """Novelty of an image, 0 to 1, from the change of its descriptor alone."""
         similarity = float(view.descriptor @ last.descriptor)
         if similarity > self._config.still_cosine:
             return 0.0

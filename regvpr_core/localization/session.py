@@ -160,10 +160,10 @@ class SessionLoops:
         """Start a session.
 
         Args:
-            encoder: describes images without a description; saved maps name its model.
+            encoder: describes images that come without a description. Saved maps name its model.
             config: settings.
-            intrinsics: of the cameras, in the form of a map's manifest; for verification. Entries
-                may be added later.
+            intrinsics: intrinsics by camera, as in the manifest of a map, for verification.
+                Entries may be added later.
         """
         self._encoder = encoder
         self._config = config

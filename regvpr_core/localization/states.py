@@ -51,7 +51,7 @@ class Reason(str):
     code: str
 
     def __new__(cls, code: str, text: str) -> 'Reason':
-        """A text with its code."""
+        """Make a reason from its code and its text."""
         reason = super().__new__(cls, text)
         reason.code = code
         return reason

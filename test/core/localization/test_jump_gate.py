@@ -31,7 +31,7 @@ def test_one_fix_far_from_where_odometry_leads_is_held_and_the_next_right_one_is
     gate = JumpGate(4.0, 5, 0.1)
     gate.admit(fix(0.0), pose(0.0))
     assert gate.admit(fix(41.0), pose(1.0)) == (
-        'the fix is 40.0 m from where odometry leads; fix 1 of 5 there')
+        'the fix is 40.0 m from the position by odometry; fix 1 of 5 there')
     assert gate.admit(fix(2.0), pose(2.0)) == ''
     assert gate.held == 1
 
