@@ -1,6 +1,7 @@
 """Small maps made without a network, and pages in headless Chromium."""
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from pathlib import Path
 import shutil
 import tempfile
@@ -25,11 +26,16 @@ FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-
 class Tab:
     """One tab. page: playwright's. errors: of console and script. requests: addresses."""
 
-    def __init__(self, page) -> None:
-        self.page = page
+    def __init__(self, browse: Callable[[], Any]) -> None:
+        """browse: starts a browser, and ends the one before."""
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.dialogs: list[str] = []
+        self._browse = browse
+        self._begin()
+
+    def _begin(self) -> None:
+        self.page = page = self._browse().pages[0]
         page.on('console', lambda message: self.errors.append(message.text)
                 if message.type in ('error', 'warning') else None)
         page.on('pageerror', lambda error: self.errors.append(str(error)))
@@ -37,11 +43,24 @@ class Tab:
         page.on('dialog', self._dismiss)
 
     def open(self, file: Path) -> None:
-        """Load a file afresh; what was noted before is forgotten."""
+        """Load a file afresh; what was noted before is forgotten.
+
+        Now and then Chromium hangs before it reads the file, so a page that does not load is
+        opened once more in a new browser. A page that hangs by itself fails there again.
+        """
+        from playwright.sync_api import TimeoutError as TookTooLong
+
+        try:
+            self._load(file, timeout_ms=20_000)
+        except TookTooLong:
+            self._begin()
+            self._load(file, timeout_ms=30_000)
+
+    def _load(self, file: Path, timeout_ms: int) -> None:
         self.errors.clear()
         self.requests.clear()
         self.dialogs.clear()
-        self.page.goto(file.resolve().as_uri())
+        self.page.goto(file.resolve().as_uri(), timeout=timeout_ms)
         self.page.wait_for_function('document.readyState === "complete"')
 
     def assert_clean(self) -> None:
@@ -70,13 +89,19 @@ def tab(driver) -> Iterator[Tab]:
     found = [path for name in NAMES if (path := shutil.which(name))]
     if not found:
         pytest.skip(f'no Chromium here (looked for {", ".join(NAMES)})')
-    with tempfile.TemporaryDirectory() as profile:
-        context = driver.chromium.launch_persistent_context(
-            profile, executable_path=found[0], args=list(FLAGS), timeout=90_000,
-            viewport={'width': 1400, 'height': 900})
-        context.set_default_timeout(60_000)
-        yield Tab(context.pages[0])
-        context.close()
+    with contextlib.ExitStack() as running:
+        def browse() -> Any:
+            running.close()
+            profile = running.enter_context(
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            context = driver.chromium.launch_persistent_context(
+                profile, executable_path=found[0], args=list(FLAGS), timeout=90_000,
+                viewport={'width': 1400, 'height': 900})
+            running.callback(context.close)
+            context.set_default_timeout(60_000)
+            return context
+
+        yield Tab(browse)
 
 
 DIMENSION = 16
