@@ -27,7 +27,7 @@ COMMANDS = (
      'held out to estimate recall:', 'regvpr quickstart references --out site'),
     ('Localize images. The last one is of another town:',
      'regvpr localize site/map ask --csv places.csv'),
-    ('What is in a map?', 'regvpr map info site/map'),
+    ('What is in a map?', 'regvpr map info site/map --places'),
     ('Which model is better on your images, and is the difference real?',
      'regvpr evaluate --references references --queries queries --radius-m 5 '
      '--model regvpr_offline --model efficientnet_lite0_gem -o report'),

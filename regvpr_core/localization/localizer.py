@@ -163,10 +163,12 @@ class Localizer:
         moment = self._odometry.put(stamp_ns, T_odom_base)
         late = order is Order.LATE
         # 3. How much of each image is new: an image from the same spot as the last adds nothing.
-        novelty = [0.0 if late else self._novelty(view, moment) for view in views]
+        ways = [self._way(view, moment) for view in views]
+        novelty = [0.0 if late else self._novelty(view, way)
+                   for view, way in zip(views, ways, strict=True)]
         # A robot that was carried while its wheels stood moved, but it is unknown how.
-        carried = any(share and self._stood(view, moment)
-                      for view, share in zip(views, novelty, strict=True))
+        carried = any(share and way is not None and self._stood(way)
+                      for way, share in zip(ways, novelty, strict=True))
         odometry = T_odom_base is not None and not carried
         motion = self._last.motion_to(moment) if self._last is not None and odometry else None
         way_m = self._way_m(novelty, motion)
@@ -263,27 +265,28 @@ class Localizer:
         descriptor, features = self._verifier.describe(frame.rgb)
         return Description(frame, self.place_map.project(descriptor), features)
 
-    def _novelty(self, view: Description, moment: Moment) -> float:
+    def _way(self, view: Description, moment: Moment) -> tuple[float, float] | None:
+        """Distance, m, and turn, rad, since the last image of a camera; None if unknown."""
+        last = self._last_of.get(view.camera)
+        motion = None if last is None else last.moment.motion_to(moment)
+        return None if motion is None else length_and_angle(motion)
+
+    def _novelty(self, view: Description, way: tuple[float, float] | None) -> float:
         """How much of an image is new since the last of its camera, 0 to 1."""
         last = self._last_of.get(view.camera)
         if last is None:
             return 1.0
-        motion = last.moment.motion_to(moment)
-        if motion is None:
+        if way is None:
             return self._changed(view, last)
-        if self._stood(view, moment):
+        if self._stood(way):
             # A robot that stands by its odometry and sees another view was carried or turned.
             return 1.0 if self._changed(view, last) >= 1.0 else 0.0
-        metres, radians = length_and_angle(motion)
+        metres, radians = way
         return min(1.0, (metres + METRES_OF_A_RADIAN * radians) / self._evidence_m)
 
-    def _stood(self, view: Description, moment: Moment) -> bool:
-        """Whether the robot, by its odometry, stood since the last image of this camera."""
-        last = self._last_of.get(view.camera)
-        motion = None if last is None else last.moment.motion_to(moment)
-        if motion is None:
-            return False
-        metres, radians = length_and_angle(motion)
+    def _stood(self, way: tuple[float, float]) -> bool:
+        """Whether a robot that moved so far stood."""
+        metres, radians = way
         return metres < self._config.still_m and radians < self._config.still_rad
 
     def _changed(self, view: Description, last: _Past) -> float:

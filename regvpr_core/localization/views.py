@@ -139,7 +139,7 @@ class Mounts:
             seen: images of one stamp.
             limit: largest log odds of one image for being at a place of the map; against the map,
                 `MISSED` times that. Between two places, `BETWEEN` times that.
-            odometry: whether the motion since the last images is known.
+            odometry: whether odometry is known at this stamp.
         """
         ids = np.unique(np.concatenate([one.places.keyframes for one in seen]))
         gain = PLACES_ODOMETRY if odometry else PLACES

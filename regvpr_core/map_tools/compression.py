@@ -90,12 +90,7 @@ def compress_map(path: Path, compress: str, out: Path, *, radius_m: float = 5.0,
         compressed = replace(manifest, dimension=size, compress=compress,
                              map_id=map_id or new_map_id())
         with new_folder(out) as folder, MapWriter.create(folder, compressed) as writer:
-            for start in range(0, len(place_map), BLOCK):
-                writer.append([
-                    replace(keyframe, descriptor=projection.apply(keyframe.descriptor))
-                    for keyframe in place_map.keyframes(
-                        range(start, min(start + BLOCK, len(place_map))))])
-                progress(len(writer), len(place_map))
+            _append(place_map, projection.apply, writer, progress)
             writer.attach('pca', projection.to_bytes())
             finish(writer)
             # 3. Compare the neighbours before and after, then rename the folder.
@@ -117,14 +112,21 @@ def compress_alike(session: PlaceMap, place_map: PlaceMap, out: Path) -> None:
     manifest = replace(session.manifest, dimension=place_map.manifest.dimension,
                        compress=place_map.manifest.compress)
     with new_folder(out) as folder, MapWriter.create(folder, manifest) as writer:
-        for start in range(0, len(session), BLOCK):
-            writer.append([
-                replace(keyframe, descriptor=place_map.project(keyframe.descriptor))
-                for keyframe in session.keyframes(
-                    range(start, min(start + BLOCK, len(session))))])
+        _append(session, place_map.project, writer)
         projection = place_map.attachment('pca')
         if projection is not None:
             writer.attach('pca', projection)
+
+
+def _append(place_map: PlaceMap, shorten: Callable[[Float32], Float32], writer: MapWriter,
+            progress: Progress = lambda done, total: None) -> None:
+    """Write all keyframes of a map with shorter descriptors."""
+    for start in range(0, len(place_map), BLOCK):
+        writer.append([
+            replace(keyframe, descriptor=shorten(keyframe.descriptor))
+            for keyframe in place_map.keyframes(
+                range(start, min(start + BLOCK, len(place_map))))])
+        progress(len(writer), len(place_map))
 
 
 def _compare(before: PlaceMap, after: PlaceMap, projection: Projection,

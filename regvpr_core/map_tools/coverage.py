@@ -23,12 +23,6 @@ MEAN_PRIOR = 5.0
 MORE = 8
 """Number of keyframes searched beyond the near ones, so that at least one is elsewhere."""
 
-MOST_GAIN = 0.6
-"""Upper limit of a margin, when keyframes that represent equally many views are compared."""
-
-TIE = 0.1
-"""Weight of the margins, relative to the number of represented views."""
-
 Progress = Callable[[int, int], None]
 
 

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+from typing import Any
 
 from regvpr_core.errors import MapError
 from regvpr_core.maps.files import lock_folder, map_bytes, sync_folder
@@ -60,12 +61,17 @@ def versions(path: Path) -> list[Version]:
     result = []
     for number, folder in found:
         with PlaceMap.open(folder, index='none') as place_map:
-            note = place_map.manifest.config.get('update', {})
             result.append(Version(
                 number=number, path=folder, keyframes=len(place_map),
-                note=str(note.get('note', '')) if isinstance(note, dict) else '',
+                note=str(update_note(place_map).get('note', '')),
                 size_bytes=map_bytes(folder)))
     return result
+
+
+def update_note(place_map: PlaceMap) -> dict[str, Any]:
+    """What the last update wrote into a map's manifest; empty if there is nothing."""
+    note = place_map.manifest.config.get('update')
+    return note if isinstance(note, dict) else {}
 
 
 def replace_map(path: Path, new: Path, keep: int) -> None:
@@ -190,8 +196,7 @@ def _is_newer(waiting: Path, path: Path) -> bool:
     numbers = []
     for folder in (waiting, path):
         with PlaceMap.open(folder, index='none') as place_map:
-            note = place_map.manifest.config.get('update')
-            number = note.get('number') if isinstance(note, dict) else 0
+            number = update_note(place_map).get('number')
             numbers.append(number if isinstance(number, int) else 0)
     return numbers[0] > numbers[1]
 

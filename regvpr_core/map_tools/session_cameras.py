@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from regvpr_core.errors import MapError
+from regvpr_core.map_tools.used_sessions import free_name
 from regvpr_core.maps.files import Manifest
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.recordings.camera_conflicts import conflict
@@ -33,9 +34,7 @@ def session_cameras(place_map: PlaceMap, session: PlaceMap, other_cameras: bool)
         elif same:
             names[camera] = same[0]
         elif other_cameras:
-            taken = {*known, *names.values()}
-            names[camera] = camera if camera not in taken else next(
-                f'{camera}_{n}' for n in range(2, len(taken) + 3) if f'{camera}_{n}' not in taken)
+            names[camera] = free_name(camera, {*known, *names.values()})
         elif camera in known:
             raise MapError(f'camera {camera!r} has other {differs} in {session.path} than in '
                            f'{place_map.path}; an update keeps to the cameras of the map; '

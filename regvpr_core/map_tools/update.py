@@ -21,6 +21,7 @@ from regvpr_core.geometry import Array, rotation_angle
 from regvpr_core.map_tools.alignment import AlignmentConfig
 from regvpr_core.map_tools.coverage import compare, Coverage, Place
 from regvpr_core.map_tools.experiences import Experiences, NAME, read_experiences
+from regvpr_core.map_tools.history import update_note
 from regvpr_core.map_tools.merge import check_model
 from regvpr_core.map_tools.selection import Selection, worth
 from regvpr_core.map_tools.session_cameras import session_cameras
@@ -321,8 +322,7 @@ def _count(records: Experiences, coverage: Coverage) -> None:
 
 def given_keyframes(place_map: PlaceMap) -> int:
     """Number of keyframes that a map was built and updated with."""
-    noted = place_map.manifest.config.get('update')
-    given = noted.get('given') if isinstance(noted, dict) else None
+    given = update_note(place_map).get('given')
     return given if isinstance(given, int) and given >= len(place_map) else len(place_map)
 
 

@@ -15,7 +15,7 @@ from regvpr_core.geometry import Array
 from regvpr_core.localization.belief import spacing
 from regvpr_core.localization.stored_calibration import calibrate_and_store
 from regvpr_core.map_tools.compression import compress_alike
-from regvpr_core.map_tools.history import replace_map
+from regvpr_core.map_tools.history import replace_map, update_note
 from regvpr_core.map_tools.session_cameras import session_cameras
 from regvpr_core.map_tools.session_poses import session_poses
 from regvpr_core.map_tools.update import (
@@ -157,8 +157,7 @@ def localized_poses(path: Path, session_path: Path, config: UpdateConfig) -> Arr
 
 def built_spacing(place_map: PlaceMap) -> float:
     """Spacing of the keyframes of a map when it was first built, m; updates drop some of them."""
-    noted = place_map.manifest.config.get('update')
-    metres = noted.get('spacing_m') if isinstance(noted, dict) else None
+    metres = update_note(place_map).get('spacing_m')
     if isinstance(metres, float) and 0.0 < metres < LARGEST_SPACING_M:
         return metres
     return drive_spacing(place_map)

@@ -5,12 +5,14 @@ used to localize its new keyframes, because they are images of the same drive.
 """
 
 from dataclasses import dataclass
+import itertools
 from typing import Any
 
 import numpy as np
 
 from regvpr_core.arrays import Mask
 from regvpr_core.errors import MapError
+from regvpr_core.map_tools.history import update_note
 from regvpr_core.maps.place_map import PlaceMap
 
 MOST = 500
@@ -30,8 +32,7 @@ class Used:
 
 def used_sessions(place_map: PlaceMap) -> dict[str, Used]:
     """Sessions that were used to update a map, by the map_id of the session; oldest first."""
-    noted = place_map.manifest.config.get('update')
-    table = noted.get('sessions') if isinstance(noted, dict) else None
+    table = update_note(place_map).get('sessions')
     return {str(key): Used(row[0], row[1]) for key, row in
             (table if isinstance(table, dict) else {}).items()
             if isinstance(row, list) and len(row) == 2
@@ -78,9 +79,11 @@ def source_name(place_map: PlaceMap, session: PlaceMap, source: str) -> str:
     if used is not None:
         return used.source
     taken = {*place_map.manifest.sources, *place_map.sources}
-    if source not in taken or source in session.manifest.sources:
-        return source
-    number = 2
-    while f'{source}_{number}' in taken:
-        number += 1
-    return f'{source}_{number}'
+    return source if source in session.manifest.sources else free_name(source, taken)
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """A name, with the least number from 2 appended that is free if the name is taken."""
+    if name not in taken:
+        return name
+    return next(numbered for n in itertools.count(2) if (numbered := f'{name}_{n}') not in taken)
