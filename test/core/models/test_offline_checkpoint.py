@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+import re
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.checkpoint import BEGIN, END
 from examples.offline_checkpoint import main
 from examples.place_data import numbered
 from regvpr_core.config import DEFAULT_MODEL, read_yaml
@@ -65,6 +67,18 @@ def test_the_register_head_says_how_it_was_made():
     assert {'floor4', 'floor9', 'floor16', 'floor22', 'basement2'} <= set(left_out)
     assert checkpoint.record['data']['pictures'] == 3939
     assert (file.parent / 'README.md').read_text(encoding='utf-8').count('regvpr_vits14_offline')
+
+
+@pytest.mark.parametrize('page', ['README.md', 'regvpr_core/models/weights/README.md'])
+def test_readme_and_card_state_the_recorded_figures_of_both_models(page):
+    record = (ROOT / 'docs' / 'training.md').read_text(encoding='utf-8')
+    cells = {line.split(' | ')[0]: re.findall(r'\d+\.\d / \d+\.\d', line)
+             for line in record.partition(BEGIN)[2].partition(END)[0].splitlines()}
+    ours, older = (cells[f'| {name}'] for name in ('regvpr_offline', 'regvpr_vits14_offline'))
+    reported = [*range(5), 7, 8]  # dusk and pepper were used to choose the model
+    text = (ROOT / page).read_text(encoding='utf-8')
+    stated = re.findall(r'\| (\d+\.\d / \d+\.\d) \| (\d+\.\d / \d+\.\d) \|', text)
+    assert stated == [(ours[i], older[i]) for i in reported]
 
 
 def small_data(root: Path) -> Path:
