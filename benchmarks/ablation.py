@@ -7,9 +7,9 @@ boofcv_scenes) with other settings of the head, or with blocks trained or adapte
 run in training, on tokens of block 3, and get fewer steps with FULL=1. All rows see the same
 images, copies and batches, in windows of 9 x 9 patches. Measured every `EVERY` steps on real
 validation sets, which these rows do not choose anything by: left-out floors of ie_tower,
-campus_track at dusk, pepper_office in grey. FULL=1: more steps, and the rows of `MORE`. Writes
-build/bench/ablation.json, the table in docs/paper.md and the curves in docs/images/ablation.svg.
-Runs that are there are not run again.
+campus_track at dusk, pepper_office in grey. All rows of a seed are run before the next seed.
+FULL=1: more steps, and the rows of `MORE`. Writes build/bench/ablation.json, the table in
+docs/paper.md and the curves in docs/images/ablation.svg. Runs that are there are not run again.
 """
 
 from collections.abc import Sequence
@@ -49,9 +49,6 @@ DATA = [
     'tokens.window=9', 'tokens.seed=1', 'tokens.copies=3', 'batch.places=12']
 
 HEAD = 'model.aggregator_config'
-DRAWN = 4
-"""Rows whose curves are drawn."""
-
 BEHIND = 3
 """Block whose tokens are kept where later ones change."""
 
@@ -74,8 +71,6 @@ ROWS: dict[str, list[str]] = {
     'A: 4 registers, 2 layers (the paper)': [],
     'SALAD': SALAD,
     'GeM and a linear layer': GEM,
-}
-OTHERS: dict[str, list[str]] = {
     'D: 8 registers inside, kept': [*INSIDE, f'{HEAD}={{registers: 8}}'],
     'A: 0 registers': head(registers=0),
     'A: 2 registers': head(registers=2),
@@ -83,6 +78,10 @@ OTHERS: dict[str, list[str]] = {
     'B: 4 registers join the clusters': head(join='clusters'),
     'no registers, no layers (SALAD without dustbin)': head(registers=0, layers=0),
 }
+HEADS, READINGS = tuple(ROWS)[:4], tuple(ROWS)[4:]
+DRAWN = (HEADS, (HEADS[0], *READINGS))
+"""Rows whose curves are drawn, the first ones with the range over seeds."""
+
 MORE: dict[str, list[str]] = {
     'A: 1 layer': head(layers=1),
     'A: 3 layers': head(layers=3),
@@ -117,18 +116,17 @@ class Silent:
 
 def main(data: Path, tokens: Path) -> int:
     found: dict[str, list[dict[str, Any]]] = {}
-    for rows in (ROWS, OTHERS, MORE)[: 2 + FULL]:
-        for seed, (row, changes) in itertools.product(SEEDS, rows.items()):
-            name = re.sub(r'\W+', '_', row)
-            behind = f'tokens.block={BEHIND}' in changes
-            steps = STEPS_BEHIND if behind else STEPS
-            config = read_train_config(PRESET, [
-                *DATA, f'name={name}-{seed}', f'data_root={data}', f'seed={seed}',
-                f'validate_steps={EVERY}', f'steps={steps}',
-                f'tokens.folder={tokens}/{"behind" if behind else "last"}', *changes])
-            found.setdefault(row, []).append(measured(config, RUNS / f'{steps}-{name}-{seed}'))
-            print(row, seed, last(found[row][-1]), file=sys.stderr)
-            report(found)
+    for seed, (row, changes) in itertools.product(SEEDS, (ROWS | MORE if FULL else ROWS).items()):
+        name = re.sub(r'\W+', '_', row)
+        behind = f'tokens.block={BEHIND}' in changes
+        steps = STEPS_BEHIND if behind else STEPS
+        config = read_train_config(PRESET, [
+            *DATA, f'name={name}-{seed}', f'data_root={data}', f'seed={seed}',
+            f'validate_steps={EVERY}', f'steps={steps}',
+            f'tokens.folder={tokens}/{"behind" if behind else "last"}', *changes])
+        found.setdefault(row, []).append(measured(config, RUNS / f'{steps}-{name}-{seed}'))
+        print(row, seed, last(found[row][-1]), file=sys.stderr)
+        report(found)
     sys.stdout.write((ROOT / 'build' / 'bench' / 'ablation.json').read_text(encoding='utf-8'))
     return 0
 
@@ -193,21 +191,25 @@ def value(shares: dict[str, float], name: str | None) -> float:
 
 
 def draw(found: dict[str, list[dict[str, Any]]]) -> None:
-    """Recall@1 by step, the mean over seeds with their range, for the first rows."""
+    """Recall@1 by step, mean over seeds: heads above, with the range; other registers below."""
     from matplotlib.figure import Figure
 
     columns: Sequence[str | None] = (*last(next(iter(found.values()))[0]), None)
-    figure = Figure(figsize=(3.2 * len(columns), 3.4), layout='constrained')
-    for axes, name in zip(figure.subplots(1, len(columns)), columns, strict=True):
-        for row, records in list(found.items())[:DRAWN]:
-            curves = [curve(r) for r in records]
+    figure = Figure(figsize=(3.2 * len(columns), 6.4), layout='constrained')
+    for axes, (rows, name) in zip(figure.subplots(len(DRAWN), len(columns), sharey='col').flat,
+                                  itertools.product(DRAWN, columns), strict=True):
+        for row in (row for row in rows if row in found):
+            curves = [curve(r) for r in found[row]]
             steps = sorted(curves[0])
             shares = 100 * np.array([[value(c[step], name) for step in steps] for c in curves])
-            (line,) = axes.plot(steps, shares.mean(axis=0), marker='.', label=row.split(':')[0])
-            axes.fill_between(steps, shares.min(axis=0), shares.max(axis=0), alpha=0.15,
-                              color=line.get_color())
+            (line,) = axes.plot(steps, shares.mean(axis=0), marker='.',
+                                label=row.partition(' (')[0])
+            if rows is HEADS:
+                axes.fill_between(steps, shares.min(axis=0), shares.max(axis=0), alpha=0.15,
+                                  color=line.get_color())
         axes.set(title=name or 'mean', xlabel='step', ylabel='R@1 in %')
-    axes.legend(fontsize='small')
+        if name is None:
+            axes.legend(fontsize='small')
     figure.savefig(CURVES, metadata={'Date': None})
 
 
