@@ -179,6 +179,7 @@ class Localizer:
             self._predict(moment, motion)
             self._remember(views, novelty, moment)
         self._seen_ns = max(self._seen_ns, stamp_ns)
+        moved = time.perf_counter()
         # 5. Search the map, and verify the candidates.
         seen = [self._search(view, share) for view, share in zip(views, novelty, strict=True)]
         searched = time.perf_counter()
@@ -201,8 +202,8 @@ class Localizer:
         return Localization(
             stamp_ns=stamp_ns, state=state, reason=reason, off_map=self._belief.off_map,
             matches=matches, pose_prior=pose_prior,
-            seconds={'describe': described - start, 'search': searched - described,
-                     'belief': end - searched},
+            seconds={'describe': described - start, 'search': searched - moved,
+                     'belief': moved - described + end - searched},
             descriptions=tuple(views), hypotheses=hypotheses)
 
     def localize_image(self, frame: Frame | Description) -> ImageLocalization:

@@ -100,6 +100,19 @@ def test_codes_and_candidates_find_the_nearest_of_a_larger_map(wide_map, dimensi
             25 if dimension == 8448 else 15 if dimension == 1024 else 10)
 
 
+def test_a_small_map_ranks_fewer_rows_as_its_query_is_finer(wide_map, monkeypatch):
+    path = wide_map(600, 8448)
+    queries = queries_of(path, 20)
+    with PlaceMap.open(path, index='rabitq') as fine:
+        assert fine.index._candidates(50) == 128  # 2.5 for each match, at least 128
+        found = [fine.search(query, 50)[0] for query in queries]
+    monkeypatch.setattr(index_rabitq, 'FEW_PLACES', 599)
+    with PlaceMap.open(path, index='rabitq') as coarse:
+        assert coarse.index._candidates(50) == 200
+        np.testing.assert_allclose(
+            found, [coarse.search(query, 50)[0] for query in queries], atol=1e-2)
+
+
 def test_a_large_map_is_searched_by_a_part_of_its_codes_first(wide_map, monkeypatch):
     """The least map for it is made small; a quarter of 2048 bits goes first."""
     monkeypatch.setattr(index_rabitq, 'COARSE_PLACES', 1500)
