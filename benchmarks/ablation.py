@@ -71,15 +71,16 @@ ROWS: dict[str, list[str]] = {
     'A: 4 registers, 2 layers (the paper)': [],
     'SALAD': SALAD,
     'GeM and a linear layer': GEM,
-    'D: 8 registers inside, kept': [*INSIDE, f'{HEAD}={{registers: 8}}'],
     'A: 0 registers': head(registers=0),
     'A: 2 registers': head(registers=2),
     'A: 8 registers': head(registers=8),
     'B: 4 registers join the clusters': head(join='clusters'),
     'no registers, no layers (SALAD without dustbin)': head(registers=0, layers=0),
+    'D: 8 registers inside, kept': [*INSIDE, f'{HEAD}={{registers: 8}}'],
 }
-HEADS, READINGS = tuple(ROWS)[:4], tuple(ROWS)[4:]
-DRAWN = (HEADS, (HEADS[0], *READINGS))
+A, SALAD_ROW, GEM_ROW, *READINGS, D = ROWS
+HEADS = (A, SALAD_ROW, GEM_ROW, D)
+DRAWN = (HEADS, (A, *READINGS))
 """Rows whose curves are drawn, the first ones with the range over seeds."""
 
 MORE: dict[str, list[str]] = {
