@@ -47,6 +47,9 @@ class FusedLinear(nn.Module):
         self.register_buffer('bias', None if bias is None else bias.detach().to(form.dtype),
                              persistent=False)
         self.packed, self.activation = form.packed, activation
+        # With AVX2 alone, GELU takes oneDNN two to four times as long as torch: 3 % of a network.
+        avx2 = torch.backends.cpu.get_cpu_capability() == 'AVX2'
+        self.gelu_apart = activation == 'gelu' and avx2
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(..., K) to (..., N); `residual` (..., N) is added."""
@@ -54,8 +57,9 @@ class FusedLinear(nn.Module):
             return cast(Tensor, torch.ops.mkldnn._linear_pointwise.binary(
                 x, residual, self.weight, self.bias, 'add'))
         if self.packed:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, self.activation, [], 'none'))
+            fused = 'none' if self.gelu_apart else self.activation
+            x = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, fused, [], 'none')
+            return torch.ops.aten.gelu_(x) if self.gelu_apart else x
         x = F.linear(x, self.weight, self.bias)
         if self.activation == 'relu':
             x = x.relu_()

@@ -11,7 +11,7 @@ from regvpr_core.models import engines
 from regvpr_core.models.adapter import AdapterConfig
 from regvpr_core.models.checkpoints import LoadedModel
 from regvpr_core.models.cpu.head import GROUP
-from regvpr_core.models.cpu.linear import Form, int8_works, Int8Linear, packing_works
+from regvpr_core.models.cpu.linear import Form, FusedLinear, int8_works, Int8Linear, packing_works
 from regvpr_core.models.cpu.network import fuse
 from regvpr_core.models.descriptor_model import DescriptorModel, ModelConfig
 from regvpr_core.models.encoder import load_encoder, torch_encoder
@@ -124,6 +124,16 @@ def test_a_row_of_large_values_does_not_coarsen_the_others():
     gelu = Int8Linear(weight, bias, Form(int8=True), 'gelu')(rows, residual.clone())
     torch.testing.assert_close(
         gelu[:4], (F.gelu(wanted + bias) + residual)[:4], atol=0.5, rtol=0.05)
+
+
+@pytest.mark.skipif(not packing_works(), reason='this torch has no packed layers')
+def test_gelu_beside_a_packed_product_is_the_fused_one():
+    torch.manual_seed(0)
+    layer = FusedLinear(torch.randn(32, 16), torch.randn(32), Form(packed=True), 'gelu')
+    x, found = torch.randn(2, 5, 16), []
+    for layer.gelu_apart in (False, True):
+        found.append(layer(x))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
 def test_int8_is_refused_where_it_cannot_run(monkeypatch):
