@@ -52,6 +52,8 @@ def run_site(options: argparse.Namespace) -> None:
                   f'{row.name}: recall@1': [round(row.before, 4), round(row.after, 4)],
                   f'{row.name}: recall@1 centred': [round(row.before_centred, 4),
                                                     round(row.after_centred, 4)]}
+        if row.of_teacher is not None:
+            facts[f'{row.name}: {options.teacher}'] = [round(x, 4) for x in row.of_teacher]
     if report.map_model:
         facts[f'held-out stretch: {report.map_model}'] = [
             round(share, 4) for share in report.of_map_model]
@@ -61,10 +63,12 @@ def run_site(options: argparse.Namespace) -> None:
     print_facts({name: value for name, value in facts.items()
                  if value is not None and not isinstance(value, list)}, False)
     if report.recalls:
-        table = Table('recall@1', 'before', 'after', 'before, mean off', 'after, mean off')
+        table = Table('recall@1', 'before', 'after', 'before, mean off', 'after, mean off',
+                      *(['teacher', 'teacher, mean off'] if options.teacher else []))
         for row in report.recalls:
             table.add_row(row.name, f'{row.before:.1%}', f'{row.after:.1%}',
-                          f'{row.before_centred:.1%}', f'{row.after_centred:.1%}')
+                          f'{row.before_centred:.1%}', f'{row.after_centred:.1%}',
+                          *(f'{share:.1%}' for share in row.of_teacher or ()))
         Console().print(table)
     else:
         say(console, 'nothing is held out: the maps have too few images of one stretch', 'yellow')

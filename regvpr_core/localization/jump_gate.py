@@ -77,10 +77,10 @@ class JumpGate:
         T = before.prior.T_map_base @ inverse(before.T_odom_base) @ fix.T_odom_base
         step = fix.prior.T_map_base[:3, 3] - T[:3, 3]
         drift_m = self._drift * (fix.way_m - before.way_m)
-        # The error of the heading shifts the predicted position sideways.
-        lever_m = fix.way_m - before.way_m
-        turned = float(np.trace(before.prior.covariance[3:, 3:])) / 3.0 * lever_m ** 2
-        both = (before.prior.covariance + fix.prior.covariance)[:3, :3] \
-            + (drift_m ** 2 + turned) * np.eye(3)
+        # The position error of the earlier fix, and its rotation error times the way since.
+        ahead = T[:3, 3] - before.prior.T_map_base[:3, 3]
+        errors = np.hstack([np.eye(3), np.cross(ahead, np.eye(3))])
+        both = errors @ before.prior.covariance @ errors.T \
+            + fix.prior.covariance[:3, :3] + drift_m ** 2 * np.eye(3)
         far = float(step @ np.linalg.solve(both, step)) ** 0.5 > self._sigmas
         return float(np.linalg.norm(step)), far

@@ -10,8 +10,9 @@ from regvpr_core.datasets.dataset import Dataset
 from regvpr_core.datasets.folders import read_table
 from regvpr_core.datasets.manifest import COLUMNS, HELP, manifest_validation
 from regvpr_core.errors import CheckpointError, TrainingError
-from regvpr_core.evaluation.describers import EncoderDescriber
+from regvpr_core.evaluation.describers import Describer, EncoderDescriber
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
+from regvpr_core.evaluation.model_specs import open_describer
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training.config import DistilConfig, TrainConfig
@@ -28,7 +29,10 @@ DISTIL_WEIGHT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteRecall:
-    """Recall@1 on one set before and after training; also with centred descriptors."""
+    """Recall@1 on one set before and after training; also with centred descriptors.
+
+    of_teacher: its recall@1, plain and centred; None without a teacher.
+    """
 
     name: str
     queries: int
@@ -36,6 +40,7 @@ class SiteRecall:
     after: float
     before_centred: float
     after_centred: float
+    of_teacher: tuple[float, float] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,20 +109,24 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
         teacher=teacher, weight=DISTIL_WEIGHT) if teacher else config.distil)
     progress = train(config, out, watch, resume=resume)
     name = maps[0].manifest.model
-    start = joined_start(config, name) or str(config.start)
+    # A student that is taught by the model of the map is to replace it, not to be put into it.
+    start = ('' if teacher == name else joined_start(config, name)) or str(config.start)
     share, checkpoint = _chosen(config, out, data, site, start)
     report = SiteReport(checkpoint=checkpoint if share else None, start=start, share=share,
                         data=data, seconds=progress.seconds)
     if sets:
         before = _recalls(sets, start, config.backbone_path)
         after = _recalls(sets, str(checkpoint), config.backbone_path) if share else before
+        taught: Sequence[tuple[float, float] | None] = \
+            _recalls_of(sets, open_describer(teacher)) if teacher else [None] * len(sets)
         report.recalls = [
             SiteRecall(name=dataset.name, queries=len(dataset.queries), before=b[0], after=a[0],
-                       before_centred=b[1], after_centred=a[1])
-            for dataset, b, a in zip(sets, before, after, strict=True)]
+                       before_centred=b[1], after_centred=a[1], of_teacher=t)
+            for dataset, b, a, t in zip(sets, before, after, taught, strict=True)]
         if held is not None and name != start:
             with contextlib.suppress(CheckpointError):  # the model is not on this machine
-                report.of_map_model = _recalls([held], name, None)[0]
+                known = report.recalls[0].of_teacher if name == teacher else None
+                report.of_map_model = known or _recalls([held], name, None)[0]
                 report.map_model = name
     return report
 
@@ -166,7 +175,10 @@ def _dataset(data: SiteData, name: str, site: SiteDataConfig) -> Dataset | None:
 def _recalls(sets: Sequence[Dataset], model: str, backbone: str | None
              ) -> list[tuple[float, float]]:
     """Recall@1 of a model on each set, plain and centred."""
-    describer = EncoderDescriber(load_encoder(
-        model, backbone_path=None if backbone is None else Path(backbone)))
+    return _recalls_of(sets, EncoderDescriber(load_encoder(
+        model, backbone_path=None if backbone is None else Path(backbone))))
+
+
+def _recalls_of(sets: Sequence[Dataset], describer: Describer) -> list[tuple[float, float]]:
     results = [evaluate(dataset, describer, EvaluateConfig(recalls=(1,))) for dataset in sets]
     return [(result.recalls[1], result.centred.get(1, result.recalls[1])) for result in results]

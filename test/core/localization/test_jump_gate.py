@@ -76,6 +76,40 @@ def test_after_a_reset_the_first_fix_is_let_through():
     assert gate.admit(fix(500.0), pose(0.0)) == ''
 
 
+@pytest.mark.parametrize(('sigmas', 'share'), [(2.0, 0.2615), (3.0, 0.0293), (4.0, 0.00113)])
+@pytest.mark.parametrize('way_m', [1.0, 30.0])
+def test_of_right_fixes_the_share_beyond_the_quantile_of_chi_squared_is_held(
+    sigmas, share, way_m,
+):
+    rng, drift, count = np.random.default_rng(1), 0.05, 20_000
+    # Position and heading of a fix err together, as those of a pose from points ahead do.
+    root = np.diag([0.4, 0.2, 0.1, 0.01, 0.02, 0.03])
+    root[1, 5] = 0.2
+    turn = Rotation.from_euler('zyx', [0.7, -0.3, 0.2]).as_matrix()
+    root = np.kron(np.eye(2), turn) @ root
+    ahead, start = pose(way_m), pose(3.0, -2.0)
+    start[:3, :3] = turn
+
+    def seen(T: np.ndarray) -> PosePrior:
+        error = root @ rng.standard_normal(6)
+        T = T.copy()
+        T[:3, 3] += error[:3]
+        T[:3, :3] = Rotation.from_rotvec(error[3:]).as_matrix() @ T[:3, :3]
+        return PosePrior(T, root @ root.T)
+
+    held = 0
+    for _ in range(count):
+        gate = JumpGate(sigmas, 5, drift)
+        gate.admit(seen(start), np.eye(4))
+        odometry = ahead.copy()
+        odometry[:3, 3] += drift * way_m * rng.standard_normal(3)
+        held += gate.admit(seen(start @ ahead), odometry) != ''
+    # Three standard deviations of the count, and a tenth for rotations that are not small and
+    # the way that odometry itself measures.
+    expected = share * count
+    assert abs(held - expected) <= 3.0 * expected ** 0.5 + 0.1 * expected
+
+
 def walked(real_data) -> np.ndarray:
     """Poses (N, 4, 4) of a HoloLens, by its own visual-inertial odometry, on a walk indoors."""
     with (real_data('hololens_office') / 'data.csv').open(encoding='utf-8') as file:

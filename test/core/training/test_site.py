@@ -230,6 +230,12 @@ def test_a_teacher_is_learnt_from_without_places(settings, start, maps, tmp_path
     rows = [row for row in table(report.data.table) if row['split'] == 'train']
     assert report.data.places == report.data.images == len(rows)
     assert len(told.losses) == 4
+    # What the teacher itself finds is said beside the student, on the same queries.
+    held = report.recalls[0]
+    assert held.of_teacher is not None
+    queries = np.array(held.of_teacher) * held.queries
+    assert np.allclose(queries, queries.round())
+    assert (queries >= 1).all()
 
 
 def test_an_added_onnx_model_teaches_by_its_name(
