@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     with (PlaceMap.open(options.maps[0], index=index) as first,
           PlaceMap.open(options.maps[1], index=index) as second):
         from regvpr_core.cli.map_tools import keyframe_images
-        from regvpr_core.evaluation.site_report import measure, recommend
+        from regvpr_core.evaluation.site_report import measure, recommend, timed
         from regvpr_core.localization.one_image import SURE
         from regvpr_core.map_tools.update_map import drive_spacing
         from regvpr_core.models.encoder import load_encoder
@@ -73,12 +73,14 @@ def run(options: argparse.Namespace) -> None:
         def images(place_map: 'PlaceMap') -> Iterator[Any]:
             return keyframe_images(place_map, options.bag, set(), console)
 
-        rows = []
+        rows, encoders = [], []
         for model in options.models:
             encoder = load_encoder(model, options.device)
             say_model(console, encoder)
+            encoders.append(encoder)
             rows.append(measure(encoder, first, second, T, radius_m,
                                 float(np.radians(options.angle_deg)), images))
+        rows = timed(rows, encoders, first)
     advice = recommend(rows)
     if options.json:
         print(json.dumps({'radius_m': radius_m, 'models': [row.facts() for row in rows],  # noqa: T201

@@ -6,7 +6,8 @@ contains them and the model provides them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+import math
 from pathlib import Path
 import tempfile
 import time
@@ -28,8 +29,8 @@ from regvpr_core.models.encoder import Encoder
 from regvpr_core.verification.local_features import LocalFeatures
 from regvpr_core.verification.verification import stored_features
 
-TIMED = 8
-"""Number of timed images, after one for warming up."""
+TIMED = 16
+"""Number of timed images of each model, after one for warming up."""
 
 LEAST_QUERIES = 20
 
@@ -45,7 +46,7 @@ class SiteRow:
 
     right, right_centred: (Q,) the first match is at the place of the query; centred: with the
     mean of the second drive subtracted. yes: (Q,) the answer from the image alone is yes.
-    yes_right: (Q,) the answer is yes, and the match is correct. ms: time per image.
+    yes_right: (Q,) the answer is yes, and the match is correct. ms: time per image (`timed`).
     bytes: size of a keyframe's descriptor in a map.
     """
 
@@ -115,10 +116,30 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
             found = [_one(localizer, a, row, mean, _places(a, T[i], radius_m, angle_rad),
                           stored_features(b, i)) for row, i in zip(rows, queries, strict=True)]
             columns = np.array(found, dtype=bool).T
-            image = next(_images(first), None)
     return SiteRow(model=encoder.name, right=columns[0], right_centred=columns[1],
-                   yes=columns[2], yes_right=columns[3],
-                   ms=_milliseconds(encoder, image), bytes=2 * encoder.dimension)
+                   yes=columns[2], yes_right=columns[3], ms=math.nan,
+                   bytes=2 * encoder.dimension)
+
+
+def timed(rows: Sequence[SiteRow], encoders: Sequence[Encoder], place_map: PlaceMap
+          ) -> list[SiteRow]:
+    """The rows with the time of an image of the map: the fastest of several of each model.
+
+    The models take turns, so that other programs slow all of them alike.
+    """
+    image = next(_images(place_map), None)
+    if image is None:
+        image = np.zeros((240, 320, 3), np.uint8)
+    for encoder in encoders:
+        encoder.describe(image)
+    seconds = np.zeros((TIMED, len(encoders)))
+    for turn in range(TIMED):
+        for number, encoder in enumerate(encoders):
+            start = time.perf_counter()
+            encoder.describe(image)
+            seconds[turn, number] = time.perf_counter() - start
+    return [replace(row, ms=1e3 * float(fastest))
+            for row, fastest in zip(rows, seconds.min(axis=0), strict=True)]
 
 
 def recommend(rows: Sequence[SiteRow]) -> str:
@@ -168,16 +189,3 @@ def _places(place_map: PlaceMap, T: Array, radius_m: float, angle_rad: float) ->
 
 def _images(place_map: PlaceMap) -> Iterator[RGB]:
     return (rgb for i in range(len(place_map)) if (rgb := place_map.thumbnail(i)) is not None)
-
-
-def _milliseconds(encoder: Encoder, image: RGB | None) -> float:
-    """Time of one image, ms: the fastest of several, to reduce the effect of other programs."""
-    if image is None:
-        image = np.zeros((240, 320, 3), np.uint8)
-    encoder.describe(image)
-    times = []
-    for _ in range(TIMED):
-        start = time.perf_counter()
-        encoder.describe(image)
-        times.append(1e3 * (time.perf_counter() - start))
-    return min(times)
