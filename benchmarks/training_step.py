@@ -28,7 +28,7 @@ from regvpr_core.training.recompute import recompute
 
 FULL = os.environ.get('FULL') == '1'
 BATCH = 16 if FULL else 4
-REPEATS = 5 if FULL else 2
+REPEATS = 5
 PICTURES = 240
 COUNTED = (1, 2)
 GIB = 2**30
