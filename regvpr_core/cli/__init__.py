@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser(next((w for w in words if not w.startswith('-')), '')).parse_args(words)
     from regvpr_core.errors import ConfigError, RegvprError
 
+    # Before torch is loaded, as in scripts/localize: short waits of threads for each other.
+    os.environ.setdefault('GOMP_SPINCOUNT', '1000')
     try:
         options.run(options)
         sys.stdout.flush()

@@ -47,6 +47,15 @@ def test_every_command_that_scripts_may_call_is_there(command, capsys):
     assert capsys.readouterr().out.startswith(f'usage: regvpr {command} ')
 
 
+@pytest.mark.parametrize(('given', 'wanted'), [(None, '1000'), ('50000', '50000')])
+def test_threads_wait_shortly_for_each_other_unless_told(given, wanted, monkeypatch, capsys):
+    monkeypatch.setenv('GOMP_SPINCOUNT', given or '')
+    if given is None:
+        monkeypatch.delenv('GOMP_SPINCOUNT')
+    assert main(['map', 'info', 'nowhere']) == 1
+    assert os.environ['GOMP_SPINCOUNT'] == wanted
+
+
 def test_the_public_names_are_few_and_there():
     import regvpr_core
 
