@@ -12,7 +12,7 @@ from regvpr_core.datasets.manifest import COLUMNS, HELP, manifest_validation
 from regvpr_core.errors import CheckpointError, TrainingError
 from regvpr_core.evaluation.describers import Describer, EncoderDescriber
 from regvpr_core.evaluation.evaluator import evaluate, EvaluateConfig
-from regvpr_core.evaluation.model_specs import open_describer
+from regvpr_core.evaluation.model_specs import open_describer, steady_precision
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import load_encoder
 from regvpr_core.training.config import DistilConfig, TrainConfig
@@ -118,7 +118,8 @@ def train_on_site(config: TrainConfig, out: Path, maps: Sequence[PlaceMap], imag
         before = _recalls(sets, start, config.backbone_path)
         after = _recalls(sets, str(checkpoint), config.backbone_path) if share else before
         taught: Sequence[tuple[float, float] | None] = \
-            _recalls_of(sets, open_describer(teacher)) if teacher else [None] * len(sets)
+            _recalls_of(sets, open_describer(teacher, precision=steady_precision(
+                teacher, 'auto'))) if teacher else [None] * len(sets)
         report.recalls = [
             SiteRecall(name=dataset.name, queries=len(dataset.queries), before=b[0], after=a[0],
                        before_centred=b[1], after_centred=a[1], of_teacher=t)
@@ -174,9 +175,10 @@ def _dataset(data: SiteData, name: str, site: SiteDataConfig) -> Dataset | None:
 
 def _recalls(sets: Sequence[Dataset], model: str, backbone: str | None
              ) -> list[tuple[float, float]]:
-    """Recall@1 of a model on each set, plain and centred."""
+    """Recall@1 of a model on each set, plain and centred; in one precision, to be compared."""
     return _recalls_of(sets, EncoderDescriber(load_encoder(
-        model, backbone_path=None if backbone is None else Path(backbone))))
+        model, precision=steady_precision(model, 'auto'),
+        backbone_path=None if backbone is None else Path(backbone))))
 
 
 def _recalls_of(sets: Sequence[Dataset], describer: Describer) -> list[tuple[float, float]]:
