@@ -49,6 +49,8 @@ def rtabmap(encoder: Encoder) -> tuple[Described, np.ndarray]:
 def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) -> PrecisionRecall:
     """Precision and recall of loop closures, with the images as one session without odometry.
 
+    All probabilities of closures count, also those below the accepted one.
+
     kind: `raw`: the most similar older image; `none`: sequences; `patch`: verified sequences.
     """
     confidence, true = np.full(len(made), -1.0), np.zeros(len(made), bool)
@@ -59,19 +61,19 @@ def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) ->
         return precision_recall(confidence[confidence > -1.0], true[confidence > -1.0],
                                 int(loops.any(axis=1).sum()))
     session = SessionLoops(encoder, SessionConfig(
-        still_cosine=1.0, exclude_s=float(EXCLUDE), place_m=0.0, accept_probability=0.5,
+        still_cosine=1.0, exclude_s=float(EXCLUDE), place_m=0.0,
         verification=VerificationConfig(kind=kind, budget_s=10.0)))
     for n in range(len(made)):
         features = None if kind == 'none' else made.features(n)
         width, height = (512, 384) if features is None else (features.width, features.height)
         view = Frame(stamp_ns=n * SECOND_NS, rgb=np.zeros((height, width, 3), np.uint8),
                      T_base_cam=T_BASE_CAM)
-        closed = session.update(Description(view, made.descriptors[n], features))
-        if kind == 'none' and session.hypothesis is not None:
-            one = session.hypothesis
-            confidence[n], true[n] = one.probability, loops[n, one.reference_id]
-        elif closed:
-            confidence[n], true[n] = closed[0].probability, loops[n, closed[0].reference_id]
+        image = Description(view, made.descriptors[n], features)
+        session.update(image)
+        one = session.hypothesis
+        closure = None if one is None else session.closure_of(image, one)
+        if closure is not None:
+            confidence[n], true[n] = closure.probability, loops[n, closure.reference_id]
     found = confidence > -1.0
     return precision_recall(confidence[found], true[found], int(loops.any(axis=1).sum()))
 

@@ -22,7 +22,7 @@ from regvpr_core.geometry import Array
 from regvpr_core.localization.motion import Motion, SPEED_ERROR, SPEEDS
 
 LEAST_MASS = 1e-12
-MAX_ACTIVE = 256
+MAX_ACTIVE = 512
 """Largest number of states (keyframe, or keyframe and speed) that are moved individually; the
 probability of others goes to the floor."""
 
@@ -35,9 +35,9 @@ PLACE_SPACINGS = 2.5
 LEAST_RADIUS_M = 0.5
 """Radius of a place in a map of one keyframe, or of keyframes at one spot, m."""
 
-MOTION_SPACINGS = 0.75
+MOTION_SPACINGS = 0.5
 """Least standard deviation of the motion between two images without odometry, in spacings of the
-map."""
+map: the speeds slower than one spacing an image are half of this apart."""
 
 ODOMETRY_SPACINGS = 0.4
 """The same with odometry. Set on nordland_64 and pepper_office keyframes_gray: at 0.75 the belief
@@ -72,7 +72,7 @@ class BeliefConfig:
     motion_floor_m: float = setting(
         0.0,
         'Least standard deviation of the motion between two images; at least 0.4 spacings of the '
-        'map with odometry, and 0.75 without.', 0.0, 100.0, unit='m')
+        'map with odometry, and 0.5 without.', 0.0, 100.0, unit='m')
     drift_mps: float = setting(
         3.0, 'Largest speed of the robot, used without odometry.', 0.1, 100.0, unit='m/s')
     kidnap: float = setting(
@@ -291,6 +291,15 @@ class Belief:
     def probability(self, keyframe: int) -> float:
         """Probability that the robot is within twice a place's radius of this keyframe."""
         return float(self.masses(self.place(keyframe)).sum())
+
+    def spread_m(self, keyframe: int) -> float:
+        """Standard deviation of the position within twice a place's radius of this keyframe, m."""
+        ids = self.place(keyframe)
+        share = self.masses(ids)
+        share = share / max(float(share.sum()), 1e-300)
+        position = self._T[ids, :3, 3]
+        off = position - share @ position
+        return math.sqrt(float(share @ np.einsum('ij,ij->i', off, off)))
 
     def probabilities(self, keyframes: Sequence[int]) -> list[float]:
         """`probability` of each keyframe; 0 for the keyframe -1, which is none."""

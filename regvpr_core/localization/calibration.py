@@ -50,6 +50,11 @@ CHANGED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Factors of the score of a true pair that simulate other sessions when the probability of a match
 is learnt: the map's own pairs were taken seconds apart. A second traverse needs no factors."""
 
+ALIKE_LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of keyframes between the two of a pair whose similarity is measured."""
+
+ALIKE_PAIRS = 64
+
 LOGISTIC_PRIOR = 0.002
 NEWTON_STEPS = 30
 BINS = 10
@@ -124,6 +129,30 @@ class _Examples:
     image: Ids
     times: int = 1
     wrong_paths: Float64 = field(default_factory=lambda: np.zeros(0))
+
+
+def alike_m(place_map: PlaceMap) -> float:
+    """Distance on the drives of a map at which keyframes are half as similar as at one spot, m.
+
+    The median cosine of centred descriptors; 0 for a map of one keyframe.
+    """
+    sources, cameras, T = place_map.sources, place_map.cameras, place_map.T_map_cam
+    before_m, before = 0.0, 1.0
+    for lag in ALIKE_LAGS:
+        starts = np.unique(np.linspace(0, len(T) - 1 - lag, ALIKE_PAIRS).astype(np.int64)) \
+            if lag < len(T) else np.zeros(0, np.int64)
+        first = np.array([k for k in starts.tolist() if sources[k] == sources[k + lag]
+                          and cameras[k] == cameras[k + lag]], np.int64)
+        if not len(first):
+            continue
+        similarity = float(np.median(np.einsum(
+            'ij,ij->i', place_map.centred(first), place_map.centred(first + lag))))
+        metres = float(np.median(np.linalg.norm(
+            T[first, :3, 3] - T[first + lag, :3, 3], axis=1)))
+        if similarity < 0.5:
+            return before_m + (metres - before_m) * (before - 0.5) / (before - similarity)
+        before_m, before = metres, similarity
+    return before_m
 
 
 def scores(similarities: Float32, background: Float32) -> Float64:

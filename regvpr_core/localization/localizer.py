@@ -13,14 +13,21 @@ from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, length_and_angle
 from regvpr_core.localization.appearance import Appearance
 from regvpr_core.localization.belief import Belief
-from regvpr_core.localization.calibration import same_place, sample
+from regvpr_core.localization.calibration import alike_m, same_place, sample
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.matches import Match
 from regvpr_core.localization.odometry import Moment, Odometry, Order
 from regvpr_core.localization.one_image import Answer, answer, ImageLocalization, with_evidence
 from regvpr_core.localization.pose_prior import estimate, PoseHypothesis, PosePrior
 from regvpr_core.localization.settings import LocalizerConfig
-from regvpr_core.localization.states import CONFIRM_IMAGES, Decider, Evidence, Reason, State
+from regvpr_core.localization.states import (
+    CONFIRM_IMAGES,
+    Decider,
+    Evidence,
+    EXACT_SPACINGS,
+    Reason,
+    State,
+)
 from regvpr_core.localization.stored_calibration import stored_or_learnt
 from regvpr_core.localization.views import Candidates, Mounts
 from regvpr_core.maps.place_map import PlaceMap
@@ -113,7 +120,9 @@ class Localizer:
         self._belief = Belief(place_map.T_map_cam, config.belief, place_map.drives)
         self._evidence_m = config.belief.evidence_m or self._belief.spacing_m or 1.0
         self._mounts = Mounts(self._belief, place_map.T_map_cam)
-        self._decider = Decider(config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m)
+        self._decider = Decider(
+            config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m,
+            max(EXACT_SPACINGS * self._belief.spacing_m, alike_m(place_map)))
         self._background = place_map.centred(sample(place_map))
         self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)
@@ -376,6 +385,7 @@ class Localizer:
         state, reason = self._decider.decide(Evidence(
             images=self._images, off_map=self._belief.off_map, here=here, elsewhere=elsewhere,
             seen=max(shown), rival=min(rivals, default=0.0), way_m=way_m, odometry=odometry,
+            spread_m=0.0 if odometry else self._belief.spread_m(keyframe),
             continued=self._continues(keyframe, way_m)))
         return state, reason, keyframe
 

@@ -23,6 +23,7 @@ from regvpr_core.geometry import Array, inverse, rotation_angle
 from regvpr_core.localization.calibration import same_place, SAMPLE, scores
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.odometry import Odometry, Order
+from regvpr_core.localization.one_image import with_evidence
 from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
 from regvpr_core.localization.session_store import SessionStore
 from regvpr_core.maps.keyframes import KeyframeConfig
@@ -419,7 +420,6 @@ class SessionLoops:
 
     def _close(self, description: Description, found: Hypothesis) -> tuple[LoopClosure, ...]:
         """The closure, unless its place was reported on this pass or verification fails."""
-        at = int(np.searchsorted(self.store.ids, found.reference_id))
         if self._closed is not None and self._config.place_m > 0.0:
             before = self._first_visit(self._closed.reference_id)
             query = int(np.searchsorted(self.store.ids, self._closed.query_id))
@@ -428,8 +428,8 @@ class SessionLoops:
                     and self._way_m(query, len(self.store) - 1) < 2.0 * self._config.exclude_m:
                 self.store.mark_revisit(found.query_id, found.reference_id)
                 return ()
-        closure = self._verified(description, found, at)
-        if closure is None:
+        closure = self.closure_of(description, found)
+        if closure is None or closure.probability < self._config.accept_probability:
             return ()
         self.store.mark_revisit(found.query_id, found.reference_id)
         self._closed = closure
@@ -453,19 +453,23 @@ class SessionLoops:
             return abs(float(self.store.along_m[second] - self.store.along_m[first]))
         return abs(second - first) * self._config.keyframes.distance_m
 
-    def _verified(
-        self, description: Description, found: Hypothesis, at: int
-    ) -> LoopClosure | None:
-        """The closure with its relative pose; None if verification fails."""
+    def closure_of(self, description: Description, found: Hypothesis) -> LoopClosure | None:
+        """The closure of the newest keyframe's hypothesis, with its relative pose.
+
+        Local features change its probability. None if the image or the reference has none.
+        """
         frame, store = description.frame, self.store
+        at = int(np.searchsorted(store.ids, found.reference_id))
         verification, T_reference_query, covariance = None, None, None
+        probability = found.probability
         if self._features:
             verifier = Verifier(self._encoder, cast(PlaceMap, _AsMap(store, self._intrinsics)),
                                 self._config.verification)
             checked = verifier.verify(description.features, [at], frame.intrinsics)
-            if not checked or checked[0].log_odds < 0.0:
+            if not checked:
                 return None
             verification = replace(checked[0], keyframe_id=found.reference_id)
+            probability = with_evidence(probability, verification.log_odds)
             near = np.flatnonzero(np.abs(np.arange(len(store)) - at) <= self._config.sequence)
             pose = verifier.pose(description.features, at, near, frame.intrinsics) \
                 if np.isfinite(store.T_odom_cam[near]).all() else None
@@ -476,7 +480,7 @@ class SessionLoops:
         return LoopClosure(
             query_stamp_ns=frame.stamp_ns, reference_stamp_ns=int(store.stamps_ns[at]),
             query_id=found.query_id, reference_id=found.reference_id,
-            similarity=found.similarity, probability=found.probability,
+            similarity=found.similarity, probability=probability,
             T_reference_query=T_reference_query, covariance=covariance,
             verification=verification)
 

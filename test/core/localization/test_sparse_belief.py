@@ -41,7 +41,7 @@ class DenseBelief:
 
     def predict(self, motion: np.ndarray | None, elapsed_s: float) -> None:
         config, count, speeds = self.config, len(self.T), np.array(SPEEDS)
-        spacings = 0.75 if motion is None else 0.4
+        spacings = 0.5 if motion is None else 0.4
         sigma = max(config.motion_floor_m, spacings * self.spacing_m, 0.05)
         if motion is None:
             metres = speeds * self.spacing_m
