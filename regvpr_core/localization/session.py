@@ -16,12 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from regvpr_core.arrays import Float64, Ids
+from regvpr_core.arrays import Float32, Float64, Ids
 from regvpr_core.config import check_settings, setting
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, rotation_angle
-from regvpr_core.localization.calibration import same_place, SAMPLE, scores
+from regvpr_core.localization.calibration import same_place, SAMPLE, scores, stand_out
 from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.model_evidence import model_evidence
 from regvpr_core.localization.odometry import Odometry, Order
 from regvpr_core.localization.one_image import with_evidence
 from regvpr_core.localization.pose_prior import of_verified, PosePriorConfig, relative_to
@@ -61,10 +62,16 @@ ODDS = (-4.3, 1.2, 0.2)
 spreads of unrelated scores. By logistic regression in the rendered town (seed 7): a lap by day,
 then one in rain, at dusk or through other streets."""
 
-LEAST_LEVEL = 0.85
+LEAST_LEVEL, LEAST_LEVEL_ODOMETRY = 0.9, 0.7
 """Least mean similarity of a sequence to its references, as a share of the median similarity of
-successive keyframes. A look-alike corridor reaches 0.81 (multi_floor), a return to the same place
-1.6 and more (rtabmap_samples)."""
+successive keyframes, without and with odometry. A look-alike corridor reaches 0.88 (multi_floor),
+a return to the same place 1.6 and more (rtabmap_samples), on another day 0.6 to 0.9
+(campus_track). With odometry the motion tells most look-alikes, and 0.9 would miss nearly all
+closures of another day."""
+
+MOST_BY_SEQUENCE = 0.999
+"""Largest probability of a sequence alone, if local features are compared: those that clearly
+disagree stop a closure of the default `accept_probability`. Set by hand."""
 
 SPREAD_FLOOR = 0.3
 MEMORY = 500
@@ -144,6 +151,8 @@ class _Query:
     """A keyframe of the running sequence.
 
     along_m: distance driven until it. ids, scores: keyframes it was compared with, by time.
+    centred: (D,) unit, less the mean of the session. background: (B,) its similarities with
+    keyframes all over the session.
     """
 
     T_odom_cam: Array
@@ -151,6 +160,8 @@ class _Query:
     ids: Ids
     scores: Float64
     similarities: Float64
+    centred: Float32
+    background: Float32
 
 
 class SessionLoops:
@@ -181,7 +192,8 @@ class SessionLoops:
         self._sequences: dict[str | bytes, deque[_Query]] = {}
         self._kept: dict[str | bytes, tuple[Description, Array | None]] = {}
         self._unrelated: deque[float] = deque(maxlen=MEMORY)
-        self._steps: deque[float] = deque(maxlen=MEMORY)
+        self._steps: deque[float] = deque(maxlen=MEMORY)  # whitened similarities in order
+        self._nearest: deque[float] = deque(maxlen=MEMORY)  # the same, centred
         self._odometry = Odometry(speed_limit_mps=self._config.speed_limit_mps)
         self._along_m = 0.0
         self._closed: LoopClosure | None = None
@@ -302,23 +314,44 @@ class SessionLoops:
         similarities = store.similarities(description.descriptor)
         last = next((at for at in range(len(store) - 1, -1, -1)
                      if store.cameras[at] == frame.camera), None)
+        centred = store.query(description.descriptor)
         if last is not None:
             self._steps.append(float(similarities[last]))
+            self._nearest.append(float(store.centred(np.array([last]))[0] @ centred))
         similarities = similarities[:count]
         sample = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(int))
         found = np.minimum(scores(similarities, similarities[sample]), TOP_SCORE)
         T_odom = np.full((4, 4), np.nan) if T_odom_base is None else T_odom_base
+        background = store.centred(sample) @ centred if count else np.zeros(0, np.float32)
         return _Query(T_odom @ frame.T_base_cam, self._along_m, store.ids[:count], found,
-                      similarities.astype(np.float64))
+                      similarities.astype(np.float64), centred, background)
 
     def _is_level(self, at: int, sequence: deque[_Query]) -> bool:
-        """Whether a sequence is about as similar to its references as successive keyframes are.
+        """Whether a sequence is as similar to its references as one of the same place is.
 
-        A sequence on a look-alike floor is less similar, even if its motion fits.
+        A sequence on a look-alike floor is less similar, even if its motion fits: compared with
+        successive keyframes, and with look-alike floors by what is known of the model.
         """
+        if not self._steps:
+            return True
         level = self._sequence_mean(at, sequence, [
             self._by_index(query, query.similarities) for query in sequence])
-        return not self._steps or level >= LEAST_LEVEL * float(np.median(self._steps))
+        odometry = bool(np.isfinite(sequence[-1].T_odom_cam).all())
+        least = LEAST_LEVEL_ODOMETRY if odometry else LEAST_LEVEL
+        if level < least * float(np.median(self._steps)):
+            return False
+        evidence = model_evidence(self._encoder.fingerprint, float(np.median(self._nearest)))
+        # Beyond this window no reference of the sequence lies.
+        first = max(0, at - max(WINDOW_KEYFRAMES, math.ceil(max(SPEEDS) * len(sequence)) + 1))
+        window = np.arange(first, min(len(self.store), at + WINDOW_KEYFRAMES + 1))
+        rows = self.store.centred(window)
+        shown = []
+        for query in sequence:
+            values = np.zeros(len(self._by_index(query, query.scores)))
+            found = stand_out(rows @ query.centred, query.background, evidence.weight)
+            values[first:first + len(window)] = found[:max(len(values) - first, 0)]
+            shown.append(values)
+        return self._sequence_mean(at, sequence, shown) >= evidence.offset
 
     def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
         """Index, score and margin of the best reference of the newest keyframe.
@@ -469,7 +502,7 @@ class SessionLoops:
             if not checked:
                 return None
             verification = replace(checked[0], keyframe_id=found.reference_id)
-            probability = with_evidence(probability, verification.log_odds)
+            probability = with_evidence(min(probability, MOST_BY_SEQUENCE), verification.log_odds)
             near = np.flatnonzero(np.abs(np.arange(len(store)) - at) <= self._config.sequence)
             pose = verifier.pose(description.features, at, near, frame.intrinsics) \
                 if np.isfinite(store.T_odom_cam[near]).all() else None

@@ -17,6 +17,7 @@ from regvpr_core.localization.frames import Description
 from regvpr_core.localization.whitening import MAX_ROWS, Whitening
 from regvpr_core.maps.files import Manifest, new_folder, new_map_id
 from regvpr_core.maps.writer import Keyframe, MapWriter
+from regvpr_core.search.rows import unit
 from regvpr_core.verification.local_features import encode_features
 
 FIRST_ROWS = 256
@@ -123,6 +124,15 @@ class SessionStore:
     def mark_revisit(self, keyframe_id: int, reference_id: int) -> None:
         """Note that a keyframe shows the same place as an older one."""
         self.revisit_of[self.ids == keyframe_id] = reference_id
+
+    def centred(self, ids: Ids) -> Float32:
+        """Unit rows (K, D) of keyframes, by index, less the running mean at their time."""
+        rows = self._rows[ids].astype(np.float32) - self._means[self._mean_of[ids]]
+        return unit(rows)
+
+    def query(self, descriptor: Float32) -> Float32:
+        """Unit row (D,) of the newest image, less the running mean."""
+        return unit(descriptor - self._appearance.mean)
 
     def similarities(self, descriptor: Float32) -> Float32:
         """Whitened cosines (N,) of a descriptor (D,) with all keyframes.

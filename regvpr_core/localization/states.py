@@ -5,7 +5,7 @@
 | any | INITIALISING | fewer than `least_images` images from different spots |
 | any | OFF_MAP | being off the map has more than half of the probability |
 | any | AMBIGUOUS | two places share most of the probability |
-| any | LOST | no place has `accept_probability`, its position is unsure, or the image does not match it |
+| any | LOST | no place has `accept_probability`, it is too uncertain, or not in the image |
 | not LOCALIZED | LOCALIZED | one place has `accept_probability` over `confirm_m` |
 | LOCALIZED | itself | it still has `keep_probability`, and the image shows it |
 """

@@ -183,6 +183,14 @@ def test_a_place_is_what_is_near_and_looks_the_same_way(street):
     assert belief.around(9).tolist() == [9]
 
 
+def test_the_spread_of_a_position_is_that_of_the_place_alone(street):
+    belief = Belief(street(100), BeliefConfig())
+    belief.update(np.array([40, 42, 90]), np.array([9.0, 9.0, 9.0]), others=-9.0)
+    # Two keyframes 4 m apart are equally likely; the one 96 m away is another place.
+    assert belief.spread_m(41) == pytest.approx(2.0, abs=0.01)
+    assert belief.spread_m(90) == pytest.approx(0.0, abs=0.1)
+
+
 def test_in_a_sparse_map_a_place_holds_its_neighbours(street):
     belief = Belief(street(9, spacing_m=20.0), BeliefConfig(place_radius_m=5.0))
     assert (belief.spacing_m, belief.radius_m) == (20.0, 30.0)

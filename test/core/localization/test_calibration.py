@@ -3,6 +3,7 @@ import pytest
 
 from regvpr_core.localization.calibration import (
     _own_pairs,
+    alike_m,
     calibrate,
     Calibration,
     CHANGED,
@@ -52,6 +53,21 @@ def test_no_measured_model_is_looser_than_the_pooled_shape_by_much():
         assert one.measured
         assert 3.5 < one.offset <= POOLED[1] + 0.5
         assert 0.5 < one.gain < 5.0
+
+
+@pytest.mark.parametrize(('every', 'step'), [(1, 0.5), (2, 0.5), (1, 0.25)])
+def test_the_distance_of_half_the_similarity_is_a_length_of_the_site_and_not_of_its_keyframes(
+        map_of, street, walk, every, step):
+    """Along the walk the cosine falls by a factor a step; half of it is left after 12 m or 46."""
+    with map_of(street(3000)[::every], walk(3000, step=step)[::every]) as place_map:
+        half_m = 2.0 * np.log(0.5) / np.log((1.0 + step**2)**-0.5)
+        assert alike_m(place_map) == pytest.approx(half_m, rel=0.15)
+
+
+def test_the_distance_of_half_the_similarity_of_a_tiny_map_is_finite(map_of, street, walk):
+    for count in (0, 1, 2):
+        with map_of(street(count), walk(2)[:count]) as place_map:
+            assert 0.0 <= alike_m(place_map) <= 2.0
 
 
 @pytest.mark.parametrize('twin_m', [500.0, 0.0])

@@ -8,6 +8,7 @@ import pytest
 
 from regvpr_core.errors import ConfigError, ImageError, MapError
 from regvpr_core.localization.frames import Description, Frame
+from regvpr_core.localization.model_evidence import ModelEvidence
 from regvpr_core.localization.session import SessionConfig, SessionLoops
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.verification.local_features import LocalFeatures
@@ -198,7 +199,8 @@ def test_more_keyframes_of_new_streets_than_may_be_kept_are_thinned_and_nothing_
 def test_a_closure_that_is_refused_marks_nothing_as_seen_before(monkeypatch):
     monkeypatch.setattr('regvpr_core.localization.session.Verifier', lambda *_: SimpleNamespace(
         verify=lambda features, at, camera: (
-            Verification(keyframe_id=at[0], matches=50, inliers=5, log_odds=-1.0),)))
+            Verification(keyframe_id=at[0], matches=50, inliers=5, log_odds=-4.0),),
+        pose=lambda *_: None))
     session = SessionLoops(ENCODER, SessionConfig())
     session._features = 'patch'
     assert drive(session, Ring(), 2 * RING_M) == []
@@ -248,13 +250,14 @@ def test_local_features_that_speak_against_it_stop_a_closure(monkeypatch):
             pose=lambda *_: None)
 
     counts = {}
-    for log_odds in (-1.0, 1.0):
+    for log_odds in (-4.0, -2.0, 1.0):
         session = SessionLoops(ENCODER, SessionConfig())
         session._features = 'patch'
         monkeypatch.setattr('regvpr_core.localization.session.Verifier', verifier(log_odds))
         counts[log_odds] = len(drive(session, Ring(), 2 * RING_M))
-    assert counts[-1.0] == 0
-    assert counts[1.0] >= 10
+    assert counts[-4.0] == 0  # the largest evidence against it
+    assert counts[-2.0] >= 10  # a doubt does not stop a sequence that fits
+    assert counts[1.0] >= counts[-2.0]
 
 
 def test_a_session_is_saved_as_a_map_with_its_poses(session, tmp_path):
@@ -348,6 +351,19 @@ def test_a_look_alike_floor_closes_no_loop_however_well_its_sequence_fits(monkey
     assert closures_between_floors(shared=0.6) == 0
     monkeypatch.setattr('regvpr_core.localization.session.LEAST_LEVEL', 0.0)
     assert closures_between_floors(shared=0.6) >= 1
+
+
+def test_a_loop_needs_the_score_that_look_alike_floors_do_not_reach(monkeypatch):
+    """The offset of the model decides, whatever the similarity of successive keyframes."""
+    monkeypatch.setattr('regvpr_core.localization.session.LEAST_LEVEL', 0.0)
+    found = {}
+    for offset in (5.0, 30.0):
+        monkeypatch.setattr(
+            'regvpr_core.localization.session.model_evidence',
+            lambda *_, offset=offset: ModelEvidence(weight=6.0, offset=offset, gain=1.2))
+        found[offset] = closures_between_floors(shared=0.99)
+    assert found[5.0] >= 5
+    assert found[30.0] == 0
 
 
 @pytest.mark.parametrize('speed', [0.6, 1.0, 1.8])

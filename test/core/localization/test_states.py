@@ -96,3 +96,15 @@ def test_without_odometry_an_image_that_shows_another_place_better_gives_no_fix(
     assert believed[1].decide(evidence(rival=0.6))[0] is State.LOCALIZED
     # But not of a robot that was carried: its image shows another place much better.
     assert believed[1].decide(evidence(rival=3.1))[0] is State.LOST
+
+
+def test_without_odometry_a_position_that_is_too_uncertain_gives_no_fix():
+    decider = Decider(CONFIG, exact_m=3.0)
+    for _ in range(3):
+        decider.decide(evidence(odometry=False, spread_m=2.9))
+    assert decider.decide(evidence(odometry=False, spread_m=2.9))[0] is State.LOCALIZED
+    state, reason = decider.decide(evidence(odometry=False, spread_m=3.2))
+    assert (state, reason.code) == (State.LOST, 'unsure')
+    assert reason == ('best place has 0.95, but its position is uncertain by 3.2 m (at most '
+                      '3.0 m)')
+    assert Decider(CONFIG, exact_m=3.0).decide(evidence(spread_m=9.0))[1].code != 'unsure'
