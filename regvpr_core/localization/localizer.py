@@ -16,6 +16,7 @@ from regvpr_core.localization.belief import Belief
 from regvpr_core.localization.calibration import alike_m, same_place, sample
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.matches import Match
+from regvpr_core.localization.model_evidence import known
 from regvpr_core.localization.odometry import Moment, Odometry, Order
 from regvpr_core.localization.one_image import Answer, answer, ImageLocalization, with_evidence
 from regvpr_core.localization.pose_prior import estimate, PoseHypothesis, PosePrior
@@ -119,7 +120,8 @@ class Localizer:
         self._verifier: AnyVerifier = make_verifier(encoder, place_map, config.verification)
         self._belief = Belief(place_map.T_map_cam, config.belief, place_map.drives)
         self._evidence_m = config.belief.evidence_m or self._belief.spacing_m or 1.0
-        self._mounts = Mounts(self._belief, place_map.T_map_cam)
+        self._mounts = Mounts(self._belief, place_map.T_map_cam,
+                              place_map.manifest.fingerprint in known())
         self._decider = Decider(
             config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m,
             max(EXACT_SPACINGS * self._belief.spacing_m, alike_m(place_map)))
