@@ -3,8 +3,9 @@
     python -m benchmarks.localization_curve [MODEL]
 
 prints the table of docs/localization.md. Drives: floors 1 and 4 of multi_floor on their own maps,
-corridor_changes run2 and campus_track d24_lap1, each cut to its first images, with and without
-odometry. The last column counts fixes of floors 2 and 4 on the map of the other; all are false.
+corridor_changes run2, campus_track d24_lap1 and pepper_office test_gray, with and without
+odometry.
+The last column counts fixes of floors 2 and 4 on the map of the other; all are false.
 """
 
 from collections.abc import Iterator
@@ -16,29 +17,21 @@ from unittest import mock
 
 from benchmarks.localization_runs import follow
 from benchmarks.real_drives import drive, open_map
-from benchmarks.real_sequences import floors, MappedDrive, sequence
+from benchmarks.real_sequences import floors, MappedDrive, REPORT, sequence
 from benchmarks.town_drives import CACHE
 from regvpr_core.config import DEFAULT_MODEL
 from regvpr_core.localization import belief, localizer, model_evidence, states, views
 from regvpr_core.maps.place_map import PlaceMap
 from regvpr_core.models.encoder import Encoder, load_encoder
 
-IMAGES = 140
 CONSTANTS: tuple[tuple[Any, str], ...] = (
-    (views, 'MISSED'), (belief, 'MOTION_SPACINGS'), (belief, 'PLACE_SPACINGS'),
+    (views, 'MISSED'), (views, 'PLACES'), (views, 'PLACES_ODOMETRY'), (views, 'BETWEEN'),
+    (belief, 'MOTION_SPACINGS'), (belief, 'ODOMETRY_SPACINGS'), (belief, 'PLACE_SPACINGS'),
     (belief, 'KEEPS_SPEED'), (belief, 'SPEED_ERROR'), (states, 'MOST_RIVAL'),
-    (localizer, 'CONFIRM_IMAGES'))
+    (states, 'CLEAR_RIVAL'), (localizer, 'EXACT_SPACINGS'), (localizer, 'CONFIRM_IMAGES'),
+    (localizer, 'REACH_RADII'), (localizer, 'NEW_VIEW'), (localizer, 'MOST_OFF_MAP'))
 EVIDENCE = ('weight', 'gain')
 OFFSET_STEP = 0.5
-
-
-def first_images(one: MappedDrive) -> MappedDrive:
-    """A drive cut to its first `IMAGES` images."""
-    ride, n = one.ride, IMAGES
-    odometry = None if ride.T_odom_base is None else ride.T_odom_base[:n]
-    return replace(one, sure=one.sure[:n], ride=replace(
-        ride, numbers=ride.numbers[:n], stamps_ns=ride.stamps_ns[:n],
-        T_map_base=ride.T_map_base[:n], T_odom_base=odometry))
 
 
 @contextmanager
@@ -64,9 +57,8 @@ def row(name: str, own: list[tuple[MappedDrive, PlaceMap]],
 def main() -> None:
     """Print the table."""
     encoder = load_encoder(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL, 'cpu')
-    own = [first_images(one) for one in (
-        floors(1, 1, encoder), floors(4, 4, encoder), sequence('corridor_changes run2', encoder),
-        sequence('campus_track d24_lap1', encoder))]
+    own = [floors(1, 1, encoder), floors(4, 4, encoder),
+           *(sequence(name, encoder) for name in REPORT)]
     drives = [(one, open_map(one, encoder, CACHE)) for one in own]
     crossed = [(one, open_map(one, encoder, CACHE)) for one in (
         floors(2, 4, encoder), floors(4, 2, encoder))]
