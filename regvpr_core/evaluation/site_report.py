@@ -113,8 +113,10 @@ def measure(encoder: Encoder, first: PlaceMap, second: PlaceMap, T_first_second:
             rows = b.descriptors()[queries]
             mean = rows.mean(axis=0)
             localizer = Localizer(encoder, a, image_config(a))
-            found = [_one(localizer, a, row, mean, _places(a, T[i], radius_m, angle_rad),
-                          stored_features(b, i)) for row, i in zip(rows, queries, strict=True)]
+            known = a.descriptors()
+            found = [_one(localizer, a, int((known @ row).argmax()), row, mean,
+                          _places(a, T[i], radius_m, angle_rad), stored_features(b, i))
+                     for row, i in zip(rows, queries, strict=True)]
             columns = np.array(found, dtype=bool).T
     return SiteRow(model=encoder.name, right=columns[0], right_centred=columns[1],
                    yes=columns[2], yes_right=columns[3], ms=math.nan,
@@ -164,14 +166,14 @@ def recommend(rows: Sequence[SiteRow]) -> str:
             f'{len(best.right)} queries cannot tell apart, at {best.ms:.0f} ms')
 
 
-def _one(localizer: Localizer, place_map: PlaceMap, row: npt.NDArray[np.float32],
+def _one(localizer: Localizer, place_map: PlaceMap, plain: int, row: npt.NDArray[np.float32],
          mean: npt.NDArray[np.float32], places: Mask, features: LocalFeatures | None
          ) -> tuple[bool, bool, bool, bool]:
     """Result of one query, as in `SiteRow`: right, right_centred, yes and yes_right.
 
+    plain: keyframe of the most similar descriptor as it is (a search subtracts the map's mean).
     places: (N,) keyframes of the first map that show the query's place.
     """
-    plain = int(place_map.search(row, 1)[1][0])
     centred = int(place_map.search(row, 1, mean)[1][0])
     blank = Frame(stamp_ns=0, rgb=np.zeros((8, 8, 3), np.uint8))
     answer = localizer.localize_image(Description(blank, row, features))

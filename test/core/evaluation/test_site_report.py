@@ -73,6 +73,25 @@ def test_the_model_that_tells_places_apart_is_recommended(drives):
     assert recommend([blind, seeing]).startswith('take seeing: recall@1 100.0%')
 
 
+def test_plain_recall_is_that_of_the_descriptors_as_they_are(drives, monkeypatch):
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=48) * 4.0
+    made = {gain: rng.normal(size=(COUNT, 48)) for gain in ('monday', 'other')}
+    made['tuesday'] = 0.35 * made['monday'] + made.pop('other')
+    rows = {name: (one + common) / np.linalg.norm(one + common, axis=1)[:, None]
+            for name, one in made.items()}
+    given = iter([*rows['monday'], *rows['tuesday']])
+    monkeypatch.setattr(ColourEncoder, 'describe_batch', lambda self, images: np.array(
+        [next(given) for _ in images], np.float32))
+    with (PlaceMap.open(drives[0], index='none') as a,
+          PlaceMap.open(drives[1], index='none') as b):
+        found = measure(ColourEncoder('rows'), a, b, np.eye(4), 0.5, 0.7)
+
+    nearest = (rows['tuesday'] @ rows['monday'].T).argmax(axis=1)
+    assert found.right.tolist() == (nearest == np.arange(COUNT)).tolist()
+    assert found.right.tolist() != found.right_centred.tolist()
+
+
 def row(model: str, right: list[int], ms: float) -> SiteRow:
     mask = np.array(right, dtype=bool)
     return SiteRow(model=model, right=mask, right_centred=mask, yes=mask, yes_right=mask, ms=ms,
