@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def recorded(seed: int, laps: float, features: str, model: str, console: Console) -> Drive:
     """Drive through the town and find loop closures."""
+    from regvpr_core.localization.session import SessionConfig, SessionLoops
     from regvpr_core.models.encoder import load_encoder
     from regvpr_core.verification.camera_rays import Intrinsics
     from regvpr_core.verification.local_extractor import LocalExtractor
@@ -70,8 +71,8 @@ def recorded(seed: int, laps: float, features: str, model: str, console: Console
     total = TownDrive(town.config, lap, 0).frames
     frames = track(town.drive(lap), f'driving {laps:g} laps', total=total, console=console)
     camera = Intrinsics(width=town.camera.width, height=town.camera.height, K=town.camera.matrix)
-    return run_session(frames, LocalExtractor(features, encoder), encoder.dimension, camera,
-                       T_BASE_CAM)
+    return run_session(frames, LocalExtractor(features, encoder),
+                       SessionLoops(encoder, SessionConfig()), camera, T_BASE_CAM)
 
 
 def solved(drive: Drive) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from examples.pose_graph.graph import Closure
 from examples.town.town import Frame
 from regvpr_core.localization.frames import Description, Frame as CameraFrame
 from regvpr_core.localization.loop_pose import loop_pose, place_apart
-from regvpr_core.localization.session import LoopClosure, SessionConfig, SessionLoops
+from regvpr_core.localization.session import LoopClosure, SessionLoops
 from regvpr_core.verification.camera_rays import Intrinsics
 from regvpr_core.verification.local_extractor import LocalExtractor
 from regvpr_core.verification.local_features import LocalFeatures
@@ -49,21 +48,18 @@ class Drive:
 
 
 def run_session(
-    frames: Iterable[Frame], extractor: LocalExtractor, dimension: int, camera: Intrinsics,
-    T_base_cam: np.ndarray, config: SessionConfig | None = None,
+    frames: Iterable[Frame], extractor: LocalExtractor, session: SessionLoops, camera: Intrinsics,
+    T_base_cam: np.ndarray,
 ) -> Drive:
     """Run a session on a drive and collect its loop closures.
 
     Args:
         frames: images with odometry, in order.
         extractor: describes them; local features make closures metric.
-        dimension: of the descriptors.
+        session: new; gets descriptions.
         camera: intrinsics.
         T_base_cam: (4, 4) of it.
-        config: of the session.
     """
-    # The session gets descriptions, so it needs only the descriptor length of an encoder.
-    session = SessionLoops(SimpleNamespace(dimension=dimension), config or SessionConfig())
     keyframes: dict[int, Keyframe] = {}
     found: list[LoopClosure] = []
     for frame in frames:

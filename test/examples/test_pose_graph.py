@@ -1,5 +1,7 @@
 """The pose graph example: GTSAM with our closures, on drives that need no rendering."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from examples.town import LapConfig, TownConfig
 from examples.town.camera import T_BASE_CAM
 from examples.town.drive import Drive as TownDrive
 from examples.town.town import Frame
+from regvpr_core.localization.session import SessionConfig, SessionLoops
 from regvpr_core.verification.camera_rays import Intrinsics
 from regvpr_core.verification.local_features import LocalFeatures
 
@@ -63,7 +66,9 @@ def drive() -> Drive:
     blank = np.zeros((1, 1, 3), np.uint8)
     frames = [Frame(path.stamp_ns[t], blank, path.T_map_base[t], path.T_odom_base[t])
               for t in map(path.tick_of_frame, range(path.frames))]
-    return run_session(frames, Walls(path), 96, CAMERA, T_BASE_CAM)
+    encoder = SimpleNamespace(dimension=96, fingerprint='walls')
+    return run_session(frames, Walls(path), SessionLoops(encoder, SessionConfig()), CAMERA,
+                       T_BASE_CAM)
 
 
 @pytest.fixture(scope='module')
