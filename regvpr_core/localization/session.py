@@ -69,6 +69,9 @@ a return to the same place 1.6 and more (rtabmap_samples), on another day 0.6 to
 (campus_track). With odometry the motion tells most look-alikes, and 0.9 would miss nearly all
 closures of another day."""
 
+LEVEL_SAMPLE = 128
+"""Keyframes all over the session that the score of a closure is compared with."""
+
 MOST_BY_SEQUENCE = 0.999
 """Largest probability of a sequence alone, if local features are compared: those that clearly
 disagree stop a closure of the default `accept_probability`. Set by hand."""
@@ -91,7 +94,7 @@ class SessionConfig:
     exclude_m: float = setting(
         20.0, 'Keyframes less than this way back are not matched.', 0.0, 1000.0, unit='m')
     sequence: int = setting(8, 'Successive keyframes that must agree on a closure.', 1, 20)
-    accept_probability: float = setting(0.98, 'Least probability of a closure.', 0.5, 1.0)
+    accept_probability: float = setting(0.99, 'Least probability of a closure.', 0.5, 1.0)
     place_m: float = setting(
         5.0,
         'A further closure is reported when its reference is this far from the last one; 0 '
@@ -151,8 +154,7 @@ class _Query:
     """A keyframe of the running sequence.
 
     along_m: distance driven until it. ids, scores: keyframes it was compared with, by time.
-    centred: (D,) unit, less the mean of the session. background: (B,) its similarities with
-    keyframes all over the session.
+    centred: (D,) unit, less the mean of the session.
     """
 
     T_odom_cam: Array
@@ -161,7 +163,6 @@ class _Query:
     scores: Float64
     similarities: Float64
     centred: Float32
-    background: Float32
 
 
 class SessionLoops:
@@ -322,9 +323,8 @@ class SessionLoops:
         sample = np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLE)).astype(int))
         found = np.minimum(scores(similarities, similarities[sample]), TOP_SCORE)
         T_odom = np.full((4, 4), np.nan) if T_odom_base is None else T_odom_base
-        background = store.centred(sample) @ centred if count else np.zeros(0, np.float32)
         return _Query(T_odom @ frame.T_base_cam, self._along_m, store.ids[:count], found,
-                      similarities.astype(np.float64), centred, background)
+                      similarities.astype(np.float64), centred)
 
     def _is_level(self, at: int, sequence: deque[_Query]) -> bool:
         """Whether a sequence is as similar to its references as one of the same place is.
@@ -344,11 +344,14 @@ class SessionLoops:
         # Beyond this window no reference of the sequence lies.
         first = max(0, at - max(WINDOW_KEYFRAMES, math.ceil(max(SPEEDS) * len(sequence)) + 1))
         window = np.arange(first, min(len(self.store), at + WINDOW_KEYFRAMES + 1))
-        rows = self.store.centred(window)
+        rows, old = self.store.centred(window), len(sequence[-1].ids)
+        sample = np.unique(np.linspace(0, old - 1, min(old, LEVEL_SAMPLE)).astype(int))
+        background = self.store.centred(sample)
         shown = []
         for query in sequence:
             values = np.zeros(len(self._by_index(query, query.scores)))
-            found = stand_out(rows @ query.centred, query.background, evidence.weight)
+            there = background[sample < len(values)] @ query.centred
+            found = stand_out(rows @ query.centred, there, evidence.weight)
             values[first:first + len(window)] = found[:max(len(values) - first, 0)]
             shown.append(values)
         return self._sequence_mean(at, sequence, shown) >= evidence.offset

@@ -77,14 +77,14 @@ def test_a_second_round_is_closed_with_the_stamps_of_both_visits(odometry):
     assert len(found) >= 10
     for closure, query_m, reference_m in found:
         assert abs(query_m - reference_m - RING_M) <= NEAR_M
-        assert closure.probability >= 0.98
+        assert closure.probability >= 0.99
         assert not closure.relative_pose_valid
 
 
 def test_no_street_is_closed_on_its_first_round(session):
     assert drive(session, Ring(), RING_M - 20.0) == []
     assert session.hypothesis is not None
-    assert session.hypothesis.probability < 0.98
+    assert session.hypothesis.probability < 0.99
 
 
 def test_a_place_is_reported_once_a_pass_and_again_on_the_next(session):
