@@ -4,8 +4,7 @@
 
 prints the table of docs/localization.md. Drives: floors 1 and 4 of multi_floor on their own maps,
 corridor_changes run2, campus_track d24_lap1 and pepper_office test_gray, with and without
-odometry.
-The last column counts fixes of floors 2 and 4 on the map of the other; all are false.
+odometry. The last column counts fixes of floors 2 and 4 on the map of the other; all are false.
 """
 
 from collections.abc import Iterator

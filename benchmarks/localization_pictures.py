@@ -49,7 +49,8 @@ def rtabmap(encoder: Encoder) -> tuple[Described, np.ndarray]:
 def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) -> PrecisionRecall:
     """Precision and recall of loop closures, with the images as one session without odometry.
 
-    All probabilities of closures count, also those below the accepted one.
+    All closures count, also those that a session would not report: of short sequences, below the
+    level, or of less than the accepted probability.
 
     kind: `raw`: the most similar older image; `none`: sequences; `patch`: verified sequences.
     """

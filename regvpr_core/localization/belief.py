@@ -37,7 +37,7 @@ LEAST_RADIUS_M = 0.5
 
 MOTION_SPACINGS = 0.5
 """Least standard deviation of the motion between two images without odometry, in spacings of the
-map: the speeds slower than one spacing an image are half of this apart."""
+map: speeds from 0 to 1.5 spacings an image are half of this apart."""
 
 ODOMETRY_SPACINGS = 0.4
 """The same with odometry. Set on nordland_64 and pepper_office keyframes_gray: at 0.75 the belief

@@ -50,10 +50,12 @@ CHANGED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Factors of the score of a true pair that simulate other sessions when the probability of a match
 is learnt: the map's own pairs were taken seconds apart. A second traverse needs no factors."""
 
-ALIKE_LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-"""Numbers of keyframes between the two of a pair whose similarity is measured."""
+ALIKE_LAGS = (*range(1, 13), 16, 24, 32)
+"""Steps between the two keyframes of a pair whose similarity is measured; up to twelve cameras may
+alternate."""
 
 ALIKE_PAIRS = 64
+"""Largest number of pairs for each of `ALIKE_LAGS`."""
 
 LOGISTIC_PRIOR = 0.002
 NEWTON_STEPS = 30
@@ -134,7 +136,8 @@ class _Examples:
 def alike_m(place_map: PlaceMap) -> float:
     """Distance on the drives of a map at which keyframes are half as similar as at one spot, m.
 
-    The median cosine of centred descriptors; 0 for a map of one keyframe.
+    The median cosine of centred descriptors. If it stays above half, the largest distance
+    measured; 0 if no two keyframes are of one drive and camera.
     """
     sources, cameras, T = place_map.sources, place_map.cameras, place_map.T_map_cam
     before_m, before = 0.0, 1.0

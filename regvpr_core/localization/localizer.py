@@ -12,7 +12,7 @@ from regvpr_core.arrays import Float32
 from regvpr_core.errors import ImageError
 from regvpr_core.geometry import Array, inverse, length_and_angle
 from regvpr_core.localization.appearance import Appearance
-from regvpr_core.localization.belief import Belief
+from regvpr_core.localization.belief import Belief, LEAST_RADIUS_M
 from regvpr_core.localization.calibration import alike_m, same_place, sample
 from regvpr_core.localization.frames import Description, Frame
 from regvpr_core.localization.matches import Match
@@ -124,7 +124,7 @@ class Localizer:
                               place_map.manifest.fingerprint in known())
         self._decider = Decider(
             config, config.confirm_m or CONFIRM_IMAGES * self._evidence_m,
-            max(EXACT_SPACINGS * self._belief.spacing_m, alike_m(place_map)))
+            max(EXACT_SPACINGS * self._belief.spacing_m, alike_m(place_map), LEAST_RADIUS_M))
         self._background = place_map.centred(sample(place_map))
         self._calibration = stored_or_learnt(
             place_map, self._belief.radius_m, config.belief.place_angle_rad)

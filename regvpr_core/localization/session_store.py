@@ -125,9 +125,9 @@ class SessionStore:
         """Note that a keyframe shows the same place as an older one."""
         self.revisit_of[self.ids == keyframe_id] = reference_id
 
-    def centred(self, ids: Ids) -> Float32:
+    def centred(self, at: Ids) -> Float32:
         """Unit rows (K, D) of keyframes, by index, less the running mean at their time."""
-        rows = self._rows[ids].astype(np.float32) - self._means[self._mean_of[ids]]
+        rows = self._rows[at].astype(np.float32) - self._means[self._mean_of[at]]
         return unit(rows)
 
     def query(self, descriptor: Float32) -> Float32:

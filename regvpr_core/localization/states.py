@@ -5,7 +5,7 @@
 | any | INITIALISING | fewer than `least_images` images from different spots |
 | any | OFF_MAP | being off the map has more than half of the probability |
 | any | AMBIGUOUS | two places share most of the probability |
-| any | LOST | no place has `accept_probability`, it is too uncertain, or not in the image |
+| any | LOST | no place has `accept_probability` and an exact position, or it is not in the image |
 | not LOCALIZED | LOCALIZED | one place has `accept_probability` over `confirm_m` |
 | LOCALIZED | itself | it still has `keep_probability`, and the image shows it |
 """
@@ -35,7 +35,7 @@ EXACT_SPACINGS = 1.5
 """Without odometry a position is exact enough for a fix if its standard deviation is at most this
 many spacings of the map, or the distance at which its keyframes are half as similar
 (`calibration.alike_m`). Set on a third and a fifth of the images of corridor_changes: precision
-0.932 becomes 0.971, and 0.833 becomes 0.895. With odometry it costs recall and gains nothing."""
+0.932 becomes 0.971, and 0.833 becomes 0.897. With odometry it costs recall and gains nothing."""
 
 
 class State(enum.IntEnum):
@@ -102,7 +102,7 @@ class Decider:
             exact_m: largest standard deviation of a position without odometry, m.
         """
         self._config = config
-        self._exact_m = exact_m
+        self.exact_m = exact_m
         self._confirm_m = config.confirm_m if confirm_m is None else confirm_m
         self.reset()
 
@@ -143,10 +143,10 @@ class Decider:
             return State.LOST, Reason(
                 'not_seen', f'the image shows another place better (score {evidence.rival:.1f} '
                 f'above that of the believed place)')
-        if not evidence.odometry and evidence.spread_m > self._exact_m:
+        if not evidence.odometry and evidence.spread_m > self.exact_m:
             return State.LOST, Reason(
                 'unsure', f'best place has {here:.2f}, but its position is uncertain by '
-                f'{evidence.spread_m:.1f} m (at most {self._exact_m:.1f} m)')
+                f'{evidence.spread_m:.1f} m (at most {self.exact_m:.1f} m)')
         believed_m = self._believed_m or 0.0
         if not self._localized and believed_m < self._confirm_m - 1e-9:
             return State.LOST, Reason(

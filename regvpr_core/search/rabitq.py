@@ -41,7 +41,7 @@ QUERY_BITS, FINE_QUERY_BITS = 2, 4
 
 FEW_PLACES = 4096
 """Up to this number of places all codes are scanned with `FINE_QUERY_BITS`: a scan of 2,000 takes
-0.02 ms more, and 75 rows fewer are ranked again for fifty matches, which take 0.1 ms."""
+0.02 ms more, and about 70 rows fewer are ranked again for fifty matches, which take 0.1 ms."""
 
 MANY_ROWS = 1024
 """Above this number of rows, one large matrix product is faster than two small ones. A query has

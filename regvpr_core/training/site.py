@@ -31,7 +31,7 @@ DISTIL_WEIGHT = 10.0
 class SiteRecall:
     """Recall@1 on one set before and after training; also with centred descriptors.
 
-    of_teacher: its recall@1, plain and centred; None without a teacher.
+    of_teacher: recall@1 of the teacher, plain and centred; None without a teacher.
     """
 
     name: str

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from regvpr_core.errors import ConfigError, ImageError
-from regvpr_core.localization.belief import BeliefConfig
+from regvpr_core.localization.belief import BeliefConfig, LEAST_RADIUS_M
 from regvpr_core.localization.frames import Description
 from regvpr_core.localization.localizer import (
     Frame,
@@ -385,3 +385,12 @@ def test_a_robot_carried_while_its_wheels_stand_is_found_at_its_new_place(
         assert result.state is not State.LOCALIZED or abs(
             result.matches[0].keyframe_id - k) <= 3
     assert localizer._belief.masses(np.arange(38, 54)).sum() > 0.5
+
+
+def test_in_a_map_of_one_spot_rounding_is_not_taken_for_an_uncertain_position(
+        small_encoder, map_of, wall):
+    poses = np.tile(np.eye(4), (8, 1, 1))
+    poses[:, :3, 3] = 10.1, -3.3, 0.7
+    rows = small_encoder.describe_batch(wall[:8])
+    with map_of(poses, rows, small_encoder.fingerprint) as place_map:
+        assert Localizer(small_encoder, place_map)._decider.exact_m == LEAST_RADIUS_M

@@ -341,9 +341,10 @@ class Floors:
         return Description(one.frame, (row / np.linalg.norm(row)).astype(np.float32))
 
 
-def closures_between_floors(shared: float) -> int:
+def closures_between_floors(shared: float, odometry: bool = False) -> int:
+    """Loops that are closed; the odometry of the second floor is that of the first."""
     session = SessionLoops(ENCODER, SessionConfig(still_cosine=0.999))
-    return len(drive(session, Floors(shared), 1.9 * RING_M, odometry=False))
+    return len(drive(session, Floors(shared), 1.9 * RING_M, odometry=odometry))
 
 
 def test_a_look_alike_floor_closes_no_loop_however_well_its_sequence_fits(monkeypatch):
@@ -352,6 +353,28 @@ def test_a_look_alike_floor_closes_no_loop_however_well_its_sequence_fits(monkey
     monkeypatch.setattr('regvpr_core.localization.session.LEAST_LEVEL', 0.0)
     assert closures_between_floors(shared=0.6) >= 1
 
+
+def test_with_odometry_a_look_alike_floor_needs_less_similarity_but_not_little(monkeypatch):
+    assert closures_between_floors(shared=0.9, odometry=True) >= 5
+    assert closures_between_floors(shared=0.9, odometry=False) == 0
+    assert closures_between_floors(shared=0.8, odometry=True) == 0
+    monkeypatch.setattr('regvpr_core.localization.session.LEAST_LEVEL_ODOMETRY', 0.0)
+    monkeypatch.setattr('regvpr_core.localization.session.CLOSURE_ABOVE', -99.0)
+    assert closures_between_floors(shared=0.8, odometry=True) >= 1
+
+
+def test_references_without_poses_need_the_similarity_of_sequences_without_odometry():
+    """After a restart of odometry older keyframes have no poses: the motion is not compared."""
+    found = {}
+    for shared in (0.99, 0.9):
+        session, floors = SessionLoops(ENCODER, SessionConfig(still_cosine=0.999)), Floors(shared)
+        drive(session, floors, RING_M)
+        session.store.forget_poses()
+        found[shared] = sum(len(session.update(
+            floors.view(along_m, int(along_m / STEP_M) * SECOND), floors.pose(along_m - RING_M)))
+            for along_m in np.arange(RING_M, 1.9 * RING_M, STEP_M))
+    assert found[0.99] >= 3
+    assert found[0.9] == 0
 
 def test_a_loop_needs_the_score_that_look_alike_floors_do_not_reach(monkeypatch):
     """The offset of the model decides, whatever the similarity of successive keyframes."""
