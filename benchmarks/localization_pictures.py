@@ -70,9 +70,8 @@ def closures(encoder: Encoder, made: Described, loops: np.ndarray, kind: str) ->
         view = Frame(stamp_ns=n * SECOND_NS, rgb=np.zeros((height, width, 3), np.uint8),
                      T_base_cam=T_BASE_CAM)
         image = Description(view, made.descriptors[n], features)
-        session.update(image)
-        one = session.hypothesis
-        closure = None if one is None else session.closure_of(image, one)
+        closed, one = session.update(image), session.hypothesis
+        closure = closed[0] if closed else one and session.closure_of(image, one)
         if closure is not None:
             confidence[n], true[n] = closure.probability, loops[n, closure.reference_id]
     found = confidence > -1.0

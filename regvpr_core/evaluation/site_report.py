@@ -46,7 +46,8 @@ class SiteRow:
 
     right, right_centred: (Q,) the first match is at the place of the query; centred: with the
     mean of the second drive subtracted. yes: (Q,) the answer from the image alone is yes.
-    yes_right: (Q,) the answer is yes, and the match is correct. ms: time per image (`timed`).
+    yes_right: (Q,) the answer is yes, and the match is correct. ms: time per image, NaN until
+    `timed`.
     bytes: size of a keyframe's descriptor in a map.
     """
 

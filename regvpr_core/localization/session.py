@@ -344,8 +344,7 @@ class SessionLoops:
             return True
         level = self._sequence_mean(at, sequence, [
             self._by_index(query, query.similarities) for query in sequence])
-        odometry = bool(np.isfinite(sequence[-1].T_odom_cam).all()
-                        and np.isfinite(self.store.T_odom_cam[at]).all())
+        odometry = self._posed(at, sequence[-1])
         least = LEAST_LEVEL_ODOMETRY if odometry else LEAST_LEVEL
         if level < least * float(np.median(self._steps)):
             return False
@@ -365,6 +364,11 @@ class SessionLoops:
             shown.append(values)
         above = CLOSURE_ABOVE if odometry else 0.0
         return self._sequence_mean(at, sequence, shown) >= evidence.offset + above
+
+    def _posed(self, at: int, query: _Query) -> bool:
+        """Whether odometry gives the motion from a reference, by index, to a query."""
+        return bool(np.isfinite(query.T_odom_cam).all()
+                    and np.isfinite(self.store.T_odom_cam[at]).all())
 
     def _best_sequence(self, sequence: deque[_Query]) -> tuple[int, float, float] | None:
         """Index, score and margin of the best reference of the newest keyframe.
@@ -398,7 +402,7 @@ class SessionLoops:
         """
         newest, past = sequence[-1], list(sequence)[-2::-1]
         T, T_reference = newest.T_odom_cam, self.store.T_odom_cam[at]
-        if np.isfinite(T).all() and np.isfinite(T_reference).all() and past:
+        if past and self._posed(at, newest):
             window = np.arange(max(0, at - WINDOW_KEYFRAMES),
                                min(len(newest.ids), at + WINDOW_KEYFRAMES + 1))
             # Poses of the earlier images, if the newest one was taken at the reference.
